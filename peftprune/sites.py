@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+from peftprune.errors import RunError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+    from torch import Tensor, nn
 
 Stream = Literal["self", "encoder", "decoder", "cross"]
 
@@ -40,3 +49,167 @@ class SiteShape:
     def max_rank(self) -> int:
         """The largest rank that can add anything: min(d_in, d_out)."""
         return min(self.d_in, self.d_out)
+
+
+@dataclass(frozen=True)
+class LiveTensors:
+    """A site's trainable tensors with their gradients enabled, for differentiable penalties."""
+
+    A: Tensor
+    B: Tensor
+    gate: Tensor | None
+
+
+class Site:
+    """One adapted linear layer of a PEFT model, read-only to everyone but `peftprune.surgery`.
+
+    The update is ΔW = scaling · B · diag(gate) · A. Tensors are detached; they share memory with the model's, and a
+    strategy must not write to them.
+    """
+
+    def __init__(self, shape: SiteShape, layer: LoraLayer, adapter: str) -> None:
+        self.shape = shape
+        self.name, self.layer, self.kind = shape.name, shape.layer, shape.kind
+        self.d_in, self.d_out, self.unit_cost, self.max_rank = shape.d_in, shape.d_out, shape.unit_cost, shape.max_rank
+        self._layer = layer
+        self._adapter = adapter
+
+    @property
+    def _lora_A(self) -> nn.Linear:
+        return self._layer.lora_A[self._adapter]  # type: ignore[return-value]
+
+    @property
+    def _lora_B(self) -> nn.Linear:
+        return self._layer.lora_B[self._adapter]  # type: ignore[return-value]
+
+    @property
+    def is_dropped(self) -> bool:
+        """True where the site carries no adapter any more."""
+        return self._adapter not in self._layer.lora_A
+
+    @property
+    def _active(self) -> Tensor | None:
+        """Indices of the components that a mask left alive; None without a mask."""
+        mask = None if self.is_dropped else getattr(self._lora_A, "rank_mask", None)
+        return None if mask is None else mask.nonzero().flatten()
+
+    def _shown(self, tensor: Tensor | None, dim: int) -> Tensor | None:
+        if tensor is None:
+            return None
+        active = self._active
+        tensor = tensor.detach()
+        return tensor if active is None or tensor.shape[dim] == 1 else tensor.index_select(dim, active)
+
+    @property
+    def rank(self) -> int:
+        """Rank components that are alive; 0 where the site was dropped."""
+        if self.is_dropped:
+            return 0
+        active = self._active
+        return self._lora_A.weight.shape[0] if active is None else len(active)
+
+    @property
+    def A(self) -> Tensor:
+        """(rank, d_in)."""
+        return self._require(self._shown(None if self.is_dropped else self._lora_A.weight, 0))
+
+    @property
+    def B(self) -> Tensor:
+        """(d_out, rank)."""
+        return self._require(self._shown(None if self.is_dropped else self._lora_B.weight, 1))
+
+    @property
+    def gate(self) -> Tensor | None:
+        """(rank,) or (1,), or None where the site has no gate."""
+        return None if self.is_dropped else self._shown(self._gate_parameter, 0)
+
+    @property
+    def grad_A(self) -> Tensor | None:
+        """(rank, d_in), or None where there is no gradient."""
+        return None if self.is_dropped else self._shown(self._lora_A.weight.grad, 0)
+
+    @property
+    def grad_B(self) -> Tensor | None:
+        """(d_out, rank), or None where there is no gradient."""
+        return None if self.is_dropped else self._shown(self._lora_B.weight.grad, 1)
+
+    @property
+    def grad_gate(self) -> Tensor | None:
+        """Shaped like `gate`, or None."""
+        gate = None if self.is_dropped else self._gate_parameter
+        return None if gate is None else self._shown(gate.grad, 0)
+
+    @property
+    def scaling(self) -> float:
+        """The factor on B A, unchanged by pruning."""
+        return float(self._layer.scaling[self._adapter])
+
+    @property
+    def _gate_parameter(self) -> nn.Parameter | None:
+        return getattr(self._lora_A, "rank_gate", None)
+
+    def live(self) -> LiveTensors:
+        """The trainable tensors themselves, for a differentiable penalty."""
+        return LiveTensors(self._lora_A.weight, self._lora_B.weight, self._gate_parameter)
+
+    def _require(self, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            raise RunError(f"site {self.name!r} was dropped and has no tensors. Skip sites whose rank is 0")
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"Site({self.name!r}, rank={self.rank}, {self.d_out}×{self.d_in})"
+
+
+class SiteSet(Mapping[str, Site]):
+    """The sites of one PEFT model in module order, by name, with the model's adapter configuration."""
+
+    def __init__(self, sites: Mapping[str, Site], peft_config: LoraConfig) -> None:
+        self._sites = dict(sites)
+        self.peft_config = peft_config
+
+    def __getitem__(self, name: str) -> Site:
+        return self._sites[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    @property
+    def shapes(self) -> list[SiteShape]:
+        """The shapes of all sites, dropped ones included."""
+        return [site.shape for site in self.values()]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Site name to current rank."""
+        return {name: site.rank for name, site in self.items()}
+
+    def groups(self) -> list[list[Site]]:
+        """Sites that hold the same tensors, together; a site that shares with none is a group of its own."""
+        found: dict[int, list[Site]] = {}
+        for site in self.values():
+            if not site.is_dropped:
+                found.setdefault(id(site._lora_A.weight), []).append(site)
+        return list(found.values())
+
+    def shared_with(self) -> dict[str, list[str]]:
+        """Site name to the other sites that hold the same tensors."""
+        shared: dict[str, list[str]] = {name: [] for name in self}
+        for group in self.groups():
+            for site in group:
+                shared[site.name] = [other.name for other in group if other is not site]
+        return shared
+
+
+def init_lora_A(rank: int, d_in: int, rng: torch.Generator) -> Tensor:
+    """The initial A of a site, (rank, d_in): uniform in ±1/√d_in, which is PEFT's Kaiming-uniform with a = √5.
+
+    The bound does not depend on the rank and rows are drawn one after another, so that with one seed the rows at a
+    small rank are the first rows at a larger one.
+    """
+    import torch
+
+    return (torch.rand(rank, d_in, generator=rng) * 2 - 1) / d_in**0.5

@@ -1,0 +1,340 @@
+"""Running one arm: one method, one task, one budget, one seed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, TrainingArguments
+
+from peftprune import surgery
+from peftprune.budget import verify
+from peftprune.callback import Progress, PruningCallback, density
+from peftprune.data import Example, collator
+from peftprune.errors import RunError
+from peftprune.export import save_peft
+from peftprune.inject import inject, share_weights
+from peftprune.ledger import BaseCost, Ledger, headroom
+from peftprune.metrics import compute_metrics
+from peftprune.models import LoadedModel
+from peftprune.planning import ArmPlan
+from peftprune.sampler import PhaseBatchSampler
+from peftprune.sites import SiteSet
+from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
+from peftprune.strategy import Baseline, RankPruningStrategy
+from peftprune.tasks import Task
+from peftprune.trainer import PruningTrainer, classification_loss, predict, regression_loss
+
+_LOGS_PER_RUN = 50
+
+
+@dataclass(frozen=True)
+class ArmInputs:
+    """What all arms of a study have in common.
+
+    Attributes:
+        model: the pretrained model, shared by all arms.
+        head: names of its head's modules.
+        base_cost: for the FLOPs of the ledger.
+        task: the task.
+        train: tokenised training examples.
+        evaluation: tokenised examples by split.
+        dtype: "float32" or "bfloat16".
+    """
+
+    model: LoadedModel
+    head: tuple[str, ...]
+    base_cost: BaseCost
+    task: Task
+    train: list[Example]
+    evaluation: Mapping[str, list[Example]]
+    dtype: str
+
+
+class _NoDecisions(RankPruningStrategy):
+    """Stands in where a baseline is trained: nothing is decided."""
+
+    name = "no decisions"
+
+
+def run_arm(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    folder: ArmFolder,
+    config: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train, verify, evaluate, export and record one arm. Goes on from the newest complete checkpoint.
+
+    Args:
+        plan: the solved arm.
+        inputs: model and data.
+        seed: the arm's seed.
+        folder: where everything is written; `result.json` comes last.
+        config: what the arm's hash was made of.
+        progress: called after every step.
+
+    Returns:
+        The contents of `result.json`.
+
+    Raises:
+        RunError: when training fails or the budget was missed.
+    """
+    started = time.perf_counter()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.path / "config.json", config)
+    model, sites = _prepare(plan, inputs, seed)
+    trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
+    ledger = trainer.pruning.ledger
+    with _quiet_transformers():
+        trainer.run()
+        # A resumed run restores the ledger into a new object.
+        ledger = trainer.pruning.ledger
+        surgery.fold(sites)
+        _finish_ledger(plan, sites, model, ledger)
+        mark = time.perf_counter()
+        logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
+        ledger.evaluation_seconds += time.perf_counter() - mark
+    metrics = _metrics(inputs.task, logits)
+    _write_predictions(folder, inputs, logits)
+    if sites:
+        facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
+        ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
+    write_jsonl(folder.path / "history.jsonl", trainer.state.log_history)
+    write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace)
+    result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
+    write_json(folder.path / "result.json", result)
+    folder.clear_error()
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return result
+
+
+def _prepare(plan: ArmPlan, inputs: ArmInputs, seed: int) -> tuple[Any, SiteSet]:
+    if isinstance(plan.method, Baseline):
+        return plan.method.prepare(share_weights(inputs.model.model), plan.budget), SiteSet({}, None)
+    return inject(
+        inputs.model.model,
+        plan.shapes,
+        plan.spec,
+        scaling=plan.settings.scaling,
+        seed=seed,
+        head=inputs.head,
+        lora_dropout=plan.settings.lora_dropout,
+    )
+
+
+def _trainer(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    folder: ArmFolder,
+    model: Any,
+    sites: SiteSet,
+    progress: Progress | None,
+) -> PruningTrainer:
+    settings = plan.settings
+    classes = inputs.task.kind == "classification"
+    sampler = PhaseBatchSampler(
+        [len(row["input_ids"]) for row in inputs.train],
+        [row["labels"] for row in inputs.train] if classes else None,
+        plan.phases,
+        settings.batch_size,
+        seed,
+        settings.gradient_accumulation_steps,
+    )
+    callback = PruningCallback(
+        plan.method if isinstance(plan.method, RankPruningStrategy) else _NoDecisions(),
+        sites,
+        plan.budget,
+        plan.phases,
+        seed=seed,
+        step_cost=sampler.cost,
+        base_cost=inputs.base_cost,
+        progress=progress,
+    )
+    trainer = PruningTrainer(
+        model=model,
+        args=_arguments(plan, inputs, seed, folder.checkpoints),
+        sampler=sampler,
+        callback=callback,
+        groups=dict(plan.spec.groups),
+        warmup_ratio=settings.warmup_ratio,
+        loss=classification_loss if classes else regression_loss,
+        train_dataset=inputs.train,  # type: ignore[arg-type]
+        data_collator=collator(inputs.model),
+        checkpoints=folder.checkpoints,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:
+    settings, total = plan.settings, plan.budget.total_steps
+    saves = settings.checkpoints
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=total,
+        per_device_train_batch_size=-(-settings.batch_size // settings.gradient_accumulation_steps),
+        per_device_eval_batch_size=max(64, settings.batch_size),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=inputs.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        optim="adamw_torch_fused",
+        seed=seed,
+        logging_steps=max(1, total // _LOGS_PER_RUN),
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if saves else "no",
+        save_steps=math.ceil(total / max(1, saves)),
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _finish_ledger(plan: ArmPlan, sites: SiteSet, model: Any, ledger: Ledger) -> None:
+    if not sites:
+        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        ledger.final_params = ledger.unique_params = ledger.expanded_params = ledger.peak_params = trainable
+        ledger.nonzero_params = sum(int(torch.count_nonzero(p)) for p in model.parameters() if p.requires_grad)
+        return
+    ledger.add_final(sites, model)
+    nonzero = plan.budget.count == "nonzero"
+    spent = ledger.nonzero_params if nonzero else ledger.final_params
+    verify(spent, plan.budget, headroom(sites, dict(plan.spec.density) if nonzero else {}))
+
+
+def _metrics(task: Task, logits: Mapping[str, Tensor]) -> dict[str, float]:
+    """Metrics of every evaluation split; those of the second and later splits carry the split's name."""
+    found: dict[str, float] = {}
+    for i, (split, values) in enumerate(logits.items()):
+        if not bool(torch.isfinite(values).all()):
+            raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
+        references = list(task.evaluation[split]["label"])
+        scores = compute_metrics(task.metrics, _predictions(task, values).tolist(), references)
+        found |= {name if i == 0 else f"{name}_{split}": score for name, score in scores.items()}
+    return found
+
+
+def _predictions(task: Task, logits: Tensor) -> Tensor:
+    return logits.argmax(-1) if task.kind == "classification" else logits.squeeze(-1)
+
+
+def _write_predictions(folder: ArmFolder, inputs: ArmInputs, logits: Mapping[str, Tensor]) -> None:
+    frames = [
+        pd.DataFrame(
+            {
+                "split": split,
+                "index": range(len(values)),
+                "label": list(inputs.task.evaluation[split]["label"]),
+                "prediction": _predictions(inputs.task, values).tolist(),
+                "logits": values.tolist(),
+            }
+        )
+        for split, values in logits.items()
+    ]
+    write_atomically(folder.predictions, pd.concat(frames).to_parquet(index=False))
+
+
+def _result(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    config: Mapping[str, Any],
+    sites: SiteSet,
+    model: Any,
+    ledger: Ledger,
+    metrics: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """Field names of the second half are those of PEFT's `method_comparison` results."""
+    shared = sites.shared_with() if sites else {}
+    allocation = [
+        {
+            "site": name,
+            "layer": site.layer,
+            "kind": site.kind,
+            "rank": site.rank,
+            "density": density(site),
+            "shared_with": shared[name],
+        }
+        for name, site in sites.items()
+    ]
+    return {
+        "schema": SCHEMA,
+        "label": plan.label,
+        "method": plan.method.name,
+        "seed": seed,
+        "status": "done",
+        "exemption": plan.method.exemption if isinstance(plan.method, Baseline) else None,
+        "metrics": dict(metrics),
+        "budget": vars(plan.budget),
+        "settings": plan.settings.as_dict(),
+        "phases": [{"name": r.name, "start": r.start, "stop": r.stop} for r in plan.phases],
+        "ledger": ledger.as_dict(),
+        "allocation": allocation,
+        "run_info": {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total_time": seconds,
+            "experiment_name": f"{plan.label}/seed-{seed}",
+            "train_config": plan.settings.as_dict() | {"seed": seed},
+            "peft_config": _plain(sites.peft_config) if sites else None,
+            "error_msg": "",
+        },
+        "train_info": {
+            "train_time": ledger.seconds,
+            "file_size": ledger.adapter_bytes,
+            "num_trainable_params": ledger.final_params + ledger.head_params,
+            "num_total_params": sum(p.numel() for p in model.parameters()),
+            "status": "success",
+            "metrics": [dict(metrics)],
+        },
+        "meta_info": {
+            "model_info": {"name": inputs.model.name, "sha": inputs.model.fingerprint},
+            "dataset_info": {"name": inputs.task.name, "sha": inputs.task.fingerprint, "source": inputs.task.source},
+            "package_info": config["versions"],
+        },
+    }
+
+
+def _plain(peft_config: Any) -> dict[str, Any]:
+    """The PEFT config as JSON would hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, set):
+            return sorted(value)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [plain(v) for v in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    return {k: plain(v) for k, v in peft_config.to_dict().items()}

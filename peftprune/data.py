@@ -1,0 +1,92 @@
+"""Tokenised examples: made once per task and model, cached on disk, padded to the longest of each batch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from transformers import DataCollatorWithPadding
+
+from peftprune.errors import UsageError
+from peftprune.rng import stream_seed
+
+if TYPE_CHECKING:
+    import datasets
+
+    from peftprune.models import LoadedModel
+    from peftprune.tasks import Task
+
+Example = dict[str, Any]
+
+
+def cache_folder() -> Path:
+    """Where tokenised data is kept: `PEFTPRUNE_CACHE`, else `~/.cache/peftprune`."""
+    return Path(os.environ.get("PEFTPRUNE_CACHE") or Path.home() / ".cache" / "peftprune")
+
+
+def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
+    """Token ids of every example, unpadded, with its label under "labels".
+
+    Args:
+        dataset: columns text_a, label and possibly text_b.
+        model: whose tokenizer is used.
+        max_length: longer examples are cut, the longer text first.
+        fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
+    """
+    import datasets
+
+    key = hashlib.sha256(f"{fingerprint}/{_tokenizer_text(model.tokenizer)}/{max_length}".encode()).hexdigest()[:24]
+    path = cache_folder() / "tokenised" / f"{key}.parquet"
+    if path.is_file():
+        with contextlib.suppress(OSError, ValueError):
+            return _rows(datasets.Dataset.from_parquet(str(path), keep_in_memory=True))
+    texts = [list(dataset["text_a"])] + ([list(dataset["text_b"])] if "text_b" in dataset.column_names else [])
+    encoded = model.tokenizer(*texts, truncation=True, max_length=max_length)
+    table = datasets.Dataset.from_dict({**encoded, "labels": list(dataset["label"])})
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        table.to_parquet(str(aside))
+        os.replace(aside, path)
+    return _rows(table)
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+
+
+def _rows(table: datasets.Dataset) -> list[Example]:
+    columns = {name: list(table[name]) for name in table.column_names}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
+    """A fixed random sample of the training set, the same for every seed; all of it for None or too large a size."""
+    if size is None or size >= len(dataset):
+        return dataset
+    order = np.random.default_rng(stream_seed(0, "max_train_samples")).permutation(len(dataset))[:size]
+    return dataset.select(sorted(order.tolist()))
+
+
+def collator(model: LoadedModel) -> Callable[[Sequence[Example]], dict[str, Any]]:
+    """Pads a batch to its longest example."""
+    return DataCollatorWithPadding(model.tokenizer)
+
+
+def check_lengths(model: LoadedModel, max_length: int) -> None:
+    """Refuse a `max_length` that the model has no positions for.
+
+    Raises:
+        UsageError: naming the largest length that fits.
+    """
+    limit = getattr(model.tokenizer, "model_max_length", None)
+    positions = getattr(model.model.config, "max_position_embeddings", None)
+    limits = [n for n in (limit, positions) if isinstance(n, int) and 0 < n < 10**6]
+    if limits and max_length > min(limits):
+        raise UsageError.of("max_length", max_length, f"is beyond what {model.name} reads", f"Give up to {min(limits)}")

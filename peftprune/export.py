@@ -1,0 +1,34 @@
+"""Writing the winning adapter so that plain PEFT loads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from peftprune.sites import SiteSet
+
+METADATA_FILE = "peftprune.json"
+
+
+def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str, Any]) -> int:
+    """Save a folded adapter with its head in PEFT's own format; `PeftModel.from_pretrained` gives the same function.
+
+    Sharing sites get a copy each, since PEFT knows no ties; sites without an adapter are left out of
+    `target_modules`. Scaling is baked into B, so r, lora_alpha, rank_pattern and alpha_pattern agree everywhere.
+
+    Args:
+        model: after `surgery.fold`.
+        sites: its sites.
+        folder: made where absent.
+        metadata: our own facts, written beside PEFT's files.
+
+    Returns:
+        Size of the weights file in bytes.
+    """
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    ties = {name: others for name, others in sites.shared_with().items() if others}
+    (folder / METADATA_FILE).write_text(json.dumps({**metadata, "shared_with": ties}, indent=1) + "\n")
+    return (folder / "adapter_model.safetensors").stat().st_size

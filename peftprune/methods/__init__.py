@@ -1,0 +1,181 @@
+"""The registry of methods, and the small language in which they are asked for."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from peftprune.strategy import Baseline, RankPruningStrategy
+
+    Method = RankPruningStrategy | Baseline
+
+_BUILT_IN = {
+    "lora": "peftprune.methods.lora:LoRA",
+    "lorpa": "peftprune.methods.lorpa:LoRPA",
+    "prilora": "peftprune.methods.prilora:PRILoRA",
+    "lora-drop": "peftprune.methods.lora_drop:LoRADrop",
+    "lora-restart": "peftprune.methods.controls:LoRARestart",
+    "random-rank": "peftprune.methods.controls:RandomRank",
+    "delete": "peftprune.methods.controls:Delete",
+}
+_REGISTERED: dict[str, type] = {}
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One requested arm: the label it has in tables, the method's class and its options."""
+
+    label: str
+    cls: type
+    options: Mapping[str, Any] = field(default_factory=dict)
+    instance: Any = None
+
+    def build(self) -> Method:
+        """A fresh strategy, so that arms share no state. Raises UsageError for options out of range."""
+        if self.instance is not None:
+            return type(self.instance)(self.instance.config)
+        return self.cls(**self.options)
+
+
+def names() -> list[str]:
+    """All registered method names: built in, from entry points, and registered in this process."""
+    plugins = (e.name for e in entry_points(group="peftprune.methods"))
+    return list(dict.fromkeys([*_BUILT_IN, *plugins, *_REGISTERED]))
+
+
+def register(cls: type) -> type:
+    """Make a strategy class known by its `name` in this process; usable as a decorator.
+
+    Raises:
+        UsageError: when another class has that name already.
+    """
+    name = cls.name  # type: ignore[attr-defined]
+    if name in _BUILT_IN or _REGISTERED.get(name, cls) is not cls:
+        raise UsageError.of("name", name, "is taken by another method", "Choose another name")
+    _REGISTERED[name] = cls
+    return cls
+
+
+def load(name: str) -> type:
+    """The class registered under `name`.
+
+    Raises:
+        UsageError: for an unknown name, with the closest known one.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    plugins = {e.name: e for e in entry_points(group="peftprune.methods")}
+    if name in plugins:
+        return plugins[name].load()
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    known = names()
+    close = get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    raise UsageError.of("method", name, "is unknown", f"{hint}Known methods: {', '.join(known)}")
+
+
+def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
+    """Read what a user asked for.
+
+    Args:
+        request: a comma-separated string, or a sequence of strings, strategy objects and strategy classes. A string
+            is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
+            arm is called `NAME:LABEL` in tables.
+
+    Raises:
+        UsageError: for unknown methods or options, malformed requests, and labels that occur twice.
+    """
+    parts: list[Any] = _split(request) if isinstance(request, str) else list(request)
+    parts = [p for part in parts for p in (_split(part) if isinstance(part, str) else [part])]
+    if not parts:
+        raise UsageError.of("methods", request, "is empty", "Name at least one, for example lora,lorpa")
+    specs = [_parse_text(p) if isinstance(p, str) else _parse_object(p) for p in parts]
+    labels = [s.label for s in specs]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UsageError.of("methods", twice, "occurs twice", f"Label one of them: {twice.split(':')[0]}:mine(...)")
+    for spec in specs:
+        spec.build()
+    return specs
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of parentheses and brackets."""
+    parts, depth, current = [], 0, ""
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [p.strip() for p in [*parts, current] if p.strip()]
+
+
+def _parse_text(text: str) -> MethodSpec:
+    match = re.fullmatch(r"(?P<name>[^(]+?)(?P<options>\(.*\))?", text, re.DOTALL)
+    if match is None:
+        raise UsageError.of("method", text, "cannot be read", "Write NAME, NAME(option=value) or NAME:LABEL(...)")
+    label = match["name"].strip()
+    options = _parse_options(text, match["options"] or "()")
+    head, _, tail = label.rpartition(":")
+    if head.endswith(".py"):
+        cls = _load_file(Path(head), tail)
+        return MethodSpec(cls.name, cls, options)  # type: ignore[attr-defined]
+    name, colon, tag = label.partition(":")
+    if colon and not re.fullmatch(r"[\w.+-]+", tag):
+        raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
+    return MethodSpec(label, load(name), options)
+
+
+def _parse_options(text: str, call: str) -> dict[str, Any]:
+    try:
+        node = ast.parse(f"f{call}", mode="eval").body
+        assert isinstance(node, ast.Call)
+        assert not node.args
+        return {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
+    except (SyntaxError, ValueError, AssertionError):
+        raise UsageError.of(
+            "method", text, "has options that are not name=value pairs", "Write lorpa(initial_rank=64, rewind=True)"
+        ) from None
+
+
+def _parse_object(given: Any) -> MethodSpec:
+    from peftprune.strategy import Baseline, RankPruningStrategy
+
+    kinds = (RankPruningStrategy, Baseline)
+    if isinstance(given, MethodSpec):
+        return given
+    if isinstance(given, type) and issubclass(given, kinds):
+        return MethodSpec(given.name, given)
+    if isinstance(given, kinds):
+        return MethodSpec(given.name, type(given), instance=given)
+    raise UsageError.of("methods", given, "is no method", "Give a name, or a RankPruningStrategy class or object")
+
+
+def _load_file(path: Path, class_name: str) -> type:
+    if not path.is_file():
+        raise UsageError.of("method", str(path), "is not a file", "Write path/to/file.py:ClassName")
+    module_spec = importlib.util.spec_from_file_location(f"peftprune_user_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    cls = getattr(module, class_name, None)
+    if not isinstance(cls, type):
+        found = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise UsageError.of("method", class_name, f"is not a class in {path}", f"Classes there: {', '.join(found)}")
+    return _parse_object(cls).cls

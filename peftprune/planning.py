@@ -1,0 +1,156 @@
+"""Solving an arm before it is trained: ranks, phases and parameters as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from peftprune.budget import ArmBudget, Budget
+from peftprune.errors import UsageError
+from peftprune.methods import MethodSpec
+from peftprune.phases import PhaseRange, resolve_phases
+from peftprune.settings import TrainingSettings, resolve_settings
+from peftprune.sites import SiteShape
+from peftprune.strategy import AdapterSpec, Baseline, PaperSettings, RankPruningStrategy
+
+_REFERENCE_RANK = 8
+"""Under `budget="paper"`, for methods whose paper names no uniform rank: the rank of the LoRA baseline."""
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One method's run, solved from the budget.
+
+    Attributes:
+        label: the arm's label in tables.
+        method: the strategy or baseline, freshly built.
+        settings: training settings, the paper's own included where asked for.
+        budget: the budget in integers.
+        spec: the starting adapters; empty ranks for a baseline.
+        phases: the step ranges.
+        shapes: the sites.
+    """
+
+    label: str
+    method: RankPruningStrategy | Baseline
+    settings: TrainingSettings
+    budget: ArmBudget
+    spec: AdapterSpec
+    phases: tuple[PhaseRange, ...]
+    shapes: tuple[SiteShape, ...]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks the run ends with, as far as they are known before it: else the ranks it starts with."""
+        return dict(self.spec.final_ranks if self.spec.final_ranks is not None else self.spec.ranks)
+
+    @property
+    def peak_params(self) -> int:
+        """Adapter parameters at the larger of start and end."""
+        return max(self._cost(self.spec.ranks), self._cost(self.ranks))
+
+    @property
+    def final_params(self) -> int:
+        """Adapter parameters at the end; where training decides, what the budget allows."""
+        return self._cost(self.ranks)
+
+    @property
+    def relative_compute(self) -> float:
+        """Adapter multiply-adds over the run, relative to the final ranks in every step (1.0 = no detour)."""
+        final = max(1, self.final_params)
+        spent = sum(
+            r.steps
+            * (self._cost(self.spec.ranks) if i == 0 else final)
+            * (1.0 if r.phase.kind == "train" else 1 / 3)
+            for i, r in enumerate(self.phases)
+        )
+        return spent / (final * self.phases[-1].stop)
+
+    def _cost(self, ranks: Mapping[str, int]) -> int:
+        return sum(ranks.get(s.name, 0) * s.unit_cost for s in self.shapes)
+
+    def renewed(self, request: MethodSpec) -> ArmPlan:
+        """The same plan with a fresh strategy, since strategies carry state."""
+        return replace(self, method=request.build())
+
+    def as_dict(self, head_params: int) -> dict[str, Any]:
+        """The plan as plain values, for `peftprune plan --json`."""
+        return {
+            "ranks": self.ranks,
+            "start_ranks": dict(self.spec.ranks),
+            "decided_in_training": self.spec.decided_in_training,
+            "peak_params": self.peak_params,
+            "final_params": self.final_params,
+            "head_params": head_params,
+            "phases": [{"name": r.name, "steps": r.steps} for r in self.phases],
+            "relative_compute": round(self.relative_compute, 4),
+        }
+
+
+def plan_arm(
+    request: MethodSpec,
+    shapes: Sequence[SiteShape],
+    budget: Budget | Literal["paper"],
+    given: Mapping[str, Any],
+    *,
+    num_examples: int,
+    base_parameters: int,
+    task: str,
+) -> ArmPlan:
+    """Solve one method for the sites and the budget.
+
+    Args:
+        request: the method.
+        shapes: the sites.
+        budget: a matched budget, or "paper" for the method's published setting.
+        given: training settings that the user named.
+        num_examples: training examples before `max_train_samples`.
+        base_parameters: parameters of the base model without its head.
+        task: the task's name, for per-task published settings.
+
+    Raises:
+        UsageError: when the budget cannot be met; the message names the method.
+    """
+    method = request.build()
+    paper = (method.paper() if isinstance(method, RankPruningStrategy) else PaperSettings()) if budget == "paper" else None
+    settings = resolve_settings(given, paper, task)
+    if settings.max_train_samples is not None:
+        num_examples = min(num_examples, settings.max_train_samples)
+    matched = Budget(rank=(paper and paper.rank) or _REFERENCE_RANK) if isinstance(budget, str) else budget
+    if not matched.has_length:
+        matched = replace(matched, epochs=settings.epochs)
+    arm_budget = ArmBudget(
+        params=matched.parameters(shapes, base_parameters),
+        total_steps=matched.total_steps(num_examples, settings.batch_size),
+        num_examples=num_examples,
+        batch_size=settings.batch_size,
+        count=matched.count,
+        paper=budget == "paper",
+    )
+    try:
+        if isinstance(method, RankPruningStrategy):
+            spec, wanted = method.spec(shapes, arm_budget), method.phases(arm_budget)
+            _check_spec(spec, shapes)
+        else:
+            spec, wanted = AdapterSpec(ranks={}), RankPruningStrategy.phases(method, arm_budget)  # type: ignore[arg-type]
+        phases = resolve_phases(
+            wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
+        )
+    except UsageError as error:
+        raise UsageError(f"{request.label}: {error}") from None
+    return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))
+
+
+def _check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
+    for ranks in filter(None, (spec.ranks, spec.final_ranks)):
+        for shape in shapes:
+            rank = ranks.get(shape.name)
+            if rank is None:
+                raise UsageError.of("spec.ranks", shape.name, "is missing", "Give every site a rank; 0 leaves it out")
+            if not 0 <= rank <= shape.max_rank:
+                raise UsageError.of(
+                    "spec.ranks", rank, f"does not fit {shape.name}", f"Give 0 to {shape.max_rank}"
+                )
+    if not any(spec.ranks.values()):
+        raise UsageError.of("spec.ranks", 0, "is the rank of every site", "Give at least one site a rank")

@@ -1,0 +1,57 @@
+"""Scores from weights and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+def sensitivity(param: Tensor, grad: Tensor) -> Tensor:
+    """|w · ∇w|, the first-order estimate of the loss change when w is set to zero. Shaped like `param`.
+
+    Source: Zhang et al., ICLR 2023 (AdaLoRA), equation 8.
+    """
+    return (param * grad).abs()
+
+
+class SmoothedSensitivity:
+    """AdaLoRA's smoothed sensitivity times its uncertainty, per named tensor.
+
+    Ī ← β1 · Ī + (1 − β1) · I;  U ← β2 · U + (1 − β2) · |I − Ī|;  score = Ī · U, with I = |w · ∇w| and both averages
+    starting at zero.
+
+    Args:
+        beta1: in (0, 1).
+        beta2: in (0, 1).
+
+    Source: Zhang et al., ICLR 2023 (AdaLoRA), equations 9 and 10.
+    """
+
+    def __init__(self, beta1: float = 0.85, beta2: float = 0.85) -> None:
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.mean: dict[str, Tensor] = {}
+        self.uncertainty: dict[str, Tensor] = {}
+
+    def update(self, name: str, param: Tensor, grad: Tensor) -> None:
+        """Take in one step's weight and gradient of the tensor called `name`."""
+        value = sensitivity(param, grad)
+        mean = self.mean.get(name, value.new_zeros(value.shape))
+        uncertainty = self.uncertainty.get(name, value.new_zeros(value.shape))
+        self.mean[name] = mean = self.beta1 * mean + (1 - self.beta1) * value
+        self.uncertainty[name] = self.beta2 * uncertainty + (1 - self.beta2) * (value - mean).abs()
+
+    def score(self, name: str) -> Tensor:
+        """Ī · U of the tensor called `name`, in its shape."""
+        return self.mean[name] * self.uncertainty[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both averages, for a checkpoint."""
+        return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.mean = dict(state["mean"])
+        self.uncertainty = dict(state["uncertainty"])

@@ -1,0 +1,97 @@
+"""Training settings: one set for all methods, with stated defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from peftprune.errors import UsageError
+from peftprune.strategy import PaperSettings
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every arm of a study is trained.
+
+    Attributes:
+        learning_rate: peak rate of AdamW, above 0.
+        batch_size: examples per optimizer step, at least 1.
+        gradient_accumulation_steps: micro-batches that a step is split into, 1 to `batch_size`.
+        epochs: passes over the training data, where the budget does not say.
+        warmup_ratio: share of each schedule segment that warms up, in [0, 1).
+        weight_decay: AdamW's, at least 0; biases and gates have none.
+        max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
+        max_length: tokens of an example, both texts together; longer ones are cut.
+        scaling: factor on B A (alpha = scaling · rank), above 0.
+        lora_dropout: dropout on the adapters' input, in [0, 1).
+        max_train_samples: use a fixed random sample of the training set; None uses all.
+        dtype: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the hardware multiplies it natively.
+        checkpoints: how many times a run is saved on its way, at least 0.
+    """
+
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    epochs: float = 3.0
+    warmup_ratio: float = 0.06
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    max_length: int = 256
+    scaling: float = 2.0
+    lora_dropout: float = 0.0
+    max_train_samples: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    checkpoints: int = 5
+
+    def __post_init__(self) -> None:
+        whole = {"batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 2, "checkpoints": 0}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise UsageError.of(name, value, "is not a whole number in range", f"Give {least} or more")
+        if self.max_train_samples is not None and self.max_train_samples < 1:
+            raise UsageError.of("max_train_samples", self.max_train_samples, "is below 1", "Give 1 or more, or nothing")
+        for name in ("learning_rate", "epochs", "scaling"):
+            if not getattr(self, name) > 0:
+                raise UsageError.of(name, getattr(self, name), "is not positive", "Give a number above 0")
+        for name in ("weight_decay", "max_grad_norm"):
+            if not getattr(self, name) >= 0:
+                raise UsageError.of(name, getattr(self, name), "is negative", "Give 0 or more")
+        for name in ("warmup_ratio", "lora_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError.of(name, getattr(self, name), "is outside [0, 1)", "Give 0.06, for example")
+        if self.gradient_accumulation_steps > self.batch_size:
+            raise UsageError.of(
+                "gradient_accumulation_steps",
+                self.gradient_accumulation_steps,
+                f"is above batch_size ({self.batch_size})",
+                "batch_size counts the examples of a whole optimizer step",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def resolve_settings(given: Mapping[str, Any], paper: PaperSettings | None = None, task: str = "") -> TrainingSettings:
+    """Defaults, then the paper's own settings (under `budget="paper"`), then what the user gave.
+
+    Args:
+        given: settings the user named; None values count as not given.
+        paper: the method's published setting, or None in a matched comparison.
+        task: the task's name, for settings that the paper has per task.
+
+    Raises:
+        UsageError: for unknown names or values out of range.
+    """
+    known = {f.name for f in fields(TrainingSettings)}
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise UsageError.of("setting", unknown, "does not exist", f"Settings: {', '.join(sorted(known))}")
+    published: dict[str, Any] = {}
+    if paper is not None:
+        published = {n: getattr(paper, n) for n in ("scaling", "weight_decay", "warmup_ratio")}
+        published |= paper.per_task.get(task, {})
+    values = {k: v for layer in (published, given) for k, v in layer.items() if v is not None}
+    return replace(TrainingSettings(), **values)

@@ -1,0 +1,162 @@
+"""The store: one folder a study, one folder an arm, every file written whole or not at all.
+
+    <study>/study.json                          the request, resolved, with versions and hardware
+    <study>/arms/<label>-s<seed>-<hash>/        config.json  history.jsonl  allocation.jsonl  predictions.parquet
+                                                checkpoint/  adapter/  result.json (last)
+
+An arm is done when its `result.json` is there and valid. Its hash covers everything that changes the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftprune.errors import PeftPruneError, UsageError
+
+SCHEMA = 1
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Ten hex digits over a configuration, independent of the order of its keys."""
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write aside, sync, rename: readers see the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(aside, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON document, atomically."""
+    write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """One JSON document a line, atomically."""
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """The rows of a file that `write_jsonl` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@dataclass(frozen=True)
+class ArmFolder:
+    """The files of one arm."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.parquet"
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished arm's result; None where there is none or it cannot be read."""
+        return _read_valid(self.path / "result.json")
+
+    def error(self) -> dict[str, Any] | None:
+        """The last failure, where the arm failed and has not finished since."""
+        return _read_valid(self.path / "error.json")
+
+    def allocation(self) -> list[dict[str, Any]]:
+        """The trace: one row an event, with the sites that changed."""
+        return read_jsonl(self.path / "allocation.jsonl")
+
+    def history(self) -> list[dict[str, Any]]:
+        """The Trainer's log."""
+        return read_jsonl(self.path / "history.jsonl")
+
+    def record_error(self, error: BaseException, label: str, seed: int) -> None:
+        """Keep a failure with its traceback."""
+        known = isinstance(error, PeftPruneError)
+        write_json(
+            self.path / "error.json",
+            {
+                "schema": SCHEMA,
+                "label": label,
+                "seed": seed,
+                "error": str(error) if known else f"{type(error).__name__}: {error}",
+                "traceback": "".join(traceback.format_exception(error)),
+            },
+        )
+
+    def clear_error(self) -> None:
+        """Forget a failure that a later attempt overcame."""
+        (self.path / "error.json").unlink(missing_ok=True)
+
+
+def _read_valid(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The folder of one study."""
+
+    path: Path
+
+    def prepare(self) -> None:
+        """Make the folder and prove that it can be written.
+
+        Raises:
+            UsageError: when it cannot.
+        """
+        try:
+            (self.path / "arms").mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise UsageError.of(
+                "output_dir", str(self.path), f"cannot be written ({error.strerror})", "Name a folder you may write to"
+            ) from None
+
+    def arm(self, label: str, seed: int, digest: str) -> ArmFolder:
+        """The folder of an arm."""
+        safe = re.sub(r"[^\w.+-]+", "_", label)
+        return ArmFolder(self.path / "arms" / f"{safe}-s{seed}-{digest}")
+
+    def write_request(self, request: Mapping[str, Any]) -> None:
+        """Store what the study is, its arms in order included."""
+        write_json(self.path / "study.json", {"schema": SCHEMA, **request})
+
+    def read_request(self) -> dict[str, Any]:
+        """Read `study.json`.
+
+        Raises:
+            UsageError: when the folder holds no study.
+        """
+        found = _read_valid(self.path / "study.json")
+        if found is None:
+            raise UsageError.of(
+                "output_dir", str(self.path), "holds no readable study.json", "Name a folder that compare wrote"
+            )
+        return found

@@ -1,0 +1,317 @@
+"""What a method is: the interface every rank-pruning strategy implements, and the objects that cross it.
+
+A strategy reads a `StepView` and returns decisions. It never touches a tensor: `peftprune.surgery` applies every
+`PruningPlan`, and one trainer drives all strategies through the same events (see `peftprune.trainer`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from peftprune.budget import ArmBudget
+    from peftprune.phases import PhaseRange
+    from peftprune.sites import LiveTensors, Site, SiteShape
+
+TensorName = Literal["A", "B", "gate"]
+Mark = Literal["paper", "authors' code", "secondary summary", "convention of ours"]
+
+
+class Signal(StrEnum):
+    """An activation statistic that a strategy may ask for. Values cover the current optimizer step only."""
+
+    INPUT_NORM = "input_norm"
+    """Per site a (d_in,) tensor: the L2 norm of each input feature over the step's tokens, padding excluded."""
+
+    OUTPUT_ENERGY = "output_energy"
+    """Per site a scalar tensor: the sum over the step's tokens of ‖scaling · B A x‖², padding excluded."""
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Optimizer settings of one kind of tensor.
+
+    Attributes:
+        lr_scale: factor on the run's learning rate, above 0.
+        weight_decay: None takes the run's.
+    """
+
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+
+
+def _default_groups() -> dict[str, ParameterGroup]:
+    return {
+        "A": ParameterGroup(),
+        "B": ParameterGroup(),
+        "gate": ParameterGroup(weight_decay=0.0),
+        "head": ParameterGroup(),
+    }
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What a method asks for before training.
+
+    Attributes:
+        ranks: site name to starting rank, from 0 (no adapter at that site) to min(d_in, d_out).
+        final_ranks: site name to the rank it will end at; None means `ranks` stay.
+        decided_in_training: True where the final allocation depends on what training shows; `final_ranks` is then
+            only the starting point and the budget is met by a later plan.
+        density: expected share of non-zero entries at the end, per tensor (1.0 where nothing is zeroed).
+        gate: none, one gate value per rank component, or one per site, between A and B.
+        gate_init: initial value of every gate.
+        scaling: factor on B A; None takes the run's.
+        initial: site name to tensors that replace the default initialisation (A uniform in ±1/√d_in, B zero).
+        groups: optimizer settings for "A", "B", "gate" and "head".
+    """
+
+    ranks: Mapping[str, int]
+    final_ranks: Mapping[str, int] | None = None
+    decided_in_training: bool = False
+    density: Mapping[TensorName, float] = field(default_factory=dict)
+    gate: Literal["none", "rank", "site"] = "none"
+    gate_init: float = 1.0
+    scaling: float | None = None
+    initial: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    groups: Mapping[str, ParameterGroup] = field(default_factory=_default_groups)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A range of steps inside the one training run.
+
+    Its length is a `share` of all steps, or a number of `passes` over its own data, or, when both are None, whatever
+    the other phases leave. At most one phase may leave both out.
+
+    Attributes:
+        name: shown in tables and ledgers.
+        share: 0 < share ≤ 1.
+        passes: passes over the phase's data (1.0 = each example once), above 0.
+        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics. Both
+            are charged to the budget.
+        data: "all", or a fraction in (0, 1): a stratified sample of the training set, the same in every phase that
+            names the same fraction.
+        restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
+        reset_optimizer: the optimizer's state is cleared when this phase begins.
+    """
+
+    name: str
+    share: float | None = None
+    passes: float | None = None
+    kind: Literal["train", "forward"] = "train"
+    data: float | Literal["all"] = "all"
+    restart_schedule: bool = False
+    reset_optimizer: bool = False
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """A decision about the adapters. Immutable; an empty plan changes nothing.
+
+    Fields are applied in this order: drop, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank indices and
+    masks refer to the tensors that the view showed.
+
+    Attributes:
+        keep: site to the rank components that stay, ascending; the others are cut out of A, B, gate and the
+            optimizer's state. An empty list drops the site.
+        zero: site to boolean masks in the tensor's shape; True entries are set to zero.
+        moments: whether the optimizer's moments of zeroed entries stay ("keep") or are zeroed with them ("zero").
+        grow: site to the number of rank components to append; the function does not change (new columns of B are 0).
+        share: groups of sites that from now on hold the same A and B (those of the first site named).
+        drop: sites whose adapter is removed.
+        reinit: site to the rank at which its A and B start afresh.
+        assign: site to new values of the same shape.
+        reset_optimizer: clear the optimizer's state.
+        reason: one line for the trace.
+    """
+
+    keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    zero: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    moments: Literal["keep", "zero"] = "keep"
+    grow: Mapping[str, int] = field(default_factory=dict)
+    share: Sequence[Sequence[str]] = ()
+    drop: frozenset[str] = frozenset()
+    reinit: Mapping[str, int] = field(default_factory=dict)
+    assign: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    reset_optimizer: bool = False
+    reason: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """True when applying the plan would change nothing."""
+        parts = (self.keep, self.zero, self.grow, self.share, self.drop, self.reinit, self.assign)
+        return not any(parts) and not self.reset_optimizer
+
+
+@dataclass(frozen=True)
+class StepView:
+    """What a strategy may see. Read-only: no evaluation result, no task name, no optimizer.
+
+    Attributes:
+        step: the current optimizer step; the first is 1.
+        total_steps: steps of the whole run.
+        phase: the phase this step belongs to, with its first and last step.
+        budget: the arm's budget in integers.
+        sites: site name to `Site`, whose tensors are detached and whose gradients are those of this step.
+        signals: the declared signals of this step, by signal and site name.
+        rng: the strategy's own generator; nothing else draws from it.
+    """
+
+    step: int
+    total_steps: int
+    phase: PhaseRange
+    budget: ArmBudget
+    sites: Mapping[str, Site]
+    signals: Mapping[Signal, Mapping[str, Tensor]]
+    rng: torch.Generator
+
+
+def option(default: Any, mark: Mark, help: str) -> Any:
+    """A config field that says where its default comes from: the paper, the authors' code, or a convention of ours."""
+    return field(default=default, metadata={"mark": mark, "help": help})
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The config of a method that has nothing to set."""
+
+
+class RankPruningStrategy(ABC):
+    """One method. Subclass it, set `name`, override what differs; every other default is plain LoRA.
+
+    Options live in a frozen dataclass named by `Config`, which validates itself. `MyStrategy(option=value)` and
+    `MyStrategy(config)` are both accepted.
+
+    Class attributes:
+        name: the method's name in tables and on the command line.
+        source: the paper, with its year; shown by `peftprune methods`.
+        prunes: what is decided: "ranks", "entries", "sites" or "nothing".
+        signals: activation statistics to be collected.
+        depends_on: label of another arm whose outcome this one needs, or None.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+    prunes: ClassVar[str] = "ranks"
+    signals: ClassVar[frozenset[Signal]] = frozenset()
+    depends_on: ClassVar[str | None] = None
+    Config: ClassVar[type] = NoOptions
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        if config is not None and options:
+            raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
+        self.config = config if config is not None else build_config(self.name, self.Config, options)
+
+    def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
+        """The starting adapters. Default: uniform rank at the budget."""
+        return AdapterSpec(ranks=budget.solve(sites))
+
+    def phases(self, budget: ArmBudget) -> list[Phase]:
+        """The ranges of steps. Default: one phase, all data."""
+        return [Phase("train")]
+
+    def paper(self) -> PaperSettings:
+        """The published setting, used under `budget="paper"`. Default: nothing published beyond the run's settings."""
+        return PaperSettings()
+
+    def start(self, view: StepView) -> None:
+        """Called once before the first step; prepare own state here."""
+        return
+
+    def before_step(self, view: StepView) -> Mapping[str, Tensor] | None:
+        """Fixed (r,) multipliers on rank components for this step, by site; None leaves all at 1."""
+        return None
+
+    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
+        """A differentiable scalar added to the training loss (never to the evaluation loss); None adds nothing."""
+        return None
+
+    def observe(self, view: StepView) -> None:
+        """Called before the optimizer step, with clipped gradients and this step's signals."""
+        return
+
+    def decide(self, view: StepView) -> PruningPlan:
+        """Called after the optimizer step: new weights, the gradients that led to them."""
+        return PruningPlan()
+
+    def end_phase(self, view: StepView) -> PruningPlan:
+        """Called after the last step of a phase; no gradients. `view.phase` is the phase that ends."""
+        return PruningPlan()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Own state as tensors, numbers, strings, lists and dicts. Default: none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        return
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """A method's own published setting; None means that no accessible source says it, and the run's value holds.
+
+    `rank` is the published final rank where it is uniform. `per_task` maps a task name to training arguments.
+    """
+
+    rank: int | None = None
+    scaling: float | None = None
+    weight_decay: float | None = None
+    warmup_ratio: float | None = None
+    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+class Baseline(ABC):
+    """A method that is not rank pruning: it prepares the model once and is then trained like every other arm.
+
+    Class attributes:
+        name: the method's name in tables.
+        exemption: why it cannot meet an arbitrary parameter budget, shown in every table; None if it can.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+    exemption: ClassVar[str | None] = None
+    Config: ClassVar[type] = NoOptions
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        self.config = config if config is not None else build_config(self.name, self.Config, options)
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, budget: ArmBudget) -> nn.Module:
+        """Return the model to train: what is to be trained has `requires_grad`, the head included."""
+
+
+def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
+    """Make a method's config, refusing unknown options with a suggestion.
+
+    Raises:
+        UsageError: for an option the method does not have; the config's own checks raise theirs.
+    """
+    known = {f.name: f for f in fields(config)}
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Options: {', '.join(known) or 'none'}"
+            raise UsageError.of(f"{method} option", name, "does not exist", hint)
+    missing = [n for n, f in known.items() if n not in options and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise UsageError.of(f"{method} options", sorted(options), f"lack {missing}", f"Give {missing[0]}=...")
+    return config(**options)
+
+
+def check_option(ok: bool, method: str, field_name: str, value: object, problem: str, cure: str) -> None:
+    """Raise the common error for an option out of range unless `ok`."""
+    if not ok:
+        raise UsageError.of(f"{method}.{field_name}", value, problem, cure)

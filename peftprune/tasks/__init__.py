@@ -1,0 +1,9 @@
+"""Tasks: named ones (GLUE and the generated `entailment-mini`), and tasks made of files.
+
+Importing this is cheap; what needs `datasets` imports it when data is loaded.
+"""
+
+from peftprune.tasks.base import Kind, Task, TaskInfo
+from peftprune.tasks.load import TASKS, load_task, task_info
+
+__all__ = ["TASKS", "Kind", "Task", "TaskInfo", "load_task", "task_info"]

@@ -1,0 +1,172 @@
+"""What a task is: its static description (`TaskInfo`) and its data (`Task`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+Kind = Literal["classification", "regression"]
+TEXT_COLUMNS = ("text_a", "text_b")
+"""What the text columns of every `Task` are called, whatever their source calls them."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What is known of a task without reading any data.
+
+    Attributes:
+        name: the name it is asked for by.
+        kind: "classification" or "regression".
+        hub_path: dataset on the hub; None for generated tasks.
+        hub_config: configuration of that dataset.
+        hub_text: its one or two text columns.
+        folder: the task's folder in the official GLUE layout; None for generated tasks.
+        train_file: name of the training file in `folder`.
+        evaluation_files: evaluation split -> file name in `folder`, the primary one first.
+        hub_splits: evaluation split -> split name on the hub.
+        columns: the one or two text columns in the files' header.
+        label_column: the label's column in the files' header.
+        file_header: the column names of files that have no header line; None where the file has one.
+        label_names: class names in the order of their numbers on the hub; None for regression.
+        file_labels: what the files write for each class, in the same order.
+        metrics: names from `peftprune.metrics`, the primary one first.
+        train_size: rows of the official training split.
+        evaluation_sizes: evaluation split -> rows.
+        evaluation_split: what the reported split is, in words for tables.
+        broken_rows: how many rows of the official training file may have the wrong number of fields and are left out,
+            as the hub's copy leaves them out; any further one is an error.
+    """
+
+    name: str
+    kind: Kind
+    metrics: tuple[str, ...]
+    train_size: int
+    evaluation_sizes: dict[str, int]
+    evaluation_split: str
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+    hub_path: str | None = None
+    hub_config: str | None = None
+    hub_text: tuple[str, ...] = ()
+    hub_splits: dict[str, str] | None = None
+    folder: str | None = None
+    train_file: str = "train.tsv"
+    evaluation_files: dict[str, str] | None = None
+    label_column: str = "label"
+    file_header: tuple[str, ...] | None = None
+    file_labels: tuple[str, ...] | None = None
+    broken_rows: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task with its data, ready to be tokenised.
+
+    Attributes:
+        name: short name, used in tables and folder names.
+        kind: "classification" or "regression".
+        text: the text columns of the data: `("text_a",)` or `("text_a", "text_b")`.
+        label_names: class names by class index; None for regression.
+        metrics: names from `peftprune.metrics`, the primary one first.
+        train: columns `text` and `label` (a class index, or a float32).
+        evaluation: split name -> data with the same columns; the first split is the primary one. Never used to select.
+        source: where the data came from, in words.
+        evaluation_split: what the reported split is, in words for tables, such as "official dev".
+        validation: data to select on, where the task brings its own.
+    """
+
+    name: str
+    kind: Kind
+    text: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    train: Dataset
+    evaluation: dict[str, Dataset]
+    source: str
+    evaluation_split: str
+    validation: Dataset | None = None
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the model's output: the number of classes, 1 for regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides a result: kind, classes, metrics and every row, in order.
+
+        Name and source are left out, so that the same data read from a folder or the hub have the same fingerprint.
+        """
+        digest = hashlib.sha256()
+        head = [self.kind, self.label_names, self.metrics]
+        digest.update(json.dumps(head, ensure_ascii=True).encode())
+        splits = {"train": self.train, "validation": self.validation} | {
+            f"evaluation {name}": data for name, data in self.evaluation.items()
+        }
+        for name, data in splits.items():
+            if data is not None:
+                digest.update(json.dumps([name, data[:]], sort_keys=True, ensure_ascii=True).encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_files(
+        cls,
+        train_file: str | Path,
+        test_file: str | Path,
+        text: str | Sequence[str],
+        label: str,
+        regression: bool = False,
+        name: str | None = None,
+        metrics: Sequence[str] | None = None,
+    ) -> Task:
+        """Make a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
+
+        Args:
+            train_file: the training data.
+            test_file: the data that gets reported.
+            text: one or two column names; one string may hold both, separated by a comma.
+            label: the label's column.
+            regression: labels are numbers to predict, not classes.
+            name: of the task; by default that of the training file, or of its folder if the file is called "train".
+            metrics: names from `peftprune.metrics`, the primary one first. By default accuracy and F1 (macro-averaged
+                for more than two classes), or Pearson and Spearman correlation for regression.
+
+        The classes are those of the training file, sorted; whole numbers in numeric order.
+
+        Raises:
+            UsageError: a file, column, row or label does not fit; the message names it.
+        """
+        from peftprune.tasks.files import task_from_files
+
+        return task_from_files(train_file, test_file, text, label, regression, name, metrics)
+
+
+def make_dataset(
+    texts: Sequence[Sequence[str]], labels: Sequence[int] | Sequence[float], label_names: Sequence[str] | None
+) -> Dataset:
+    """One split: text columns of n strings each, n labels; `label_names` None makes the labels float32."""
+    import datasets
+
+    columns: Mapping[str, Sequence[object]] = {
+        **dict(zip(TEXT_COLUMNS, texts, strict=False)),
+        "label": labels,
+    }
+    return datasets.Dataset.from_dict(dict(columns), features=split_features(len(texts), label_names))
+
+
+def split_features(number_of_texts: int, label_names: Sequence[str] | None) -> Features:
+    """The column types of every split of a task."""
+    import datasets
+
+    label = datasets.Value("float32") if label_names is None else datasets.ClassLabel(names=list(label_names))
+    return datasets.Features(
+        {column: datasets.Value("string") for column in TEXT_COLUMNS[:number_of_texts]} | {"label": label}
+    )

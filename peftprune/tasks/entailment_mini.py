@@ -1,0 +1,385 @@
+"""`entailment-mini`: a generated natural-language-inference task that needs no download.
+
+A pair is (premise, hypothesis); the label says whether the hypothesis must be true whenever the premise is. Labels are
+never written down by hand. Each family of sentences has a small set of *worlds* (who did what), a sentence form is
+true in some of them, and
+
+    premise entails hypothesis  <=>  every world that makes the premise true makes the hypothesis true
+
+which is decided by going through all worlds. Pairs whose label depends on whether "every dog" implies that there are
+dogs (existential import) are left out, since readers differ about them.
+
+How the shortcuts are closed:
+    1. Pairs of forms are weighted so that each form is the hypothesis of as many entailments as non-entailments, and
+       the premise of as many of each. Neither sentence alone says anything about the label.
+    2. Words are drawn independently of the label.
+    3. Each sentence belongs to one *scene* (which nouns, which verb), and a scene to one split, so that no sentence
+       occurs in two splits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+from peftprune.errors import UsageError
+from peftprune.tasks import entailment_lexicon as lexicon
+from peftprune.tasks.entailment_lexicon import NUMBER_WORDS, Verb, article, plural
+
+Split = Literal["train", "validation", "test"]
+Words = dict[str, str]
+"""What fills the slots of a form, such as {"narrow": "poodle", "past": "slept"}."""
+
+LABEL_NAMES = ("entailment", "not_entailment")
+SIZES: dict[Split, int] = {"train": 2560, "validation": 500, "test": 1000}
+SHARES: dict[Split, float] = {"train": 0.66, "validation": 0.12, "test": 0.22}
+"""The shares of the scenes that each split gets."""
+
+SYNONYM_WEIGHT = 0.3
+"""How often forms that mean the same are paired, relative to others; too many of them make the task trivial."""
+
+MAX_DIFFERENCES = 2
+"""In how many traits (quantifier, noun, modifier) the two forms of a pair may differ."""
+
+TRIES = 50
+"""Draws per wanted pair before the lexicon counts as exhausted."""
+
+
+class Pair(NamedTuple):
+    """One example. `label` indexes `LABEL_NAMES`; `phenomenon` names the family that it came from."""
+
+    premise: str
+    hypothesis: str
+    label: int
+    phenomenon: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """A sentence with slots, and the worlds of its family in which it is true (bit i is world i).
+
+    `traits` are the choices that made the form; pairs of forms that differ in too many of them are not used.
+    """
+
+    template: str
+    truth: int
+    traits: tuple[object, ...]
+
+    def render(self, words: Words) -> str:
+        """The sentence, with its first letter in upper case and a full stop."""
+        text = self.template.format_map(words)
+        return text[0].upper() + text[1:] + "."
+
+
+WeightedPairs = dict[int, tuple[list[tuple[Form, Form]], list[float]]]
+"""label -> pairs of (premise, hypothesis) forms, and as many weights."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Forms over common worlds, the scenes that can fill them, and how to draw words for a scene."""
+
+    name: str
+    forms: tuple[Form, ...]
+    plain_worlds: int  # the worlds in which every noun has instances
+    scenes: tuple[object, ...]
+    draw: Callable[[Any, random.Random], Words]
+    share: float
+
+    def label(self, premise: Form, hypothesis: Form) -> int | None:
+        """0 for entailment, 1 for not; None where it hangs on existential import."""
+        broken = premise.truth & ~hypothesis.truth
+        always, usually = broken == 0, broken & self.plain_worlds == 0
+        return None if always != usually else int(not always)
+
+
+def _truth(worlds: Iterable[object], holds: Callable[..., bool]) -> int:
+    return sum(1 << index for index, world in enumerate(worlds) if holds(world))
+
+
+# --- nouns and verb phrases under quantifiers -------------------------------------------------------------------------
+# An individual is (how narrow a noun fits it, what it did): 0 outside the middle noun, 1 the middle noun, 2 the narrow
+# one; 0 did not, 1 did, 2 did in the modified way. A world says which of the nine sorts of individual exist.
+_INDIVIDUALS = tuple(itertools.product(range(3), range(3)))
+_NOUN_WORLDS = tuple(
+    frozenset(kept) for size in range(len(_INDIVIDUALS) + 1) for kept in itertools.combinations(_INDIVIDUALS, size)
+)
+_NOUN_LEVELS = ("wide", "middle", "narrow")
+
+
+def _noun_truth(quantifier: str, level: int, modified: int) -> int:
+    def holds(world: frozenset[tuple[int, int]]) -> bool:
+        did = [deed > modified for kind, deed in world if kind >= level]
+        return {"some": any(did), "no": not any(did), "every": all(did), "not every": not all(did)}[quantifier]
+
+    return _truth(_NOUN_WORLDS, holds)
+
+
+def _noun_forms(templates: dict[str, tuple[str, ...]]) -> tuple[Form, ...]:
+    forms = []
+    for (quantifier, texts), level, modified in itertools.product(templates.items(), range(3), range(2)):
+        truth, noun = _noun_truth(quantifier, level, modified), _NOUN_LEVELS[level]
+        for text in texts:
+            filled = text.replace("<noun>", f"{{{noun}}}").replace("<a noun>", f"{{a_{noun}}}")
+            form = Form(filled + (" {modifier}" if modified else ""), truth, (text, level, modified))
+            forms.append(form)
+    return tuple(forms)
+
+
+_SUBJECT_TEMPLATES = {
+    "some": ("some <noun> {past}", "<a noun> {past}", "at least one <noun> {past}"),
+    "no": ("no <noun> {past}", "not a single <noun> {past}"),
+    "every": ("every <noun> {past}", "each <noun> {past}"),
+    "not every": ("not every <noun> {past}",),
+}
+_OBJECT_TEMPLATES = {
+    "some": ("{name} {past} <a noun>", "{name} {past} at least one <noun>"),
+    "no": ("{name} did not {base} <a noun>", "{name} {past} no <noun>"),
+    "every": ("{name} {past} every <noun>",),
+    "not every": ("{name} did not {base} every <noun>",),
+}
+
+
+def _noun_words(root: str, tree: dict[str, tuple[str, ...]], verb: Verb, rng: random.Random) -> Words:
+    middle = rng.choice(list(tree))
+    narrow = rng.choice(tree[middle])
+    words = {"past": verb.past, "base": verb.base, "modifier": verb.modifier}
+    for level, noun in zip(_NOUN_LEVELS, (root, middle, narrow), strict=True):
+        words |= {level: noun, f"a_{level}": f"{article(noun)} {noun}", f"{level}s": plural(noun)}
+    return words
+
+
+def _draw_subject(scene: tuple[str, Verb], rng: random.Random) -> Words:
+    root, verb = scene
+    return _noun_words(root, lexicon.SUBJECT_SCENES[root][0], verb, rng)
+
+
+def _draw_object(scene: tuple[str, str, Verb], rng: random.Random) -> Words:
+    name, root, verb = scene
+    return {"name": name} | _noun_words(root, lexicon.OBJECT_TREES[root], verb, rng)
+
+
+_SUBJECT_SCENES = tuple((root, verb) for root, (_, verbs) in lexicon.SUBJECT_SCENES.items() for verb in verbs)
+_OBJECT_SCENES = tuple(
+    (name, root, verb)
+    for name in itertools.chain.from_iterable(lexicon.NAME_PAIRS)
+    for root in lexicon.OBJECT_TREES
+    for verb in lexicon.OBJECT_VERBS
+)
+_PLAIN_NOUN_WORLDS = _truth(_NOUN_WORLDS, lambda world: any(kind == 2 for kind, _ in world))
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+# A world is (how many there are, how many of them did it).
+_COUNT_WORLDS = tuple((total, did) for total in range(2, 13) for did in range(total + 1))
+_PARTS: dict[str, Callable[[int, int], bool]] = {
+    "all of the {middles} {past}": lambda total, did: did == total,
+    "most of the {middles} {past}": lambda total, did: 2 * did > total,
+    "at least one of the {middles} {past}": lambda total, did: did >= 1,
+    "some of the {middles} {past}": lambda total, did: did >= 1,
+    "none of the {middles} {past}": lambda total, did: did == 0,
+    "not all of the {middles} {past}": lambda total, did: did < total,
+}
+_NUMBERS: dict[str, Callable[[int, int], bool]] = {
+    "at least {} {{middles}} {{past}}": lambda did, number: did >= number,
+    "more than {} {{middles}} {{past}}": lambda did, number: did > number,
+    "exactly {} {{middles}} {{past}}": lambda did, number: did == number,
+    "at most {} {{middles}} {{past}}": lambda did, number: did <= number,
+    "fewer than {} {{middles}} {{past}}": lambda did, number: did < number,
+}
+
+
+def _part_forms() -> tuple[Form, ...]:
+    return tuple(
+        Form(text, _truth(_COUNT_WORLDS, lambda world, holds=holds: holds(*world)), (text,))
+        for text, holds in _PARTS.items()
+    )
+
+
+def _number_forms() -> tuple[Form, ...]:
+    return tuple(
+        Form(
+            text.format(NUMBER_WORDS[number]),
+            _truth(_COUNT_WORLDS, lambda world, holds=holds, number=number: holds(world[1], number)),
+            (text, number),
+        )
+        for text, holds in _NUMBERS.items()
+        for number in range(2, 7)
+    )
+
+
+# --- who did it to whom -----------------------------------------------------------------------------------------------
+_PAIR_WORLDS = tuple(itertools.product((False, True), repeat=2))
+
+
+def _role_forms() -> tuple[Form, ...]:
+    texts = {
+        "the {doer} {past} the {other}": True,
+        "the {other} was {participle} by the {doer}": True,
+        "the {doer} did not {base} the {other}": False,
+        "the {other} was not {participle} by the {doer}": False,
+    }
+    return tuple(
+        Form(
+            text.replace("doer", doer).replace("other", other),
+            _truth(_PAIR_WORLDS, lambda world, index=index, value=value: world[index] == value),
+            (text, doer),
+        )
+        for text, value in texts.items()
+        for index, (doer, other) in enumerate((("first", "second"), ("second", "first")))
+    )
+
+
+def _draw_roles(scene: tuple[tuple[str, str], lexicon.TransitiveVerb], rng: random.Random) -> Words:
+    (first, second), verb = scene
+    if rng.random() < 0.5:
+        first, second = second, first
+    return {"first": first, "second": second, **verb._asdict()}
+
+
+# --- and, or, neither -------------------------------------------------------------------------------------------------
+_CONNECTIVES: dict[str, Callable[[bool, bool], bool]] = {
+    "{first} and {second} {past}": lambda first, second: first and second,
+    "both {first} and {second} {past}": lambda first, second: first and second,
+    "{first} or {second} {past}": lambda first, second: first or second,
+    "neither {first} nor {second} {past}": lambda first, second: not (first or second),
+    "{first} {past}, but {second} did not": lambda first, second: first and not second,
+    "{second} {past}, but {first} did not": lambda first, second: second and not first,
+    "{first} {past}": lambda first, second: first,
+    "{second} {past}": lambda first, second: second,
+    "{first} did not {base}": lambda first, second: not first,
+    "{second} did not {base}": lambda first, second: not second,
+}
+
+
+def _connective_forms() -> tuple[Form, ...]:
+    return tuple(
+        Form(text, _truth(_PAIR_WORLDS, lambda world, holds=holds: holds(*world)), (text,))
+        for text, holds in _CONNECTIVES.items()
+    )
+
+
+def _draw_names(scene: tuple[tuple[str, str], Verb], rng: random.Random) -> Words:
+    (first, second), verb = scene
+    if rng.random() < 0.5:
+        first, second = second, first
+    return {"first": first, "second": second, "past": verb.past, "base": verb.base}
+
+
+_ROLE_SCENES = tuple(itertools.product(itertools.combinations(lexicon.ROLES, 2), lexicon.ROLE_VERBS))
+_NAME_SCENES = tuple(itertools.product(lexicon.NAME_PAIRS, lexicon.PERSON_VERBS))
+_ALL_WORLDS = -1  # every bit set
+
+
+def families() -> tuple[Family, ...]:
+    """The kinds of inference that the task holds; their shares add up to 1."""
+    return (
+        Family("subject", _noun_forms(_SUBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.3),
+        Family("object", _noun_forms(_OBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _OBJECT_SCENES, _draw_object, 0.2),
+        Family("parts", _part_forms(), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.15),
+        Family("numbers", _number_forms(), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.05),
+        Family("roles", _role_forms(), _ALL_WORLDS, _ROLE_SCENES, _draw_roles, 0.15),
+        Family("connectives", _connective_forms(), _ALL_WORLDS, _NAME_SCENES, _draw_names, 0.15),
+    )
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+@cache
+def _form_pairs() -> list[WeightedPairs]:
+    """The weighted pairs of forms of each family, by label; they depend on no seed."""
+    return [_weighted_form_pairs(family) for family in families()]
+
+
+def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
+    """For each label the pairs of forms and their weights, such that no form favours a label in either position.
+
+    Forms that can only have one label in a position are taken out of that position; the rest is balanced by iterative
+    proportional fitting.
+    """
+    weights: dict[tuple[int, int, int], float] = {}
+    for (i, premise), (j, hypothesis) in itertools.permutations(enumerate(family.forms), 2):
+        differences = sum(a != b for a, b in zip(premise.traits, hypothesis.traits, strict=True))
+        label = family.label(premise, hypothesis)
+        if label is not None and differences <= MAX_DIFFERENCES:
+            weights[i, j, label] = SYNONYM_WEIGHT if premise.truth == hypothesis.truth else 1.0
+
+    while True:
+        seen = {(side, key[side], key[2]) for key in weights for side in (0, 1)}
+        kept = {k: w for k, w in weights.items() if all((side, k[side], 1 - k[2]) in seen for side in (0, 1))}
+        if len(kept) == len(weights):
+            break
+        weights = kept
+    for _ in range(rounds):
+        for side in (1, 0):
+            totals: dict[tuple[int, int], float] = {}
+            for key, weight in weights.items():
+                totals[key[side], key[2]] = totals.get((key[side], key[2]), 0.0) + weight
+            weights = {key: weight / totals[key[side], key[2]] for key, weight in weights.items()}
+    return {
+        label: (
+            [(family.forms[i], family.forms[j]) for i, j, its_label in weights if its_label == label],
+            [weight for (_, _, its_label), weight in weights.items() if its_label == label],
+        )
+        for label in (0, 1)
+    }
+
+
+def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int, Split], list[object]]:
+    """Give each scene to one split. Families that share their scenes share the deal."""
+    dealt: dict[tuple[int, Split], list[object]] = {}
+    decks: dict[int, list[object]] = {}
+    for number, family in enumerate(kinds):
+        deck = decks.get(id(family.scenes))
+        if deck is None:
+            deck = decks[id(family.scenes)] = rng.sample(family.scenes, len(family.scenes))
+        start = 0.0
+        for split, share in SHARES.items():
+            end = start + share
+            dealt[number, split] = deck[round(start * len(deck)) : round(end * len(deck))]
+            start = end
+    return dealt
+
+
+def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split, list[Pair]]:
+    """Generate the three splits.
+
+    Args:
+        seed: any integer; equal seeds give equal data on every platform.
+        sizes: number of pairs per split, each even and positive; `SIZES` by default.
+
+    Returns:
+        Shuffled pairs per split. Exactly half of each split has each label; no pair occurs twice in a split; no
+        sentence occurs in two splits, in either position.
+    """
+    sizes = SIZES if sizes is None else sizes
+    rng = random.Random(seed)
+    kinds = families()
+    scenes = _deal_scenes(kinds, rng)
+    form_pairs = _form_pairs()
+    splits: dict[Split, list[Pair]] = {}
+    for split, size in sizes.items():
+        if size <= 0 or size % 2:
+            raise UsageError.of("sizes", size, f"is no size for {split}", "Give an even number of pairs, at least 2.")
+        pairs: dict[tuple[str, str], Pair] = {}
+        for label in (0, 1):
+            wanted = len(pairs)
+            for number, family in enumerate(kinds):
+                last = number == len(kinds) - 1
+                wanted = (label + 1) * size // 2 if last else wanted + int(family.share * size / 2)
+                choices, weights = form_pairs[number][label]
+                for _ in range(TRIES * size):
+                    if len(pairs) == wanted:
+                        break
+                    premise, hypothesis = rng.choices(choices, weights)[0]
+                    words = family.draw(rng.choice(scenes[number, split]), rng)
+                    key = premise.render(words), hypothesis.render(words)
+                    pairs.setdefault(key, Pair(*key, label, family.name))
+                else:
+                    cure = "Give a smaller number; the standard sizes are in SIZES."
+                    raise UsageError.of("sizes", size, f"is more than {split} has different pairs for", cure)
+        splits[split] = rng.sample(list(pairs.values()), size)
+    return splits

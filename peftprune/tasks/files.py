@@ -1,0 +1,285 @@
+"""Reading tables from files, and tasks from tables. Every complaint names the file and the row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftprune.errors import UsageError
+from peftprune.metrics import check_metrics
+from peftprune.tasks.base import TEXT_COLUMNS, Kind, Task, make_dataset
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's rows as columns of equal length, and where in the file each row is.
+
+    `rows[i]` is the line (in text formats) or row (in parquet) of the i-th value, from 1; `unit` says which.
+    """
+
+    path: Path
+    columns: dict[str, list[object]]
+    rows: list[int]
+    unit: str = "line"
+
+    def where(self, index: int) -> str:
+        """The i-th row for a message: file, unit and number."""
+        return f"{self.path}, {self.unit} {self.rows[index]}"
+
+    def column(self, name: str, field: str) -> list[object]:
+        """The values of one column; `field` is the argument to blame if there is no such column."""
+        if name not in self.columns:
+            cure = f"Choose among its columns: {', '.join(self.columns)}."
+            raise UsageError.of(field, name, f"is no column of {self.path}", cure)
+        return self.columns[name]
+
+    def texts(self, name: str) -> list[str]:
+        """A column of strings; a missing value or another type is an error."""
+        values = self.column(name, "text")
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise UsageError.of(name, value, f"is no text ({self.where(index)})", "Give every row a string.")
+        return values  # type: ignore[return-value]
+
+
+def read_table(path: str | Path) -> Table:
+    """Read CSV (quoted as in RFC 4180), TSV (no quoting), JSON lines or parquet, by suffix; `.gz` for text formats.
+
+    Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF. The first line of CSV and TSV is the
+    header. Values of CSV and TSV are strings.
+
+    Raises:
+        UsageError: the file is missing, empty, of another format, or broken.
+    """
+    path = Path(path)
+    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    if suffix not in FORMATS or (suffix == ".parquet" and path.suffix == ".gz"):
+        cure = f"Use one of {', '.join(FORMATS)}; the text formats may end in .gz."
+        raise UsageError.of("file", str(path), "has a suffix that peftprune does not read", cure)
+    if not path.is_file():
+        raise UsageError.of("file", str(path), "does not exist", "Check the path.")
+    if suffix == ".parquet":
+        table = _read_parquet(path)
+    elif suffix == ".jsonl":
+        table = _read_jsonl(path)
+    elif suffix == ".tsv":
+        table = read_tsv(path)
+    else:
+        table = _read_csv(path)
+    if not table.rows:
+        raise UsageError.of("file", str(path), "holds no rows", "Give a file with data.")
+    return table
+
+
+def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int = 0) -> Table:
+    """Read tab-separated values without quoting: each tab separates, each LF ends a row, nothing is escaped.
+
+    Args:
+        path: the file, plain or `.gz`.
+        header: the column names where the file has no header line.
+        broken_rows: how many rows with a wrong number of fields are left out before it is an error.
+    """
+    # Not str.splitlines(): sentences may hold U+2028 and other characters that it takes for line ends.
+    lines = [line.removesuffix("\r") for line in _read_text(path).removesuffix("\n").split("\n")]
+    first = 1 if header else 2
+    names = list(header) if header else lines.pop(0).split("\t")
+    fields = [line.split("\t") for line in lines] if lines != [""] else []
+    return _table(path, names, fields, range(first, first + len(fields)), broken_rows)
+
+
+def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequence[int], broken_rows: int = 0) -> Table:
+    """Rows of fields as a `Table`; the wrong number of fields is an error."""
+    if len(set(names)) < len(names):
+        raise UsageError.of("file", str(path), f"has two columns of one name ({names})", "Rename one of them.")
+    broken = [(number, len(row)) for number, row in zip(numbers, rows, strict=True) if len(row) != len(names)]
+    if len(broken) > broken_rows:
+        number, width = broken[0]
+        problem = f"has {width} fields in line {number}, but {len(names)} columns"
+        raise UsageError.of("file", str(path), problem, "Repair that line; it may hold a stray separator or line end.")
+    bad = {number for number, _ in broken}
+    kept = [(number, row) for number, row in zip(numbers, rows, strict=True) if number not in bad]
+    columns: dict[str, list[object]] = {name: [row[i] for _, row in kept] for i, name in enumerate(names)}
+    return Table(path, columns, [number for number, _ in kept])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        cure = "Save it as UTF-8."
+        raise UsageError.of("file", str(path), f"is not UTF-8 (byte {error.start})", cure) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError.of("file", str(path), f"cannot be read ({error})", "Check the file.") from error
+
+
+def _read_csv(path: Path) -> Table:
+    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    names: list[str] | None = None
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    start = 1
+    try:
+        for row in reader:
+            if names is None:
+                names = row
+            elif row:  # the csv module gives [] for a blank line
+                rows.append(row)
+                numbers.append(start)
+            start = reader.line_num + 1
+    except csv.Error as error:
+        problem = f"is broken in line {reader.line_num} ({error})"
+        raise UsageError.of("file", str(path), problem, "Check the quotes there, or use JSON lines.") from error
+    return _table(path, names or [], rows, numbers)
+
+
+def _read_jsonl(path: Path) -> Table:
+    columns: dict[str, list[object]] = {}
+    rows: list[int] = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            problem = f"is broken in line {number} ({error})"
+            raise UsageError.of("file", str(path), problem, "Give one JSON object a line.") from error
+        if not isinstance(record, dict):
+            problem = f"has no JSON object in line {number}"
+            raise UsageError.of("file", str(path), problem, "Give one JSON object a line.")
+        for name in [name for name in record if name not in columns]:
+            columns[name] = [None] * len(rows)
+        for name, values in columns.items():
+            values.append(record.get(name))
+        rows.append(number)
+    return Table(path, columns, rows)
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError.of("file", str(path), f"cannot be read ({error})", "Check the file.") from error
+    length = len(next(iter(columns.values()), []))
+    return Table(path, columns, list(range(1, length + 1)), unit="row")
+
+
+def class_keys(table: Table, label: str) -> list[str]:
+    """The labels as strings: 1, 1.0 (where a format made it so) and "1" are one class."""
+    keys = []
+    for index, value in enumerate(table.column(label, "label")):
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        key = "" if value is None else str(value).strip()
+        if not key or (isinstance(value, float) and math.isnan(value)):
+            raise UsageError.of(label, value, f"is no label ({table.where(index)})", "Give every row a label.")
+        if isinstance(value, float):
+            cure = "For numbers to predict, ask for regression; else give classes."
+            raise UsageError.of(label, value, f"is no class ({table.where(index)})", cure)
+        keys.append(key)
+    return keys
+
+
+def class_indices(table: Table, label: str, classes: Sequence[str], origin: str) -> list[int]:
+    """The labels as indices into `classes`; `origin` says where the classes came from."""
+    index_of = {key: index for index, key in enumerate(classes)}
+    keys = class_keys(table, label)
+    for index, key in enumerate(keys):
+        if key not in index_of:
+            shown = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+            problem = f"is not among the labels of {origin} ({table.where(index)})"
+            raise UsageError.of(label, key, problem, f"Use one of: {shown}.")
+    return [index_of[key] for key in keys]
+
+
+def numbers(table: Table, label: str) -> list[float]:
+    """The labels as finite floats."""
+    found = []
+    for index, value in enumerate(table.column(label, "label")):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            cure = "Give every row a finite number, or ask for classification."
+            raise UsageError.of(label, value, f"is no finite number ({table.where(index)})", cure)
+        found.append(number)
+    return found
+
+
+def _sorted_classes(keys: Sequence[str]) -> tuple[str, ...]:
+    distinct = set(keys)
+    if all(re.fullmatch(r"-?\d+", key) for key in distinct):
+        return tuple(sorted(distinct, key=lambda key: (int(key), key)))
+    return tuple(sorted(distinct))
+
+
+def _text_columns(text: str | Sequence[str], label: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",")) if isinstance(text, str) else tuple(text)
+    if not 1 <= len(names) <= 2 or not all(names) or len(set(names)) < len(names):
+        raise UsageError.of("text", text, "does not name one or two columns", 'Give "column" or "first,second".')
+    if label in names:
+        raise UsageError.of("label", label, "is also a text column", "Labels must not be part of the input.")
+    return names
+
+
+def task_from_files(
+    train_file: str | Path,
+    test_file: str | Path,
+    text: str | Sequence[str],
+    label: str,
+    regression: bool = False,
+    name: str | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Task:
+    """See `Task.from_files`."""
+    names = _text_columns(text, label)
+    train, test = read_table(train_file), read_table(test_file)
+    if train.path.resolve() == test.path.resolve():
+        raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+    classes: tuple[str, ...] | None = None
+    train_labels: list[int] | list[float]
+    test_labels: list[int] | list[float]
+    if regression:
+        train_labels, test_labels = numbers(train, label), numbers(test, label)
+        default = ("pearson", "spearman")
+    else:
+        classes = _sorted_classes(class_keys(train, label))
+        if len(classes) < 2:
+            problem = f"holds one class only in {train.path} ({classes[0]!r})"
+            raise UsageError.of("label", label, problem, "Give training data with at least two classes.")
+        train_labels = class_indices(train, label, classes, str(train.path))
+        test_labels = class_indices(test, label, classes, str(train.path))
+        default = ("accuracy", "f1" if len(classes) == 2 else "f1_macro")
+    kind: Kind = "regression" if classes is None else "classification"
+    chosen = tuple(default if metrics is None else metrics)
+    check_metrics(chosen, kind, None if classes is None else len(classes))
+    return Task(
+        name=name or _default_name(train.path),
+        kind=kind,
+        text=TEXT_COLUMNS[: len(names)],
+        label_names=classes,
+        metrics=chosen,
+        train=make_dataset([train.texts(column) for column in names], train_labels, classes),
+        evaluation={"test": make_dataset([test.texts(column) for column in names], test_labels, classes)},
+        source=f"files {train_file} and {test_file}",
+        evaluation_split="test",
+    )
+
+
+def _default_name(path: Path) -> str:
+    stem = path.name.split(".")[0]
+    return path.resolve().parent.name or stem if stem == "train" else stem

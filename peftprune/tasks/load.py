@@ -1,0 +1,227 @@
+"""Finding a task's data: generated, in a folder, or on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftprune.errors import UsageError
+from peftprune.tasks import entailment_mini
+from peftprune.tasks.base import TEXT_COLUMNS, Task, TaskInfo, make_dataset, split_features
+from peftprune.tasks.glue import GLUE
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+DATA_VARIABLE = "PEFTPRUNE_DATA"
+HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer; datasets alone retries for half a minute or more
+
+TASKS: dict[str, TaskInfo] = GLUE | {
+    "entailment-mini": TaskInfo(
+        name="entailment-mini",
+        kind="classification",
+        metrics=("accuracy",),
+        train_size=entailment_mini.SIZES["train"],
+        evaluation_sizes={"test": entailment_mini.SIZES["test"]},
+        evaluation_split="test",
+        columns=("premise", "hypothesis"),
+        label_names=entailment_mini.LABEL_NAMES,
+    )
+}
+"""Every task that has a name."""
+
+
+class _NotFoundError(Exception):
+    """One source does not have the data; the message says what to do about it."""
+
+
+def task_info(name: str) -> TaskInfo:
+    """The static description of a task. Case, hyphens and underscores do not matter: "SST-2" is "sst2".
+
+    Raises:
+        UsageError: no task has that name; the message suggests the closest one.
+    """
+    keys = {_key(known): info for known, info in TASKS.items()}
+    if _key(name) in keys:
+        return keys[_key(name)]
+    close = difflib.get_close_matches(_key(name), keys, n=1)
+    hint = f"Did you mean {keys[close[0]].name!r}? " if close else ""
+    cure = f"{hint}Choose among {', '.join(TASKS)}, or give files of your own."
+    raise UsageError.of("task", name, "is no known task", cure)
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "").strip()
+
+
+def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -> Task:
+    """Load a named task.
+
+    Tried in this order: the folder `data_dir` or, without one, that in the environment variable PEFTPRUNE_DATA; then
+    the hub, or only its local cache when offline.
+
+    Args:
+        name: one of `TASKS`.
+        data_dir: a folder in the official GLUE layout (it holds `RTE/train.tsv` and so on), or the parent of one that
+            is called `glue`.
+        seed: of a generated task; other tasks have none to choose.
+
+    Raises:
+        UsageError: an unknown task, a folder that does not exist, a broken file, or data found nowhere; in the last
+            case the message lists what was tried and what would help.
+    """
+    info = task_info(name)
+    if info.hub_path is None:
+        return _generated(info, seed)
+    tried: list[str] = []
+    for find in (lambda: _from_folder(info, data_dir), lambda: _from_hub(info)):
+        try:
+            task = find()
+        except _NotFoundError as error:
+            tried.append(str(error))
+        else:
+            if tried and (data_dir or os.environ.get(DATA_VARIABLE)):
+                logger.warning("%s was read from the %s, after: %s", task.name, task.source, tried[0])
+            return task
+    attempts = "\n".join(f"  {number}. {text}" for number, text in enumerate(tried, start=1))
+    raise UsageError(
+        f"task: {info.name!r} was found nowhere. Tried:\n{attempts}\n"
+        "The task entailment-mini needs no data, and any files of your own can be a task."
+    )
+
+
+def _generated(info: TaskInfo, seed: int) -> Task:
+    def dataset(pairs: list[entailment_mini.Pair]) -> Dataset:
+        texts = [[pair.premise for pair in pairs], [pair.hypothesis for pair in pairs]]
+        return make_dataset(texts, [pair.label for pair in pairs], info.label_names)
+
+    splits = {split: dataset(pairs) for split, pairs in entailment_mini.generate(seed).items()}
+    return _task(info, splits["train"], {"test": splits["test"]}, f"generated, seed {seed}", splits["validation"])
+
+
+def _task(
+    info: TaskInfo, train: Dataset, evaluation: dict[str, Dataset], source: str, validation: Dataset | None = None
+) -> Task:
+    return Task(
+        name=info.name,
+        kind=info.kind,
+        text=TEXT_COLUMNS[: len(info.columns)],
+        label_names=info.label_names,
+        metrics=info.metrics,
+        train=train,
+        evaluation=evaluation,
+        source=source,
+        evaluation_split=info.evaluation_split,
+        validation=validation,
+    )
+
+
+# --- a folder in the official GLUE layout -----------------------------------------------------------------------------
+def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
+    field, given = ("data_dir", data_dir) if data_dir is not None else (DATA_VARIABLE, os.environ.get(DATA_VARIABLE))
+    if not given:
+        raise _NotFoundError(
+            f"a folder: none was given. Set data_dir or {DATA_VARIABLE} to one that holds {info.folder}/."
+        )
+    root = Path(given).expanduser()
+    if not root.is_dir():
+        # A folder that was asked for and is not there is a mistake, not a reason to read something else.
+        raise UsageError.of(field, str(given), "is not a folder", "Give the folder that holds the GLUE folders.")
+    assert info.folder is not None
+    assert info.evaluation_files is not None
+    candidates = [root / info.folder, root / "glue" / info.folder]
+    folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
+    if folder is None:
+        places = " and ".join(str(candidate) for candidate in candidates)
+        raise _NotFoundError(
+            f"the folder of {field}: neither {places} exists. Put the official {info.folder} files there."
+        )
+    for file in (info.train_file, *info.evaluation_files.values()):
+        if not (folder / file).is_file():
+            raise _NotFoundError(f"the folder of {field}: {folder / file} is missing. Put the official file there.")
+    evaluation = {split: _read_glue(info, folder / file) for split, file in info.evaluation_files.items()}
+    train = _read_glue(info, folder / info.train_file, info.broken_rows)
+    return _task(info, train, evaluation, f"folder {folder}")
+
+
+def _read_glue(info: TaskInfo, path: Path, broken_rows: int = 0) -> Dataset:
+    from peftprune.tasks.files import class_indices, numbers, read_tsv
+
+    table = read_tsv(path, info.file_header, broken_rows)
+    missing = [column for column in (*info.columns, info.label_column) if column not in table.columns]
+    if missing:
+        problem = f"lacks the column {missing[0]!r} (it has {', '.join(table.columns)})"
+        raise UsageError.of("file", str(path), problem, f"Put the official {info.folder} file there.")
+    if not table.rows:
+        raise UsageError.of("file", str(path), "holds no rows", f"Put the official {info.folder} file there.")
+    labels: list[int] | list[float]
+    if info.file_labels is None:
+        labels = numbers(table, info.label_column)
+    else:
+        labels = class_indices(table, info.label_column, info.file_labels, f"the official {info.folder} files")
+    return make_dataset([table.texts(column) for column in info.columns], labels, info.label_names)
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+def _from_hub(info: TaskInfo) -> Task:
+    import datasets
+
+    assert info.hub_path is not None
+    assert info.hub_splits is not None
+    unreachable = _hub_problem(info.hub_path)
+    try:
+        with _only_cache(unreachable is not None):
+            loaded = datasets.load_dataset(info.hub_path, info.hub_config)
+    # What the hub, the network or the cache can raise is not one family of exceptions.
+    except Exception as error:
+        raise _NotFoundError(
+            f"the hub: {info.hub_path} ({info.hub_config}) could not be loaded ({unreachable or error}). Connect, "
+            "unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
+        ) from error
+    evaluation = {split: _convert(info, loaded[hub]) for split, hub in info.hub_splits.items()}
+    return _task(info, _convert(info, loaded["train"]), evaluation, f"hub {info.hub_path}, {info.hub_config}")
+
+
+def _hub_problem(path: str) -> str | None:
+    """Why the hub cannot be asked for a dataset, or None; answers within `HUB_TIMEOUT` seconds or so."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    if datasets.config.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set and it is not in the cache"
+    try:
+        HfApi(endpoint=datasets.config.HF_ENDPOINT).dataset_info(path, timeout=HUB_TIMEOUT)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}".split("\n")[0]
+    return None
+
+
+@contextmanager
+def _only_cache(wanted: bool) -> Iterator[None]:
+    """Make datasets look at its cache only, without a request and its retries."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = wanted or before
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _convert(info: TaskInfo, data: Dataset) -> Dataset:
+    """A hub split with our column names and types."""
+    names = getattr(data.features["label"], "names", None)
+    if info.label_names is not None and names is not None and tuple(names) != info.label_names:
+        problem = f"has the labels {names} on the hub, not {list(info.label_names)}"
+        raise UsageError.of("task", info.name, problem, "The hub's copy has changed; use data_dir.")
+    data = data.select_columns([*info.hub_text, "label"])
+    data = data.rename_columns(dict(zip(info.hub_text, TEXT_COLUMNS, strict=False)))
+    return data.cast(split_features(len(info.hub_text), info.label_names))

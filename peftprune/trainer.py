@@ -1,0 +1,269 @@
+"""One trainer for every method: transformers' `Trainer`, driven through one event order.
+
+Per optimizer step, with the hook that carries each event:
+
+    on_step_begin           strategy.before_step, strategy.penalty; collectors armed
+      per micro-batch:      forward (collectors sum) → loss → backward
+                            (in a forward-only phase: forward in eval mode, no gradients)
+      clip gradients
+    on_pre_optimizer_step   strategy.observe          clipped gradients, this step's signals
+      optimizer.step
+    on_optimizer_step       strategy.decide → plan    new weights, the gradients that led to them
+      scheduler.step, zero_grad
+    on_step_end             apply_plan                no gradient and no graph is alive: shapes may change
+                            at the end of a phase: strategy.end_phase → apply_plan; optimizer reset
+      log, evaluate, save
+
+Phases are step ranges of the one `train()` call. A strategy never appears here by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from peftprune.callback import PruningCallback
+from peftprune.errors import RunError
+from peftprune.phases import learning_rate_factors, phase_at
+from peftprune.rng import stream_seed
+from peftprune.sampler import PhaseBatchSampler
+from peftprune.strategy import ParameterGroup
+
+STATE_FILE = "peftprune_state.pt"
+MANIFEST_FILE = "manifest.json"
+_KEPT_CHECKPOINTS = 2
+
+
+class PruningTrainer(Trainer):
+    """`transformers.Trainer` with our batch order, learning-rate segments, forward-only phases and safe checkpoints.
+
+    Args:
+        model: the PEFT model.
+        args: training arguments; `max_steps` is the whole run.
+        sampler: serves the micro-batches.
+        callback: carries the events; its phases are the run's.
+        groups: optimizer settings for "A", "B", "gate" and "head".
+        warmup_ratio: share of each schedule segment that warms up.
+        loss: (outputs, labels, number of examples in the step or None) to the loss.
+        train_dataset, data_collator: as for `Trainer`.
+        checkpoints: folder of the arm's checkpoints, each one complete or absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        sampler: PhaseBatchSampler,
+        callback: PruningCallback,
+        groups: dict[str, ParameterGroup],
+        warmup_ratio: float,
+        loss: Callable[..., Tensor],
+        train_dataset: Dataset[Any],
+        data_collator: Callable[..., Any],
+        checkpoints: Path,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=data_collator,
+            callbacks=[callback],
+            compute_loss_func=loss,
+        )
+        self.sampler = sampler
+        self.pruning = callback
+        self.groups = groups
+        self.warmup_ratio = warmup_ratio
+        self.checkpoints = checkpoints
+        # The loss function divides by the step's examples itself; models that ignore `num_items_in_batch` would
+        # otherwise get gradients that are too large under accumulation.
+        self.model_accepts_loss_kwargs = False
+
+    def run(self) -> None:
+        """Train to the end, from the newest valid checkpoint where there is one."""
+        newest = newest_checkpoint(self.checkpoints)
+        torch.manual_seed(stream_seed(self.args.seed, "dropout"))
+        self.train(resume_from_checkpoint=None if newest is None else str(newest))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(list(self._parameter_groups()), **kwargs)
+        return self.optimizer
+
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        found: dict[str, list[nn.Parameter]] = {}
+        for name, param in self.model.named_parameters():
+            if param.requires_grad:
+                found.setdefault(_tensor_kind(name, param), []).append(param)
+        for kind, params in found.items():
+            group = self.groups["head" if kind == "head bias" else kind]
+            decay = self.args.weight_decay if group.weight_decay is None else group.weight_decay
+            yield {
+                "params": params,
+                "lr": self.args.learning_rate * group.lr_scale,
+                "weight_decay": 0.0 if kind == "head bias" else decay,
+            }
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            factors = learning_rate_factors(self.pruning.phases, self.warmup_ratio)
+
+            def factor(step: int) -> float:
+                return factors[min(step, len(factors) - 1)]
+
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        if phase_at(self.pruning.phases, self.state.global_step).phase.kind == "train":
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            prepared = self._prepare_inputs(inputs)
+            loss = self.compute_loss(model, prepared, num_items_in_batch=num_items_in_batch)
+        return loss.detach()
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The ledger counts analytically, so the Trainer's per-step estimate is left out."""
+        return 0
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # Evaluating draws from the global stream, which would change the training that follows.
+        with torch.random.fork_rng():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        target = output_dir or self.args.output_dir
+        assert target is not None
+        os.makedirs(target, exist_ok=True)
+        self.model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints / "incomplete")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, sync it, and move it into place with its manifest."""
+        aside = Path(self._get_output_dir(trial))
+        shutil.rmtree(aside, ignore_errors=True)
+        with warnings_ignored():
+            super()._save_checkpoint(model, trial)
+        name = f"checkpoint-{self.state.global_step}"
+        torch.save(self.pruning.state_dict(), aside / name / STATE_FILE)
+        write_manifest(aside / name)
+        final = self.checkpoints / name
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(aside / name, final)
+        shutil.rmtree(aside, ignore_errors=True)
+        for old in sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)[:-_KEPT_CHECKPOINTS]:
+            shutil.rmtree(old)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        path = Path(resume_from_checkpoint) / STATE_FILE
+        self.pruning.load_state_dict(torch.load(path, weights_only=True))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def _tensor_kind(name: str, param: nn.Parameter) -> str:
+    if ".lora_A." in name:
+        return "gate" if name.endswith("rank_gate") else "A"
+    if ".lora_B." in name:
+        return "B"
+    return "head bias" if param.dim() < 2 else "head"
+
+
+@contextlib.contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Silence the warnings of the libraries below where they do not concern the user."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def write_manifest(folder: Path) -> None:
+    """Sync every file of a checkpoint and list their checksums, last of all."""
+    sums = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with path.open("rb") as f:
+            sums[str(path.relative_to(folder))] = hashlib.file_digest(f, "sha256").hexdigest()
+            os.fsync(f.fileno())
+    with (folder / MANIFEST_FILE).open("w") as f:
+        json.dump(sums, f, indent=1)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def is_complete(folder: Path) -> bool:
+    """True where the manifest is there and every file matches it."""
+    try:
+        sums = json.loads((folder / MANIFEST_FILE).read_text())
+        for name, expected in sums.items():
+            with (folder / name).open("rb") as f:
+                if hashlib.file_digest(f, "sha256").hexdigest() != expected:
+                    return False
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint; torn ones are passed over."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return next((path for path in found if is_complete(path)), None)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rpartition("-")[2])
+
+
+def classification_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy, (batch, classes) logits: summed and divided by the examples of the whole optimizer step."""
+    total = nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def regression_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Squared error, (batch, 1) logits: summed and divided by the examples of the whole optimizer step."""
+    total = nn.functional.mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
+def predict(trainer: Trainer, dataset: Sequence[dict[str, Any]]) -> Tensor:
+    """Logits for each example in order, (n, classes); batches hold examples of similar length."""
+    order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
+    output = trainer.predict([dataset[i] for i in order])  # type: ignore[arg-type]
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    if logits is None:
+        raise RunError("evaluation: the model returned no logits. Use a model with a classification head")
+    restored = torch.empty_like(torch.as_tensor(logits))
+    restored[torch.as_tensor(order)] = torch.as_tensor(logits)
+    return restored
