@@ -131,6 +131,13 @@ def _number(key: str, text: str) -> int | float:
     return int(text) if key in _INTEGERS else float(text)
 
 
+def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
+    """A budget from its text; "paper" stays."""
+    if isinstance(budget, Budget):
+        return budget
+    return "paper" if budget.strip() == "paper" else Budget.parse(budget)
+
+
 @dataclass(frozen=True)
 class ArmBudget:
     """One arm's budget in integers: what `RankPruningStrategy.spec` and `phases` are given.

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from transformers import DataCollatorWithPadding
 
 from peftprune.errors import UsageError
@@ -38,32 +40,26 @@ def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fin
         max_length: longer examples are cut, the longer text first.
         fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
     """
-    import datasets
-
     key = hashlib.sha256(f"{fingerprint}/{_tokenizer_text(model.tokenizer)}/{max_length}".encode()).hexdigest()[:24]
     path = cache_folder() / "tokenised" / f"{key}.parquet"
     if path.is_file():
-        with contextlib.suppress(OSError, ValueError):
-            return _rows(datasets.Dataset.from_parquet(str(path), keep_in_memory=True))
+        with contextlib.suppress(OSError, pa.ArrowException):
+            return pq.read_table(path).to_pylist()
     texts = [list(dataset["text_a"])] + ([list(dataset["text_b"])] if "text_b" in dataset.column_names else [])
     encoded = model.tokenizer(*texts, truncation=True, max_length=max_length)
-    table = datasets.Dataset.from_dict({**encoded, "labels": list(dataset["label"])})
+    table = pa.table({**encoded, "labels": list(dataset["label"])})
+    # The cache saves time only: where it cannot be written, tokenising again is right.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{os.getpid()}.tmp")
-        table.to_parquet(str(aside))
+        pq.write_table(table, aside)
         os.replace(aside, path)
-    return _rows(table)
+    return table.to_pylist()
 
 
 def _tokenizer_text(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
-
-
-def _rows(table: datasets.Dataset) -> list[Example]:
-    columns = {name: list(table[name]) for name in table.column_names}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:

@@ -91,6 +91,10 @@ class LoRPA(RankPruningStrategy):
     source: ClassVar[str] = "Kim, Kim and Kang, Mathematics 2024, 12(23), 3744"
     Config: ClassVar[type] = LoRPAConfig
 
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.initial: dict[str, dict[str, Tensor]] = {}
+
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
         dense = {s.name: max(final[s.name], min(self.config.initial_rank, s.max_rank)) for s in sites}
@@ -106,15 +110,14 @@ class LoRPA(RankPruningStrategy):
         return PaperSettings(rank=8, scaling=1.0, weight_decay=0.1, warmup_ratio=0.06, per_task=_RELEASED)
 
     def start(self, view: StepView) -> None:
-        self.final = self.spec([s.shape for s in view.sites.values()], view.budget).final_ranks or {}
-        self.initial: dict[str, dict[str, Tensor]] = (
-            {n: {"A": s.A.clone(), "B": s.B.clone()} for n, s in view.sites.items()} if self.config.rewind else {}
-        )
+        if self.config.rewind:
+            self.initial = {n: {"A": s.A.clone(), "B": s.B.clone()} for n, s in view.sites.items()}
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "dense":
             return PruningPlan()
-        keep = {name: keep_top(self.scores(site, view), self.final[name]) for name, site in view.sites.items()}
+        final = view.budget.solve([site.shape for site in view.sites.values()])
+        keep = {name: keep_top(self.scores(site, view), final[name]) for name, site in view.sites.items()}
         forms = [self._form(site) for site in view.sites.values()]
         return PruningPlan(
             keep=keep,
@@ -143,8 +146,7 @@ class LoRPA(RankPruningStrategy):
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        return {"final": self.final, "initial": self.initial}
+        return {"initial": self.initial}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.final = dict(state["final"])
         self.initial = dict(state["initial"])

@@ -35,11 +35,11 @@ Words = dict[str, str]
 """What fills the slots of a form, such as {"narrow": "poodle", "past": "slept"}."""
 
 LABEL_NAMES = ("entailment", "not_entailment")
-SIZES: dict[Split, int] = {"train": 2560, "validation": 500, "test": 1000}
+SIZES: dict[Split, int] = {"train": 3000, "validation": 500, "test": 1000}
 SHARES: dict[Split, float] = {"train": 0.66, "validation": 0.12, "test": 0.22}
 """The shares of the scenes that each split gets."""
 
-SYNONYM_WEIGHT = 0.3
+SYNONYM_WEIGHT = 0.7
 """How often forms that mean the same are paired, relative to others; too many of them make the task trivial."""
 
 MAX_DIFFERENCES = 2

@@ -16,7 +16,7 @@ import torch
 
 from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
 from peftprune.arm import ArmInputs, run_arm
-from peftprune.budget import Budget
+from peftprune.budget import Budget, parse_budget
 from peftprune.comparison import Comparison
 from peftprune.data import check_lengths, sample_training, tokenise
 from peftprune.errors import UsageError
@@ -142,13 +142,6 @@ def compare(
     )
     _run_all(study, arms, setup, environment["dtype"], Reporter(len(arms), enabled=progress))
     return Comparison.load(study.path)
-
-
-def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
-    """A budget from its text; "paper" stays."""
-    if isinstance(budget, Budget):
-        return budget
-    return "paper" if budget.strip() == "paper" else Budget.parse(budget)
 
 
 def parse_seeds(seeds: int | Sequence[int]) -> list[int]:

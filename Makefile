@@ -1,0 +1,40 @@
+# Everything runs inside .venv, which the first target makes. Versions are those of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test test-all lint format notebooks clean
+
+demo: $(READY)  ## A real comparison with the offline model: prints the table, draws the ranks.
+	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
+		--seeds 1 --epochs 2 --output-dir runs/demo
+	@echo "Table above; rank allocations in runs/demo/ranks.png. A second run reads the stored study."
+
+test: $(READY)  ## All tests but the slow ones.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: $(READY)  ## All tests.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+notebooks: $(READY)
+	@ls notebooks/*.ipynb 2>/dev/null || echo "There are no notebooks yet."
+
+clean:
+	rm -rf .venv runs
+
+# torch first, and at its pinned version, so that nothing else draws another build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[offline,dev]"
+	touch $(READY)

