@@ -127,7 +127,9 @@ def _number(key: str, text: str) -> int | float:
     pattern = r"\d[\d_]*" if key in _INTEGERS else r"\d*\.?\d+(e-?\d+)?"
     if not re.fullmatch(rf"-?{pattern}", text):
         kind = "a whole number" if key in _INTEGERS else "a number"
-        raise UsageError.of(f"budget.{key}", text, f"is not {kind}", f"Write {key}=8" if key == "rank" else f"Fix {key}")
+        raise UsageError.of(
+            f"budget.{key}", text, f"is not {kind}", f"Write {key}=8" if key == "rank" else f"Fix {key}"
+        )
     return int(text) if key in _INTEGERS else float(text)
 
 
@@ -223,16 +225,14 @@ def solve_ranks(
         left += cost[name]
     while True:
         order = sorted(ranks, key=lambda n: ranks[n] - target[n])
-        name = next((n for n in order if cost[n] <= left and ranks[n] < cap[n]), None)
-        if name is None:
+        fitting = next((n for n in order if cost[n] <= left and ranks[n] < cap[n]), None)
+        if fitting is None:
             return ranks
-        ranks[name] += 1
-        left -= cost[name]
+        ranks[fitting] += 1
+        left -= cost[fitting]
 
 
-def _fill_level(
-    weight: Mapping[str, float], cost: Mapping[str, float], cap: Mapping[str, int], params: float
-) -> float:
+def _fill_level(weight: Mapping[str, float], cost: Mapping[str, float], cap: Mapping[str, int], params: float) -> float:
     """The factor on the weights at which the capped targets cost `params`, or fill every site."""
     free = list(weight)
     left = float(params)

@@ -141,14 +141,14 @@ class PruningCallback(TrainerCallback):
             )
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_memory())
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.perf_counter()
         self.ledger.evaluation_seconds += now - self._mark
         self._mark = now
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         assert self._collectors is not None
         self._collectors.remove()
         surgery.set_multipliers(self.sites, None)

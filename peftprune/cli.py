@@ -93,7 +93,7 @@ def compare(
     Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done.
     """
     files = {"--train-file": train_file, "--test-file": test_file, "--text": text, "--label": label}
-    named = [name for name, value in files.items() if value is not None]
+    named = [name for name, value in files.items() if value]
     if named and len(named) < len(files):
         lacking = next(name for name in files if name not in named)
         raise UsageError.of(lacking, None, f"is missing beside {named[0]}", f"Give all of {', '.join(files)}")
@@ -103,9 +103,7 @@ def compare(
     import peftprune
 
     chosen: Any = task
-    if named:
-        assert text is not None
-        assert label is not None
+    if train_file and test_file and text and label:
         chosen = peftprune.Task.from_files(train_file, test_file, text=text, label=label, regression=regression)
     result = peftprune.compare(
         methods,
@@ -127,7 +125,7 @@ def compare(
         scaling=scaling,
         lora_dropout=lora_dropout,
         max_train_samples=max_train_samples,
-        dtype=dtype,
+        dtype=dtype,  # type: ignore[arg-type]
         checkpoints=checkpoints,
     )
     from peftprune import tables

@@ -98,4 +98,4 @@ def collect(model: PeftModel, shapes: Sequence[SiteShape]) -> SiteSet:
     """The live sites of an adapted model, for the given shapes."""
     inner = model.get_base_model()
     layers = {s.name: inner.get_submodule(s.name) for s in shapes}
-    return SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, model.peft_config[ADAPTER])  # type: ignore[arg-type]
+    return SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, model.peft_config[ADAPTER])

@@ -47,7 +47,10 @@ def resolve_phases(
     if any(n is None or n < 1 for n in lengths) or (not open_ended and used != total_steps):
         shown = ", ".join(f"{p.name}={n}" for p, n in zip(phases, lengths, strict=True))
         raise UsageError.of(
-            "phases", shown, f"do not fit into a run of {total_steps} steps", "Train for more epochs, or shorten a phase"
+            "phases",
+            shown,
+            f"do not fit into a run of {total_steps} steps",
+            "Train for more epochs, or shorten a phase",
         )
     ranges, start = [], 0
     for phase, n in zip(phases, lengths, strict=True):

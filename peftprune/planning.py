@@ -60,9 +60,7 @@ class ArmPlan:
         """Adapter multiply-adds over the run, relative to the final ranks in every step (1.0 = no detour)."""
         final = max(1, self.final_params)
         spent = sum(
-            r.steps
-            * (self._cost(self.spec.ranks) if i == 0 else final)
-            * (1.0 if r.phase.kind == "train" else 1 / 3)
+            r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1.0 if r.phase.kind == "train" else 1 / 3)
             for i, r in enumerate(self.phases)
         )
         return spent / (final * self.phases[-1].stop)
@@ -113,7 +111,9 @@ def plan_arm(
         UsageError: when the budget cannot be met; the message names the method.
     """
     method = request.build()
-    paper = (method.paper() if isinstance(method, RankPruningStrategy) else PaperSettings()) if budget == "paper" else None
+    paper = (
+        (method.paper() if isinstance(method, RankPruningStrategy) else PaperSettings()) if budget == "paper" else None
+    )
     settings = resolve_settings(given, paper, task)
     if settings.max_train_samples is not None:
         num_examples = min(num_examples, settings.max_train_samples)
@@ -149,8 +149,6 @@ def _check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
             if rank is None:
                 raise UsageError.of("spec.ranks", shape.name, "is missing", "Give every site a rank; 0 leaves it out")
             if not 0 <= rank <= shape.max_rank:
-                raise UsageError.of(
-                    "spec.ranks", rank, f"does not fit {shape.name}", f"Give 0 to {shape.max_rank}"
-                )
+                raise UsageError.of("spec.ranks", rank, f"does not fit {shape.name}", f"Give 0 to {shape.max_rank}")
     if not any(spec.ranks.values()):
         raise UsageError.of("spec.ranks", 0, "is the rank of every site", "Give at least one site a rank")

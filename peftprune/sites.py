@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune.errors import RunError
 
@@ -75,12 +75,12 @@ class Site:
         self._adapter = adapter
 
     @property
-    def _lora_A(self) -> nn.Linear:
-        return self._layer.lora_A[self._adapter]  # type: ignore[return-value]
+    def _lora_A(self) -> Any:
+        return self._layer.lora_A[self._adapter]
 
     @property
-    def _lora_B(self) -> nn.Linear:
-        return self._layer.lora_B[self._adapter]  # type: ignore[return-value]
+    def _lora_B(self) -> Any:
+        return self._layer.lora_B[self._adapter]
 
     @property
     def is_dropped(self) -> bool:

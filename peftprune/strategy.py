@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from peftprune.phases import PhaseRange
     from peftprune.sites import LiveTensors, Site, SiteShape
 
-TensorName = Literal["A", "B", "gate"]
 Mark = Literal["paper", "authors' code", "secondary summary", "convention of ours"]
 
 
@@ -79,11 +78,11 @@ class AdapterSpec:
     ranks: Mapping[str, int]
     final_ranks: Mapping[str, int] | None = None
     decided_in_training: bool = False
-    density: Mapping[TensorName, float] = field(default_factory=dict)
+    density: Mapping[str, float] = field(default_factory=dict)
     gate: Literal["none", "rank", "site"] = "none"
     gate_init: float = 1.0
     scaling: float | None = None
-    initial: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    initial: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     groups: Mapping[str, ParameterGroup] = field(default_factory=_default_groups)
 
 
@@ -137,13 +136,13 @@ class PruningPlan:
     """
 
     keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    zero: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    zero: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     moments: Literal["keep", "zero"] = "keep"
     grow: Mapping[str, int] = field(default_factory=dict)
     share: Sequence[Sequence[str]] = ()
     drop: frozenset[str] = frozenset()
     reinit: Mapping[str, int] = field(default_factory=dict)
-    assign: Mapping[str, Mapping[TensorName, Tensor]] = field(default_factory=dict)
+    assign: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     reset_optimizer: bool = False
     reason: str = ""
 
@@ -305,7 +304,9 @@ def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
             close = get_close_matches(name, known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Options: {', '.join(known) or 'none'}"
             raise UsageError.of(f"{method} option", name, "does not exist", hint)
-    missing = [n for n, f in known.items() if n not in options and f.default is MISSING and f.default_factory is MISSING]
+    missing = [
+        n for n, f in known.items() if n not in options and f.default is MISSING and f.default_factory is MISSING
+    ]
     if missing:
         raise UsageError.of(f"{method} options", sorted(options), f"lack {missing}", f"Give {missing[0]}=...")
     return config(**options)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from peftprune.errors import RunError
 from peftprune.sites import Site, SiteSet, init_lora_A
-from peftprune.strategy import PruningPlan, TensorName
+from peftprune.strategy import PruningPlan
 
 
 def apply_plan(
@@ -153,7 +153,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
     Raises:
         RunError: when a state tensor is neither a scalar nor shaped like the parameter (Adafactor, 8-bit optimizers).
     """
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner: Any = getattr(optimizer, "optimizer", optimizer)
     scrap = nn.Parameter(torch.ones(3, 5, device=inner.param_groups[0]["params"][0].device))
     scrap.grad = torch.ones_like(scrap)
     settings = {k: v for k, v in inner.param_groups[0].items() if k in inner.defaults}
@@ -198,7 +198,9 @@ def _check(sites: SiteSet, plan: PruningPlan) -> None:
             for tensor_name, value in tensors.items():
                 expected = getattr(sites[name], tensor_name)
                 if expected is None or value.shape != expected.shape:
-                    raise RunError(f"plan: {name!r}.{tensor_name} has shape {getattr(expected, 'shape', None)}, not {value.shape}")
+                    raise RunError(
+                        f"plan: {name!r}.{tensor_name} has shape {getattr(expected, 'shape', None)}, not {value.shape}"
+                    )
 
 
 def _group_of(sites: SiteSet, site: Site) -> list[Site]:
@@ -234,8 +236,8 @@ def _resize(param: nn.Parameter, dim: int, change: Any, optimizer: Optimizer | N
     param.data = change(param.data, dim)
     if param.grad is not None:
         param.grad = change(param.grad, dim)
-    state = optimizer.state.get(param) if optimizer is not None else None
-    for key, value in (state or {}).items():
+    state: dict[str, Any] = optimizer.state.get(param, {}) if optimizer is not None else {}
+    for key, value in state.items():
         if isinstance(value, Tensor) and value.shape == old:
             state[key] = change(value, dim)
 
@@ -351,7 +353,7 @@ def _forget(sites: SiteSet, params: list[nn.Parameter], optimizer: Optimizer | N
         optimizer.state.pop(param, None)
 
 
-def _parameter(site: Site, tensor_name: TensorName) -> tuple[nn.Parameter, int]:
+def _parameter(site: Site, tensor_name: str) -> tuple[nn.Parameter, int]:
     if tensor_name == "A":
         return site._lora_A.weight, 0
     if tensor_name == "B":
@@ -362,7 +364,7 @@ def _parameter(site: Site, tensor_name: TensorName) -> tuple[nn.Parameter, int]:
 
 
 @torch.no_grad()
-def _write(site: Site, tensor_name: TensorName, value: Tensor) -> None:
+def _write(site: Site, tensor_name: str, value: Tensor) -> None:
     param, dim = _parameter(site, tensor_name)
     active = site._active
     if active is None or param.shape[dim] == 1:
@@ -372,7 +374,7 @@ def _write(site: Site, tensor_name: TensorName, value: Tensor) -> None:
 
 
 @torch.no_grad()
-def _zero(site: Site, tensor_name: TensorName, mask: Tensor, optimizer: Optimizer | None) -> None:
+def _zero(site: Site, tensor_name: str, mask: Tensor, optimizer: Optimizer | None) -> None:
     param, dim = _parameter(site, tensor_name)
     active = site._active
     if active is not None and param.shape[dim] > 1:

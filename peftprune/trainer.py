@@ -83,6 +83,8 @@ class PruningTrainer(Trainer):
             callbacks=[callback],
             compute_loss_func=loss,
         )
+        self.optimizer: torch.optim.Optimizer | None
+        self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
         self.sampler = sampler
         self.pruning = callback
         self.groups = groups
@@ -100,7 +102,7 @@ class PruningTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,  # type: ignore[arg-type]
+            self.train_dataset,
             batch_sampler=self.sampler,
             collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory,
@@ -136,7 +138,7 @@ class PruningTrainer(Trainer):
             def factor(step: int) -> float:
                 return factors[min(step, len(factors) - 1)]
 
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -260,7 +262,7 @@ def regression_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | i
 def predict(trainer: Trainer, dataset: Sequence[dict[str, Any]]) -> Tensor:
     """Logits for each example in order, (n, classes); batches hold examples of similar length."""
     order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
-    output = trainer.predict([dataset[i] for i in order])  # type: ignore[arg-type]
+    output = trainer.predict([dataset[i] for i in order])
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     if logits is None:
         raise RunError("evaluation: the model returned no logits. Use a model with a classification head")

@@ -113,7 +113,9 @@ def regression_task(folder: Path, n: int = 70) -> Task:
         found, _ = texts(size, seed)
         numbers = [len(text.split()) / 12 for text in found]
         pd.DataFrame({"sentence": found, "score": numbers}).to_csv(folder / file, index=False)
-    return Task.from_files(folder / "train.csv", folder / "test.csv", "sentence", "score", regression=True, name="length")
+    return Task.from_files(
+        folder / "train.csv", folder / "test.csv", "sentence", "score", regression=True, name="length"
+    )
 
 
 # --- arms -------------------------------------------------------------------------------------------------------------

@@ -228,7 +228,9 @@ def test_masked_training_gives_what_cutting_gives(
     used: set[str] = set()
 
     def mask(sites: Any, plan: PruningPlan, **arguments: Any) -> None:
-        used.update(name for name in ("keep", "zero", "drop", "assign", "grow", "share", "reinit") if getattr(plan, name))
+        used.update(
+            name for name in ("keep", "zero", "drop", "assign", "grow", "share", "reinit") if getattr(plan, name)
+        )
         # Setting up (initial values, sites of rank 0) comes without an optimizer; only decisions are masked.
         cut(sites, plan, **arguments, physical="optimizer" not in arguments)
 
@@ -289,9 +291,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 
 
 @each_method
-def test_the_number_of_checkpoints_changes_nothing(
-    method: str, finished: Any, tiny_bert: Path, tmp_path: Path
-) -> None:
+def test_the_number_of_checkpoints_changes_nothing(method: str, finished: Any, tiny_bert: Path, tmp_path: Path) -> None:
     arm = make_arm(built(method), tmp_path, tiny_bert, checkpoints=4)
     assert_same_record(record(arm, arm.run()), record(*finished(method)))
     assert not arm.folder.checkpoints.exists()

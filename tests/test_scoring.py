@@ -158,9 +158,13 @@ def test_until_share_keeps_the_site_that_crosses_and_no_more():
     assert until_share(scores, 0.81) == ["b", "c", "a"]
 
 
-def test_until_share_is_not_misled_by_rounding():
-    """0.3 + 0.3 + 0.3 is a bit below 0.9 in floating point, and is meant to reach it."""
-    assert until_share({"a": 0.3, "b": 0.3, "c": 0.3, "d": 0.1}, 0.9) == ["a", "b", "c"]
+@given(scores=st.lists(st.integers(1, 9), min_size=1, max_size=10), tenths=st.integers(5, 9))
+@settings(deadline=None)
+def test_until_share_of_normalised_scores_is_not_misled_by_rounding(scores, tenths):
+    """A sum that reaches the share exactly must not miss it by its last bit."""
+    named = {f"s{i}": value for i, value in enumerate(scores)}
+    kept = until_share({n: v / sum(scores) for n, v in named.items()}, tenths / 10)
+    assert kept == slow.until_share(named, Fraction(tenths, 10))
 
 
 # --- PRILoRA -------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def register(cls: type) -> type:
     return cls
 
 
-def load(name: str) -> type:
+def load(name: str) -> type[Any]:
     """The class registered under `name`.
 
     Raises:

@@ -23,7 +23,7 @@ from peftprune.strategy import (
     option,
 )
 
-_RELEASED = {
+_RELEASED: dict[str, dict[str, Any]] = {
     "mnli": {"batch_size": 16, "learning_rate": 3e-4, "epochs": 30, "max_length": 512},
     "sst2": {"batch_size": 16, "learning_rate": 6e-5, "epochs": 60, "max_length": 512},
     "mrpc": {"batch_size": 16, "learning_rate": 4e-4, "epochs": 30, "max_length": 512},

@@ -54,6 +54,7 @@ def until_share(scores: dict[str, float], share: float) -> list[str]:
     for name in sorted(scores, key=lambda n: -scores[n]):
         kept.append(name)
         running += scores[name]
-        if running >= share * total:
+        # A sum that reaches the share exactly must not miss it by its last bit.
+        if running >= share * total * (1 - 1e-12):
             break
     return kept

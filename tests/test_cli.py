@@ -1,0 +1,189 @@
+"""The command line as a user meets it: what it prints, what it exits with, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from peftprune.cli import app
+from tests.helpers import texts
+
+runner = CliRunner()
+
+
+def peftprune(*args: object) -> Result:
+    return runner.invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    """Options that name a small task of the user's own."""
+    for name, size, seed in (("train.csv", 48, 1), ("test.csv", 12, 2)):
+        found, labels = texts(size, seed)
+        pd.DataFrame({"sentence": found, "verdict": ["no" if x else "yes" for x in labels]}).to_csv(
+            tmp_path / name, index=False
+        )
+    names = {"--train-file": "train.csv", "--test-file": "test.csv"}
+    paths = [part for option, name in names.items() for part in (option, str(tmp_path / name))]
+    return [*paths, "--text", "sentence", "--label", "verdict"]
+
+
+@pytest.fixture
+def small(files: list[str], tiny_bert: Path, tmp_path: Path) -> list[str]:
+    """A comparison that takes seconds."""
+    rest = ["--model", tiny_bert, "--batch-size", 8, "--epochs", 2, "--max-length", 32, "--dtype", "float32"]
+    return [*files, *map(str, rest), "--budget", "rank=2", "--output-dir", str(tmp_path / "study")]
+
+
+def test_compare_prints_the_table_and_draws_the_ranks(small: list[str], tmp_path: Path) -> None:
+    result = peftprune("compare", *small, "--methods", "lora,lorpa(initial_rank=8)")
+    assert result.exit_code == 0, result.output
+    for expected in ("lora", "lorpa", "accuracy", "final params", "peak params", "done"):
+        assert expected in result.output
+    assert (tmp_path / "study" / "ranks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_failed_arm_stops_no_other_and_exits_with_1(small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text(
+        "import peftprune\n"
+        "class Broken(peftprune.RankPruningStrategy):\n"
+        "    name = 'broken'\n"
+        "    def decide(self, view):\n"
+        "        raise ArithmeticError('went wrong')\n"
+    )
+    result = peftprune("compare", *small, "--methods", f"{tmp_path}/broken.py:Broken,lora")
+    assert result.exit_code == 1
+    assert "failed: broken, seed 0: ArithmeticError: went wrong" in result.stderr
+    assert "Traceback" not in result.output
+    table = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
+    assert "done" in table["lora"]
+    assert "failed" in table["broken"]
+
+
+def test_a_loss_that_is_not_finite_fails_the_run(small: list[str]) -> None:
+    result = peftprune("compare", *small, "--methods", "lora", "--learning-rate", "1e30", "--max-grad-norm", "0")
+    assert result.exit_code == 1
+    assert "not finite" in result.stderr
+    assert "learning_rate" in result.stderr
+
+
+REFUSED = {
+    "unknown method": (["--methods", "lora,lorpaa"], ["lorpaa", "'lorpa'"]),
+    "unknown option": (["--methods", "lorpa(initial_ranks=3)"], ["initial_ranks", "initial_rank"]),
+    "option out of range": (["--methods", "prilora(sparsity=2)"], ["sparsity", "2", "[0, 1)"]),
+    "unknown task": (["--task", "rtee"], ["rtee", "rte"]),
+    "missing data folder": (["--task", "rte", "--data-dir", "/no/such/folder"], ["/no/such/folder"]),
+    "malformed budget": (["--budget", "rank:8"], ["rank:8", "rank=8"]),
+    "budget without a size": (["--budget", "epochs=2"], ["rank"]),
+    "rank 0": (["--budget", "rank=0"], ["rank", "0"]),
+    "rank above the layer": (["--budget", "rank=33"], ["33", "32"]),
+    "budget too small": (["--budget", "params=100"], ["100", "one rank"]),
+    "zero seeds": (["--seeds", "0"], ["seeds"]),
+    "malformed seeds": (["--seeds", "one"], ["one"]),
+    "two lengths of training": (["--budget", "rank=2,epochs=1", "--epochs", "2"], ["epochs"]),
+    "missing model": (["--model", "/no/such/model"], ["/no/such/model"]),
+    "unknown target": (["--target-modules", "nowhere"], ["nowhere"]),
+    "unknown dtype": (["--dtype", "float8"], ["float8"]),
+    "negative learning rate": (["--learning-rate", "-1"], ["learning_rate", "-1"]),
+    "output folder is a file": (["--output-dir", __file__], [Path(__file__).name, "written"]),
+    "half of the files": (["--train-file", "x.csv"], ["--test-file"]),
+    "regression without files": (["--regression"], ["--regression"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_requests_get_one_message_and_exit_code_2(case: str, tiny_bert: Path, tmp_path: Path) -> None:
+    options, expected = REFUSED[case]
+    base = ["--model", str(tiny_bert), "--output-dir", str(tmp_path / "study"), "--max-length", "32"]
+    result = peftprune("compare", *base, *options)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("error:") == 1
+    assert "Traceback" not in result.output
+    for text in expected:
+        assert text in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda folder: (folder / "train.csv").unlink(), ["train.csv"]),
+        (lambda folder: (folder / "train.csv").write_text(""), ["train.csv", "no rows"]),
+        (lambda folder: (folder / "train.csv").write_text("sentence,label\na,b\n"), ["verdict", "label"]),
+        (lambda folder: (folder / "test.csv").write_text("sentence,verdict\na dog,perhaps\n"), ["perhaps", "test.csv"]),
+    ],
+    ids=["missing file", "empty file", "missing column", "unknown label"],
+)
+def test_wrong_files_are_refused(change: object, expected: list[str], small: list[str], tmp_path: Path) -> None:
+    change(tmp_path)  # type: ignore[operator]
+    result = peftprune("compare", *small, "--methods", "lora")
+    assert result.exit_code == 2, result.output
+    for text in expected:
+        assert text in result.stderr
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    from peftprune.errors import UsageError
+
+    result = peftprune("compare", "--methods", "lorpaa", "--debug")
+    assert isinstance(result.exception, UsageError)
+
+
+def test_plan_prints_json_and_nothing_else() -> None:
+    targets = ["--model", "roberta-base", "--target-modules", "attention"]
+    result = peftprune("plan", *targets, "--methods", "lora,lorpa", "--budget", "rank=8", "--json")
+    assert result.exit_code == 0, result.output
+    plans = json.loads(result.stdout)["methods"]
+    assert plans["lora"]["final_params"] == plans["lorpa"]["final_params"] == 294_912
+    assert plans["lorpa"]["peak_params"] == 9_437_184
+    assert plans["lora"]["head_params"] == 592_130
+    assert set(plans["lora"]["ranks"].values()) == {8}
+    assert [p["name"] for p in plans["lorpa"]["phases"]] == ["dense", "pruned"]
+    assert sum(p["steps"] for p in plans["lorpa"]["phases"]) == sum(p["steps"] for p in plans["lora"]["phases"])
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "methods", "rank", "final"),
+    [
+        ("roberta-large", "attention", "lora", 8, 786_432),
+        ("roberta-large", "attention", "lora", 256, 25_165_824),
+        ("deberta-v3-base", "all-linear", "lora,prilora", 8, 1_327_104),
+    ],
+)
+def test_published_parameter_counts(model: str, targets: str, methods: str, rank: int, final: int) -> None:
+    result = peftprune(
+        "plan",
+        "--model",
+        model,
+        "--target-modules",
+        targets,
+        "--methods",
+        methods,
+        "--budget",
+        f"rank={rank}",
+        "--json",
+    )
+    assert {p["final_params"] for p in json.loads(result.stdout)["methods"].values()} == {final}
+
+
+def test_plan_methods_and_tasks_print_tables() -> None:
+    assert "encoder.layer.0.attention.self.query" in peftprune("plan", "--model", "minilm").output
+    shown = peftprune("methods").output
+    assert "convention of ours" in shown
+    assert "initial_rank" in shown
+    assert "mnli" in peftprune("tasks").output
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys, typer.testing; from peftprune.cli import app; typer.testing.CliRunner().invoke(app, ['--help']);"
+        "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
