@@ -57,7 +57,7 @@ _HOMES = {
     "register": "methods",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

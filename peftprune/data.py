@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import datasets
 
     from peftprune.models import LoadedModel
-    from peftprune.tasks import Task
 
 Example = dict[str, Any]
 

@@ -7,6 +7,7 @@ sees the same batch, except inside phases that ask for a subset of the data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch.utils.data import Sampler
@@ -137,7 +138,5 @@ class PhaseBatchSampler(Sampler[list[int]]):
 def _split(items: list[int], parts: int) -> list[list[int]]:
     """Contiguous parts whose sizes differ by at most one."""
     size, extra = divmod(len(items), parts)
-    bounds = [0]
-    for i in range(parts):
-        bounds.append(bounds[-1] + size + (i < extra))
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    bounds = accumulate((size + (i < extra) for i in range(parts)), initial=0)
+    return [items[a:b] for a, b in pairwise(bounds)]

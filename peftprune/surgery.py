@@ -162,8 +162,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
     for key, value in probe.state[scrap].items():
         if isinstance(value, Tensor) and value.numel() > 1 and value.shape != scrap.shape:
             raise RunError(
-                f"optimizer: {type(inner).__name__} keeps {key!r} of shape {tuple(value.shape)} for a (3, 5) parameter, "
-                "which cannot be cut when ranks change. Use AdamW or SGD"
+                f"optimizer: {type(inner).__name__} keeps {key!r} of shape {tuple(value.shape)} for a (3, 5) "
+                "parameter, which cannot be cut when ranks change. Use AdamW or SGD"
             )
 
 

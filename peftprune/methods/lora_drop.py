@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from torch import Tensor
+
 from peftprune.budget import ArmBudget
 from peftprune.errors import RunError
 from peftprune.scoring import until_share
@@ -85,7 +87,7 @@ class LoRADrop(RankPruningStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.energy: dict[str, float] = {}
+        self.energy: dict[str, Tensor] = {}
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
@@ -104,13 +106,14 @@ class LoRADrop(RankPruningStrategy):
     def observe(self, view: StepView) -> None:
         if view.phase.name != "score":
             return
+        # Summed as tensors: reading them here would make the host wait for the device in every step.
         for name, energy in view.signals[Signal.OUTPUT_ENERGY].items():
-            self.energy[name] = self.energy.get(name, 0.0) + float(energy)
+            self.energy[name] = self.energy.get(name, 0) + energy.double()
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "score":
             return PruningPlan()
-        if not sum(self.energy.values()) > 0:
+        if not any(float(e) > 0 for e in self.energy.values()):
             raise RunError("lora-drop: no site produced any output in the probe. Train the probe for more passes")
         kept = set(self.kept_sites({n: s.shape for n, s in view.sites.items()}))
         return self.plan(kept, view)
@@ -140,12 +143,13 @@ class LoRADrop(RankPruningStrategy):
 
     def scores(self, shapes: Mapping[str, SiteShape]) -> dict[str, float]:
         """Normalised importance of each site; sums to 1."""
+        energy = {n: float(self.energy[n]) for n in shapes}
         if self.config.normalise == "all":
-            total = sum(self.energy.values())
-            return {n: self.energy[n] / total for n in shapes}
+            total = sum(energy.values())
+            return {n: e / total for n, e in energy.items()}
         kinds = {s.kind for s in shapes.values()}
-        totals = {k: sum(self.energy[n] for n, s in shapes.items() if s.kind == k) for k in kinds}
-        return {n: self.energy[n] / totals[s.kind] / len(kinds) for n, s in shapes.items() if totals[s.kind] > 0}
+        totals = {k: sum(energy[n] for n, s in shapes.items() if s.kind == k) for k in kinds}
+        return {n: energy[n] / totals[s.kind] / len(kinds) for n, s in shapes.items() if totals[s.kind] > 0}
 
     def state_dict(self) -> dict[str, Any]:
         return {"energy": dict(self.energy)}
