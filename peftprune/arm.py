@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import shutil
@@ -24,11 +25,12 @@ from peftprune.callback import Progress, PruningCallback, density
 from peftprune.data import Example, collator
 from peftprune.errors import RunError
 from peftprune.export import save_peft
-from peftprune.inject import inject, share_weights
+from peftprune.inject import inject
 from peftprune.ledger import BaseCost, Ledger, headroom
 from peftprune.metrics import compute_metrics
-from peftprune.models import LoadedModel
+from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
+from peftprune.rng import generator
 from peftprune.sampler import PhaseBatchSampler
 from peftprune.sites import SiteSet
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
@@ -103,7 +105,7 @@ def run_arm(
         # A resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
-        _finish_ledger(plan, sites, model, ledger)
+        _finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
         logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
         ledger.evaluation_seconds += time.perf_counter() - mark
@@ -123,7 +125,10 @@ def run_arm(
 
 def _prepare(plan: ArmPlan, inputs: ArmInputs, seed: int) -> tuple[Any, SiteSet]:
     if isinstance(plan.method, Baseline):
-        return plan.method.prepare(share_weights(inputs.model.model), plan.budget), SiteSet({}, None)
+        # A baseline may train any weight, so it gets a copy of its own.
+        model = copy.deepcopy(inputs.model.model)
+        initialise_head(model, inputs.head, generator(seed, "head"))
+        return plan.method.prepare(model, plan.budget), SiteSet({}, None)
     return inject(
         inputs.model.model,
         plan.shapes,
@@ -220,11 +225,11 @@ def _quiet_transformers() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _finish_ledger(plan: ArmPlan, sites: SiteSet, model: Any, ledger: Ledger) -> None:
-    if not sites:
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        ledger.final_params = ledger.unique_params = ledger.expanded_params = ledger.peak_params = trainable
-        ledger.nonzero_params = sum(int(torch.count_nonzero(p)) for p in model.parameters() if p.requires_grad)
+def _finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> None:
+    if isinstance(plan.method, Baseline):
+        ledger.add_baseline(model, head)
+        if plan.method.exemption is None:
+            verify(ledger.final_params, plan.budget, None)
         return
     ledger.add_final(sites, model)
     nonzero = plan.budget.count == "nonzero"

@@ -48,8 +48,8 @@ class Budget:
         for name, value in (sizes | lengths).items():
             if name in _INTEGERS and (not isinstance(value, int) or isinstance(value, bool)):
                 raise UsageError.of(f"budget.{name}", value, "is not an integer", "Give a whole number")
-            if not isinstance(value, int | float) or not value > 0:
-                raise UsageError.of(f"budget.{name}", value, "is not positive", f"Give {name} above 0")
+            if not isinstance(value, int | float) or not 0 < value < float("inf"):
+                raise UsageError.of(f"budget.{name}", value, "is not positive and finite", f"Give {name} above 0")
         if self.fraction is not None and self.fraction >= 1:
             raise UsageError.of("budget.fraction", self.fraction, "is not below 1", "Write 0.003 for 0.3 percent")
         if self.count not in ("stored", "nonzero"):
@@ -220,11 +220,12 @@ def solve_ranks(
     left = params - sum(ranks[n] * cost[n] for n in ranks)
     while left < 0:
         # The minimum of 1 overspent: take back where the rank lies furthest above its target.
-        name = max((n for n in ranks if ranks[n] > 1), key=lambda n: ranks[n] - target[n])
+        name = max((n for n in ranks if ranks[n] > 1), key=lambda n: round(ranks[n] - target[n], 9))
         ranks[name] -= 1
         left += cost[name]
     while True:
-        order = sorted(ranks, key=lambda n: ranks[n] - target[n])
+        # Rounded, so that equal remainders stay equal whatever their last bits.
+        order = sorted(ranks, key=lambda n: round(ranks[n] - target[n], 9))
         fitting = next((n for n in order if cost[n] <= left and ranks[n] < cap[n]), None)
         if fitting is None:
             return ranks

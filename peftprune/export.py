@@ -28,6 +28,8 @@ def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str
     Returns:
         Size of the weights file in bytes.
     """
+    # PEFT keeps a set, whose order would change from run to run.
+    sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
     model.save_pretrained(str(folder), save_embedding_layers=False)
     ties = {name: others for name, others in sites.shared_with().items() if others}
     (folder / METADATA_FILE).write_text(json.dumps({**metadata, "shared_with": ties}, indent=1) + "\n")

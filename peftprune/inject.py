@@ -79,6 +79,8 @@ def inject(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         adapted = get_peft_model(model, config, adapter_name=ADAPTER)
+    # PEFT adds the usual names of heads, whether or not the model has them.
+    adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
     sites = collect(adapted, shapes)
     initial = {n: {"A": init_lora_A(ranks[n], s.d_in, generator(seed, "init", n))} for n, s in sites.items()}
     for name, values in spec.initial.items():

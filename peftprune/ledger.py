@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -159,6 +159,16 @@ class Ledger:
         self.nonzero_params = counts.nonzero
         self.expanded_params = counts.expanded
         self.head_params = head_parameters(model, sites)
+
+    def add_baseline(self, model: nn.Module, head: Sequence[str]) -> None:
+        """Count what a baseline trained outside of the head, whose modules end in the names given."""
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        in_head = [n for n in trained if any(f".{h}." in f".{n}" for h in head)]
+        adapted = [p for n, p in trained.items() if n not in in_head]
+        size = sum(p.numel() for p in adapted)
+        self.final_params = self.unique_params = self.expanded_params = self.peak_params = size
+        self.nonzero_params = sum(int(torch.count_nonzero(p)) for p in adapted)
+        self.head_params = sum(trained[n].numel() for n in in_head)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

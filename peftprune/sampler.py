@@ -54,9 +54,15 @@ class PhaseBatchSampler(Sampler[list[int]]):
         self._cached: tuple[int, list[list[int]]] = (-1, [])
         self._subsets: dict[float, list[int]] = {}
         for r in phases:
-            if r.phase.data != "all" and subset_size(len(self.lengths), r.phase.data) < accumulation:
+            if r.phase.data == "all":
+                continue
+            size = subset_size(len(self.lengths), r.phase.data)
+            if size // -(-size // batch_size) < accumulation:  # the smallest step of the phase
                 raise UsageError.of(
-                    f"phase {r.name}", r.phase.data, f"leaves fewer than {accumulation} examples", "Sample more data"
+                    f"phase {r.name}",
+                    r.phase.data,
+                    f"has steps of fewer than {accumulation} examples",
+                    "Sample more data, or lower gradient_accumulation_steps",
                 )
 
     def set_epoch(self, epoch: int) -> None:

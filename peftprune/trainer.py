@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
@@ -163,6 +164,9 @@ class PruningTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not isinstance(self.model, PeftModel):
+            super()._save(output_dir, state_dict)
+            return
         target = output_dir or self.args.output_dir
         assert target is not None
         os.makedirs(target, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an encoder of two layers and width 32, and its tokenizer."""
     return save_model("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def still_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder without dropout, for tests that compute a loss or a gradient a second time."""
+    folder = tmp_path_factory.mktemp("still")
+    shutil.copytree(tiny_bert, folder, dirs_exist_ok=True)
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('_dropout_prob": 0.1', '_dropout_prob": 0.0'))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -14,18 +14,41 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
-from peftprune.study import _environment, _Setup, parse_budget
 from peftprune.methods import parse
 from peftprune.planning import ArmPlan
 from peftprune.settings import resolve_settings
 from peftprune.sites import SiteSet
 from peftprune.store import ArmFolder, StudyFolder
 from peftprune.strategy import RankPruningStrategy
+from peftprune.study import _environment, _Setup, parse_budget
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.trainer import PruningTrainer
 
-WORDS = "the a cat dog bird fish runs sleeps eats sees red blue big small good bad not very and but on in".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "fish",
+    "runs",
+    "sleeps",
+    "eats",
+    "sees",
+    "red",
+    "blue",
+    "big",
+    "small",
+    "good",
+    "bad",
+    "not",
+    "very",
+    "and",
+    "but",
+    "on",
+    "in",
+]
 POSITIVE, NEGATIVE = ("good", "big"), ("bad", "small")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZES = {"vocab_size": len(SPECIAL) + len(WORDS) + 1, "pad_token_id": 0}
@@ -185,7 +208,7 @@ def stored_adapter(folder: ArmFolder) -> dict[str, Tensor]:
 def stored_logits(folder: ArmFolder, split: str = "test") -> Tensor:
     """(n, outputs), in the order of the data."""
     frame = pd.read_parquet(folder.predictions)
-    return torch.tensor(frame[frame["split"] == split]["logits"].tolist())
+    return torch.tensor([list(row) for row in frame[frame["split"] == split]["logits"]], dtype=torch.float32)
 
 
 def same(a: Any, b: Any) -> bool:
