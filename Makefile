@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-all lint format notebooks clean
+.PHONY: demo test test-all lint format notebooks benchmark clean
 
 demo: $(READY)  ## A real comparison with the offline model: prints the table, draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
@@ -27,6 +27,17 @@ format: $(READY)
 
 notebooks: $(READY)
 	@ls notebooks/*.ipynb 2>/dev/null || echo "There are no notebooks yet."
+
+DATA ?= $(PEFTPRUNE_DATA)
+FOUR := --methods lora,lorpa,prilora,lora-drop --budget rank=8 --seeds 1
+
+benchmark: $(READY)  ## Real GLUE under one budget; DATA=path/to/glue. Writes benchmarks/results/.
+	$(BIN)/peftprune compare --task rte --data-dir $(DATA) $(FOUR) --target-modules all-linear --epochs 2 \
+		--output-dir runs/benchmark/rte
+	$(BIN)/python benchmarks/collect.py runs/benchmark/rte benchmarks/results/rte.json
+	$(BIN)/peftprune compare --task mrpc --data-dir $(DATA) $(FOUR) --target-modules attention --epochs 3 \
+		--output-dir runs/benchmark/mrpc
+	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc benchmarks/results/mrpc.json
 
 clean:
 	rm -rf .venv runs

@@ -25,30 +25,8 @@ from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.trainer import PruningTrainer
 
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "bird",
-    "fish",
-    "runs",
-    "sleeps",
-    "eats",
-    "sees",
-    "red",
-    "blue",
-    "big",
-    "small",
-    "good",
-    "bad",
-    "not",
-    "very",
-    "and",
-    "but",
-    "on",
-    "in",
-]
+WORDS = list("abcdefgh")
+WORDS += ["good", "bad", "big", "small", "cat", "dog", "bird", "fish", "red", "blue", "not", "very", "and", "on"]
 POSITIVE, NEGATIVE = ("good", "big"), ("bad", "small")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZES = {"vocab_size": len(SPECIAL) + len(WORDS) + 1, "pad_token_id": 0}

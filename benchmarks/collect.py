@@ -1,0 +1,35 @@
+"""Copy what a stored study found into one JSON file for `benchmarks/results/`.
+
+    python benchmarks/collect.py runs/benchmark/rte benchmarks/results/rte.json
+
+Wall-clock times are left out: they say nothing unless measured side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from peftprune import Comparison
+
+CLOCK = ["seconds"]
+KEPT = ("task", "budget", "seeds", "target_modules", "settings", "dtype", "threads", "versions", "hardware")
+
+
+def collect(study: Path) -> dict[str, object]:
+    """The study's request, and one record an arm."""
+    result = Comparison.load(study)
+    runs = result.runs().drop(columns=CLOCK)
+    return {
+        "model": Path(result.request["model"]).name,
+        "reported_on": result.request["evaluation_split"],
+        **{name: result.request[name] for name in KEPT},
+        "runs": json.loads(runs.to_json(orient="records")),
+    }
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    Path(sys.argv[2]).write_text(json.dumps(collect(Path(sys.argv[1])), indent=1) + "\n")
