@@ -1,0 +1,56 @@
+"""What the README says is what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import peftprune
+from peftprune.methods import names
+from tests.helpers import classification_task
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_strategy_in_the_readme_runs_beside_the_built_in_ones(tiny_bert: Path, tmp_path: Path) -> None:
+    example = ROOT / "examples" / "own_strategy.py"
+    assert example.read_text() in README
+    result = peftprune.compare(
+        f"lora,lorpa(initial_rank=8),{example}:LargestB",
+        classification_task(),
+        model=tiny_bert,
+        budget="rank=3,steps=12",
+        batch_size=8,
+        max_length=32,
+        output_dir=tmp_path,
+    )
+    table = result.table().set_index("method")
+    assert list(table.index) == ["lora", "lorpa", "largest-b"]
+    assert set(table["status"]) == {"done"}, result.failures
+    assert table["final_params"].nunique() == 1
+    assert table.loc["largest-b", "peak_params"] == 2 * table.loc["lora", "peak_params"]
+
+
+def test_every_registered_method_is_in_the_table_of_methods() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)
+    assert rows == names()
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_exist(target: str) -> None:
+    assert f"make {target} " in README
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_public_name_can_be_imported() -> None:
+    for name in peftprune.__all__:
+        assert getattr(peftprune, name) is not None
+
+
+def test_files_named_in_the_contributing_guide_exist() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
+    for name in re.findall(r"`([\w/]+\.py)`", guide):
+        assert (ROOT / name).exists() or (ROOT / "peftprune" / name).exists(), name
