@@ -108,6 +108,8 @@ class PruningCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step - 1
         optimizer = _inner(kwargs["optimizer"])
+        # An evaluation that follows must see the whole adapters.
+        surgery.set_multipliers(self.sites, None)
         current = phase_at(self.phases, step)
         self._charge(step, current)
         self._apply(self._plan, step, optimizer)
@@ -151,7 +153,6 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         assert self._collectors is not None
         self._collectors.remove()
-        surgery.set_multipliers(self.sites, None)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs beside the weights and the optimizer."""

@@ -36,7 +36,13 @@ def resolve_phases(
     Raises:
         UsageError: when the phases ask for more steps than there are, leave one empty, or leave steps over.
     """
-    lengths = [_phase_steps(p, total_steps, num_examples, batch_size) for p in phases]
+    lengths: list[int | None] = []
+    shares = 0.0
+    for p in phases:
+        # Shares are rounded where they end, so that shares that sum to 1 cover any number of steps.
+        begin, shares = shares, shares + (p.share or 0.0)
+        by_share = None if p.share is None else round(shares * total_steps) - round(begin * total_steps)
+        lengths.append(by_share if p.share is not None else _phase_steps(p, num_examples, batch_size))
     open_ended = [i for i, n in enumerate(lengths) if n is None]
     if len(open_ended) > 1:
         names = [phases[i].name for i in open_ended]
@@ -60,9 +66,7 @@ def resolve_phases(
     return tuple(ranges)
 
 
-def _phase_steps(phase: Phase, total_steps: int, num_examples: int, batch_size: int) -> int | None:
-    if phase.share is not None:
-        return round(phase.share * total_steps)
+def _phase_steps(phase: Phase, num_examples: int, batch_size: int) -> int | None:
     if phase.passes is not None:
         examples = num_examples if phase.data == "all" else subset_size(num_examples, phase.data)
         return math.ceil(phase.passes * math.ceil(examples / batch_size))

@@ -118,8 +118,8 @@ class Phase:
 class PruningPlan:
     """A decision about the adapters. Immutable; an empty plan changes nothing.
 
-    Fields are applied in this order: drop, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank indices and
-    masks refer to the tensors that the view showed.
+    Fields are applied in this order: drop, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank indices refer
+    to the tensors that the view showed; masks and values have the shape that the parts before them leave.
 
     Attributes:
         keep: site to the rank components that stay, ascending; the others are cut out of A, B, gate and the
@@ -309,7 +309,18 @@ def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
     ]
     if missing:
         raise UsageError.of(f"{method} options", sorted(options), f"lack {missing}", f"Give {missing[0]}=...")
+    for name, value in options.items():
+        _check_type(method, name, value, known[name].default)
     return config(**options)
+
+
+def _check_type(method: str, name: str, value: object, default: object) -> None:
+    """Refuse a value that is of another type than the default, so that range checks need not mind."""
+    kind = "number" if isinstance(default, float) else type(default).__name__
+    accepted = {"number": (int, float), "bool": (bool,), "int": (int,), "str": (str,)}.get(kind)
+    if accepted is None or (isinstance(value, accepted) and (kind == "bool" or not isinstance(value, bool))):
+        return
+    raise UsageError.of(f"{method}.{name}", value, f"is no {kind}", f"Give {default!r}, for example")
 
 
 def check_option(ok: bool, method: str, field_name: str, value: object, problem: str, cure: str) -> None:

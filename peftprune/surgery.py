@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peftprune.errors import RunError
+from peftprune.plan_check import check_plan
 from peftprune.sites import Site, SiteSet, init_lora_A
 from peftprune.strategy import PruningPlan
 
@@ -43,7 +44,7 @@ def apply_plan(
     Raises:
         RunError: when the plan names an unknown or dropped site, or does not fit the tensors; nothing was changed.
     """
-    _check(sites, plan)
+    check_plan(sites, plan, rng)
     for name in plan.drop:
         _drop(sites, sites[name], optimizer, physical)
     for site, indices in _once_per_group(sites, plan.keep):
@@ -100,11 +101,8 @@ def compact(sites: SiteSet, optimizer: Optimizer | None = None) -> None:
         if not site.is_dropped and site.rank == 0:
             _drop(sites, site, optimizer, physical=True)
     for group in sites.groups():
-        active = group[0]._active
-        if active is not None:
-            for site in group:
-                del site._lora_A.rank_mask
-            _keep(sites, group[0], active.tolist(), optimizer, physical=True)
+        if group[0]._active is not None:
+            _keep(sites, group[0], range(group[0].rank), optimizer, physical=True)
     _sync_config(sites)
 
 
@@ -137,6 +135,8 @@ def restore_structure(sites: SiteSet, saved: dict[str, Any]) -> None:
         if rank == 0:
             _drop(sites, site, None, physical=True)
             continue
+        if site.is_dropped:
+            _restore(sites, site, rank, None)
         for param, dim in _tensors(site):
             shape = list(param.shape)
             shape[dim] = rank
@@ -167,42 +167,6 @@ def check_optimizer(optimizer: Optimizer) -> None:
             )
 
 
-def _check(sites: SiteSet, plan: PruningPlan) -> None:
-    named = [plan.keep, plan.zero, plan.grow, plan.reinit, plan.assign, plan.drop, *plan.share]
-    for name in (n for part in named for n in part):
-        if name not in sites:
-            raise RunError(f"plan: {name!r} is not a site. Take names from view.sites")
-    for part in (plan.keep, plan.zero, plan.grow, plan.assign):
-        for name in part:
-            if sites[name].is_dropped:
-                raise RunError(f"plan: {name!r} was dropped before. Use reinit to give it an adapter again")
-    for name, indices in plan.keep.items():
-        found = list(indices)
-        if found != sorted(set(found)) or (found and not 0 <= found[0] <= found[-1] < sites[name].rank):
-            raise RunError(
-                f"plan.keep[{name!r}]: {found} is not ascending within 0..{sites[name].rank - 1}. "
-                "Use scoring.keep_top, which returns sorted indices"
-            )
-    for name, extra in plan.grow.items():
-        if extra < 1 or sites[name].rank + extra > sites[name].max_rank:
-            raise RunError(f"plan.grow[{name!r}]: {extra} does not fit; ranks end at {sites[name].max_rank}")
-    for name, rank in plan.reinit.items():
-        if not 1 <= rank <= sites[name].max_rank:
-            raise RunError(f"plan.reinit[{name!r}]: {rank} is outside 1..{sites[name].max_rank}. Use drop for none")
-    for group in plan.share:
-        shapes = {(sites[n].d_in, sites[n].d_out) for n in group}
-        if len(shapes) > 1:
-            raise RunError(f"plan.share: {list(group)} have different shapes {sorted(shapes)}. Share like with like")
-    for part in (plan.zero, plan.assign):
-        for name, tensors in part.items():
-            for tensor_name, value in tensors.items():
-                expected = getattr(sites[name], tensor_name)
-                if expected is None or value.shape != expected.shape:
-                    raise RunError(
-                        f"plan: {name!r}.{tensor_name} has shape {getattr(expected, 'shape', None)}, not {value.shape}"
-                    )
-
-
 def _group_of(sites: SiteSet, site: Site) -> list[Site]:
     return next(group for group in sites.groups() if site in group)
 
@@ -229,6 +193,11 @@ def _tensors(site: Site) -> list[tuple[nn.Parameter, int]]:
     return found
 
 
+def _all_tensors(site: Site) -> list[nn.Parameter]:
+    """The site's parameters."""
+    return [p for p in (site._lora_A.weight, site._lora_B.weight, site._gate_parameter) if p is not None]
+
+
 @torch.no_grad()
 def _resize(param: nn.Parameter, dim: int, change: Any, optimizer: Optimizer | None) -> None:
     """Run `change(tensor, dim)` on the parameter, its gradient and its optimizer state."""
@@ -243,19 +212,21 @@ def _resize(param: nn.Parameter, dim: int, change: Any, optimizer: Optimizer | N
 
 
 def _keep(sites: SiteSet, site: Site, indices: Sequence[int], optimizer: Optimizer | None, physical: bool) -> None:
-    index = torch.as_tensor(list(indices), device=site._lora_A.weight.device)
+    index = torch.as_tensor(list(indices), dtype=torch.long, device=site._lora_A.weight.device)
     active = site._active
+    if active is not None:
+        index = active[index]
+    group = _group_of(sites, site)
     if not physical:
-        index = index if active is None else active[index]
         mask = torch.zeros(site._lora_A.weight.shape[0], device=index.device).index_fill_(0, index, 1.0)
-        for member in _group_of(sites, site):
+        for member in group:
             member._lora_A.rank_mask = mask
             _hook_ranks(member._lora_A)
         return
-    group = _group_of(sites, site)
     for param, dim in _tensors(site):
         _resize(param, dim, lambda t, d: t.index_select(d, index).contiguous(), optimizer)
     for member in group:
+        member._lora_A.rank_mask = None
         _sync_layer(member, len(index))
 
 
@@ -275,6 +246,9 @@ def _grow(sites: SiteSet, site: Site, extra: int, optimizer: Optimizer | None, r
     if gate is not None and site._lora_A.gate_per_rank:
         gate.data[-extra:] = 1.0
     for member in group:
+        mask = getattr(member._lora_A, "rank_mask", None)
+        if mask is not None:
+            member._lora_A.rank_mask = torch.cat([mask, mask.new_ones(extra)])
         _sync_layer(member, site._lora_A.weight.shape[0])
 
 
@@ -295,12 +269,15 @@ def _reinit(sites: SiteSet, site: Site, rank: int, optimizer: Optimizer | None, 
     if gate is not None:
         gate.data.fill_(1.0)
     for member in group:
+        member._lora_A.rank_mask = None
         _sync_layer(member, rank)
 
 
 def _restore(sites: SiteSet, site: Site, rank: int, optimizer: Optimizer | None) -> None:
     """Give a dropped site its modules back and its parameters a place in the optimizer."""
-    like = sites.groups()[0][0]
+    like = next(iter(sites.groups()), [None])[0]
+    if like is None or like._gate_parameter is not None:
+        raise RunError(f"plan.reinit[{site.name!r}]: a dropped site cannot return where no site is left, or to gates")
     device, dtype = like._lora_A.weight.device, like._lora_A.weight.dtype
     layer, adapter = site._layer, site._adapter
     layer.lora_A[adapter] = nn.Linear(site.d_in, rank, bias=False, device=device, dtype=dtype)
@@ -320,11 +297,11 @@ def _drop(sites: SiteSet, site: Site, optimizer: Optimizer | None, physical: boo
         _hook_ranks(site._lora_A)
         return
     layer, adapter = site._layer, site._adapter
-    params = [site._lora_A.weight, site._lora_B.weight, site._gate_parameter]
+    params = _all_tensors(site)
     # PEFT's forward skips a layer whose lora_A lacks the adapter, so a dropped site costs nothing.
     del layer.lora_A[adapter], layer.lora_B[adapter]
     layer.r[adapter] = 0
-    _forget(sites, [p for p in params if p is not None], optimizer)
+    _forget(sites, params, optimizer)
 
 
 def _share(sites: SiteSet, group: list[Site], optimizer: Optimizer | None) -> None:
@@ -332,9 +309,13 @@ def _share(sites: SiteSet, group: list[Site], optimizer: Optimizer | None) -> No
     for site in others:
         if site._lora_A.weight is first._lora_A.weight:
             continue
-        old = [site._lora_A.weight, site._lora_B.weight]
+        old = _all_tensors(site)
         site._lora_A.weight = first._lora_A.weight
         site._lora_B.weight = first._lora_B.weight
+        if first._gate_parameter is not None:
+            site._lora_A.rank_gate = first._gate_parameter
+        site._lora_A.rank_mask = getattr(first._lora_A, "rank_mask", None)
+        _hook_ranks(site._lora_A)
         site._layer.scaling[site._adapter] = first.scaling
         _sync_layer(site, first._lora_A.weight.shape[0])
         _forget(sites, old, optimizer)
@@ -344,7 +325,7 @@ def _forget(sites: SiteSet, params: list[nn.Parameter], optimizer: Optimizer | N
     """Take those of the parameters that no site holds any more out of the optimizer."""
     if optimizer is None:
         return
-    used = {id(p) for s in sites.values() if not s.is_dropped for p, _ in _tensors(s)}
+    used = {id(p) for s in sites.values() if not s.is_dropped for p in _all_tensors(s)}
     params = [p for p in params if id(p) not in used]
     dead = {id(p) for p in params}
     for group in optimizer.param_groups:
@@ -410,6 +391,8 @@ def _sync_layer(site: Site, rank: int) -> None:
     layer, adapter = site._layer, site._adapter
     layer.r[adapter] = rank
     layer.lora_alpha[adapter] = alpha(layer.scaling[adapter], rank)
+    if getattr(site._lora_A, "rank_multiplier", None) is not None:
+        site._lora_A.rank_multiplier = None  # it refers to the components of before
     site._lora_A.out_features = rank
     site._lora_B.in_features = rank
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -33,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One thread, since thread counts change bits, and a cache that no other run shares."""
     torch.set_num_threads(1)
+    # Every training run ends with a full collection; what was imported need not be looked through each time.
+    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEFTPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield

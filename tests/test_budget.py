@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -171,7 +172,7 @@ def test_solver(problem):
 @given(rank=st.integers(1, 12), widths=st.lists(st.integers(12, 40), min_size=2, max_size=12))
 @settings(deadline=None)
 def test_a_budget_of_rank_r_gives_exactly_r_everywhere(rank, widths):
-    sites = [SiteShape(f"s{i}", i, "k", a, b) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
+    sites = [SiteShape(f"s{i}", i, "k", a, b) for i, (a, b) in enumerate(pairwise(widths))]
     params = Budget(rank=rank).parameters(sites, 0)
     assert set(ArmBudget(params, 1, 1, 1).solve(sites).values()) == {rank}
 

@@ -116,7 +116,7 @@ def test_peak_memory_is_at_least_what_python_itself_takes():
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("plan", [PruningPlan(), PruningPlan(keep={UP: [0]}, drop=frozenset({Q0}))])
 def test_flops_agree_with_counting_one_product_after_another(train, plan):
-    model, sites = adapt(BASE)
+    _, sites = adapt(BASE)
     apply_plan(sites, plan)
     linears = [(s.d_in, s.d_out) for s in sites.values()]
     cost = BaseCost(linear_params=sum(a * b for a, b in linears), attention_width=2 * 32)

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -144,10 +145,13 @@ def _parse_text(text: str) -> MethodSpec:
 def _parse_options(text: str, call: str) -> dict[str, Any]:
     try:
         node = ast.parse(f"f{call}", mode="eval").body
-        assert isinstance(node, ast.Call)
-        assert not node.args
-        return {k.arg: ast.literal_eval(k.value) for k in node.keywords if k.arg}
-    except (SyntaxError, ValueError, AssertionError):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+            raise ValueError
+        names = [k.arg for k in node.keywords]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError
+        return {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+    except (SyntaxError, ValueError):
         raise UsageError.of(
             "method", text, "has options that are not name=value pairs", "Write lorpa(initial_rank=64, rewind=True)"
         ) from None
@@ -173,6 +177,7 @@ def _load_file(path: Path, class_name: str) -> type:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
     module_spec.loader.exec_module(module)
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type):

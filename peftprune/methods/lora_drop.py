@@ -49,8 +49,8 @@ class LoRADropConfig:
             0 < self.sample < 1, "lora-drop", "sample", self.sample, "is outside (0, 1)", "Give 0.1, for example"
         )
         check_option(
-            self.probe_passes > 0,
-            "lora-drop", "probe_passes", self.probe_passes, "is not positive", "Give 3, for example",
+            0 < self.probe_passes < float("inf"),
+            "lora-drop", "probe_passes", self.probe_passes, "is not positive and finite", "Give 3, for example",
         )  # fmt: skip
         check_option(
             0 < self.threshold <= 1,
