@@ -26,7 +26,7 @@ from peftprune.data import Example, collator
 from peftprune.errors import RunError
 from peftprune.export import save_peft
 from peftprune.inject import inject
-from peftprune.ledger import BaseCost, Ledger, headroom
+from peftprune.ledger import BaseCost, Ledger, headroom, release_memory
 from peftprune.metrics import compute_metrics
 from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
@@ -94,6 +94,7 @@ def run_arm(
     Raises:
         RunError: when training fails or the budget was missed.
     """
+    release_memory()
     started = time.perf_counter()
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / "config.json", config)

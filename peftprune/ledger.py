@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -65,6 +68,17 @@ def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
     return sum(
         v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)
     )
+
+
+def release_memory() -> None:
+    """Give freed memory back before an arm begins, so that arms neither pile up nor count each other's memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError, AttributeError):
+        # The C library keeps freed blocks for itself; batches of many lengths leave gigabytes of them.
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int:

@@ -91,9 +91,6 @@ class PruningTrainer(Trainer):
         self.groups = groups
         self.warmup_ratio = warmup_ratio
         self.checkpoints = checkpoints
-        # The loss function divides by the step's examples itself; models that ignore `num_items_in_batch` would
-        # otherwise get gradients that are too large under accumulation.
-        self.model_accepts_loss_kwargs = False
 
     def run(self) -> None:
         """Train to the end, from the newest valid checkpoint where there is one."""
