@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peftprune.errors import RunError as RunError
     from peftprune.errors import UsageError as UsageError
     from peftprune.methods import register as register
+    from peftprune.peft_results import read_peft_method_comparison as read_peft_method_comparison
     from peftprune.sites import Site as Site
     from peftprune.sites import SiteShape as SiteShape
     from peftprune.strategy import AdapterSpec as AdapterSpec
@@ -54,6 +55,7 @@ _HOMES = {
     "UsageError": "errors",
     "compare": "study",
     "load_task": "tasks",
+    "read_peft_method_comparison": "peft_results",
     "register": "methods",
 }
 

@@ -1,0 +1,64 @@
+"""What every statistic demands of its input."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from peftprune.errors import UsageError
+
+Floats = NDArray[np.float64]
+
+
+def finite(name: str, values: ArrayLike, dimensions: tuple[int, ...] = (1,)) -> Floats:
+    """`values` as floats.
+
+    Raises:
+        UsageError: nothing in it, another number of dimensions, or a value that is missing or not finite.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim not in dimensions or not array.size:
+        wanted = " or ".join(str(n) for n in dimensions)
+        raise UsageError.of(name, array.shape, "is no shape to compute with", f"Give {wanted} dimension(s), not empty")
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        cure = "Leave out runs that failed, and their partners in the other method"
+        raise UsageError.of(name, f"{bad} of {array.size} values", "are missing or not finite", cure)
+    return array
+
+
+def pair(
+    a: ArrayLike, b: ArrayLike, dimensions: tuple[int, ...] = (1, 2), names: str = "a and b"
+) -> tuple[Floats, Floats]:
+    """Both as floats, of one shape: entry i of the one belongs to entry i of the other.
+
+    Raises:
+        UsageError: as `finite`, or shapes that differ.
+    """
+    first, second = finite(names, a, dimensions), finite(names, b, dimensions)
+    if first.shape != second.shape:
+        cure = "Pairs need a partner each: compare on the seeds, tasks and examples that both have"
+        raise UsageError.of(names, (first.shape, second.shape), "are not of one shape", cure)
+    return first, second
+
+
+def share(name: str, value: float) -> float:
+    """A number strictly between 0 and 1.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if not 0 < value < 1:
+        raise UsageError.of(name, value, "is not between 0 and 1", "Take 0.05 for a level, 0.95 for a confidence")
+    return float(value)
+
+
+def at_least(name: str, value: int, least: int) -> int:
+    """A count that is large enough.
+
+    Raises:
+        UsageError: it is not, or no whole number.
+    """
+    if isinstance(value, bool) or int(value) != value or value < least:
+        raise UsageError.of(name, value, "is too small or no whole number", f"Give at least {least}")
+    return int(value)

@@ -1,0 +1,66 @@
+"""How large a difference is, apart from whether it is significant."""
+
+from __future__ import annotations
+
+import math
+
+from numpy.typing import ArrayLike
+
+from peftprune.stats.checks import finite, pair
+
+
+def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
+    """The mean difference of pairs in units of its standard deviation: Hedges' g_z, or Cohen's d_z if not `corrected`.
+
+    d_z = mean(a − b) / std(a − b), with n − 1. For few pairs it overestimates; g_z = J·d_z with
+    J = Γ(m/2) / (√(m/2)·Γ((m − 1)/2)), m = n − 1, takes that out (Hedges 1981). It does not exist
+    for fewer than 3 pairs.
+
+    Args:
+        a: n scores, in any one- or two-dimensional shape.
+        b: their partners.
+        corrected: g_z instead of d_z.
+
+    Returns:
+        Any real number, positive where a is larger; 0 for identical scores; ±inf where all pairs differ by the same.
+        NaN for fewer pairs than it takes (3, or 2 if not `corrected`) that differ.
+
+    Raises:
+        UsageError: shapes that differ, no pairs, or values that are not finite.
+    """
+    first, second = pair(a, b)
+    d = (first - second).ravel()
+    mean = float(d.mean())
+    if not d.any():
+        return 0.0
+    if len(d) < 2 or (corrected and len(d) < 3):
+        return math.nan
+    spread = float(d.std(ddof=1))
+    # A constant difference leaves a spread of rounding errors only.
+    if spread <= 1e-12 * abs(mean):
+        return math.copysign(math.inf, mean)
+    return mean / spread * (_hedges_factor(len(d) - 1) if corrected else 1.0)
+
+
+def _hedges_factor(degrees: int) -> float:
+    return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
+
+
+def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
+    """Chance that a run of a beats a run of b: P(a > b) + P(a = b)/2, over all pairs of runs (Agarwal et al. 2021).
+
+    Args:
+        a: runs, or runs × tasks; with tasks, the mean of the tasks' values.
+        b: the other method's, with as many tasks; the number of runs may differ.
+
+    Returns:
+        A value in [0, 1]; 0.5 for identical scores.
+
+    Raises:
+        UsageError: no scores, values that are not finite, or another number of tasks.
+    """
+    first, second = finite("a", a, (1, 2)), finite("b", b, (1, 2))
+    pair(first[:1], second[:1])  # one task column for each
+    wins = first[:, None] > second[None]
+    ties = first[:, None] == second[None]
+    return float((wins + 0.5 * ties).mean())

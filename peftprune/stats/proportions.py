@@ -1,0 +1,39 @@
+"""McNemar's test for two models on the same examples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from peftprune.errors import UsageError
+from peftprune.stats.checks import pair
+
+
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
+    """Exact two-sided p of McNemar's test (1947): are the examples that only one model gets right one-sided?
+
+    Under the null each of those n examples falls to either model with probability 1/2, so that
+    p = min(1, 2·P(X ≤ min(n_a, n_b))) with X binomial(n, 1/2). It compares two trained models, not two methods: use it
+    per seed and never on pooled seeds, whose examples are not independent.
+
+    Args:
+        correct_a: per example, whether the first model is right (true or false, 1 or 0).
+        correct_b: the second model, same examples in the same order.
+
+    Returns:
+        p in (0, 1]; 1 where the models are right on the same examples.
+
+    Raises:
+        UsageError: lengths that differ, no examples, or values other than 0 and 1.
+    """
+    from scipy.stats import binom
+
+    first, second = pair(correct_a, correct_b, dimensions=(1,), names="correct_a and correct_b")
+    values = np.concatenate([first, second])
+    if not np.isin(values, (0.0, 1.0)).all():
+        odd = float(values[~np.isin(values, (0.0, 1.0))][0])
+        raise UsageError.of(
+            "correct_a and correct_b", odd, "is neither right nor wrong", "Give True or False per example"
+        )
+    only_a, only_b = int((first > second).sum()), int((first < second).sum())
+    return min(1.0, 2.0 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))

@@ -1,0 +1,432 @@
+"""Each statistic against an independent computation: enumeration, scipy, and statsmodels where it is installed."""
+
+import itertools
+import math
+from collections.abc import Callable
+from random import Random
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peftprune import stats
+from peftprune.errors import UsageError
+from peftprune.metrics import METRICS, compute_metrics
+from peftprune.stats.paired import _values, _variances
+from peftprune.stats.sums import SUM_METRICS
+from tests.reference import stats as slow
+
+FEW = settings(max_examples=40, deadline=None)
+SCORES = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 2))
+PAIRS = st.lists(st.tuples(SCORES, SCORES), min_size=1, max_size=9)
+
+
+def columns(pairs: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in pairs], [y for _, y in pairs]
+
+
+# --- sign flips
+
+
+@FEW
+@given(PAIRS)
+def test_permutation_is_the_enumeration(pairs: list[tuple[float, float]]) -> None:
+    a, b = columns(pairs)
+    p = stats.paired_permutation(a, b)
+    assert p == pytest.approx(slow.paired_permutation(a, b), abs=1e-12)
+    assert stats.smallest_permutation_p(len(a)) <= p <= 1
+    assert stats.paired_permutation(b, a) == p
+
+
+def test_permutation_agrees_with_scipy_and_pools_tasks_and_seeds() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.4, 1, (2, 5)), rng.normal(0, 1, (2, 5))
+    theirs = scipy.stats.permutation_test(
+        (a.ravel(), b.ravel()), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples", vectorized=True
+    )
+    assert stats.paired_permutation(a, b) == pytest.approx(theirs.pvalue)
+
+
+def test_five_seeds_cannot_be_significant() -> None:
+    assert stats.paired_permutation([2, 3, 4, 5, 6], [1, 1, 1, 1, 1]) == 0.0625 == stats.smallest_permutation_p(5)
+    assert stats.smallest_permutation_p(1) == 1.0
+
+
+def test_permutation_draws_patterns_where_there_are_too_many() -> None:
+    rng = np.random.default_rng(1)
+    a = rng.normal(0.3, 1, 40)
+    zeros = np.zeros(40)
+    p = stats.paired_permutation(a, zeros, resamples=20_000)
+    assert p == stats.paired_permutation(a, zeros, resamples=20_000, seed=0)
+    # For sums of this many values the normal approximation is good.
+    approximate = 2 * scipy.stats.norm.sf(abs(a.sum()) / math.sqrt((a**2).sum()))
+    assert p == pytest.approx(approximate, abs=4 * math.sqrt(approximate / 20_000) + 0.002)
+    assert stats.paired_permutation(zeros + 1, zeros, resamples=999) == pytest.approx(1 / 1000)
+
+
+def test_pairs_that_tie_need_no_enumeration() -> None:
+    a, b = np.zeros(500), np.zeros(500)
+    a[:6] = 1
+    assert stats.paired_permutation(a, b) == 2**-5
+
+
+# --- McNemar, Holm
+
+
+@FEW
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
+def test_mcnemar_is_the_enumeration_and_the_binomial_test(pairs: list[tuple[bool, bool]]) -> None:
+    a, b = [x for x, _ in pairs], [y for _, y in pairs]
+    p = stats.mcnemar(a, b)
+    assert p == pytest.approx(slow.mcnemar(a, b), abs=1e-12)
+    only_a, only_b = sum(x > y for x, y in pairs), sum(x < y for x, y in pairs)
+    if only_a + only_b:
+        assert p == pytest.approx(scipy.stats.binomtest(only_a, only_a + only_b).pvalue)
+
+
+def test_mcnemar_agrees_with_statsmodels() -> None:
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    rng = np.random.default_rng(0)
+    a, b = rng.random(60) < 0.8, rng.random(60) < 0.6
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    assert stats.mcnemar(a, b) == pytest.approx(tables.mcnemar(table, exact=True).pvalue)
+
+
+@FEW
+@given(st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=8))
+def test_holm_is_its_definition(p_values: list[float]) -> None:
+    adjusted = stats.holm(p_values)
+    assert adjusted == pytest.approx(slow.holm(p_values), nan_ok=True)
+    made = [(p, q) for p, q in zip(p_values, adjusted, strict=True) if not math.isnan(p)]
+    assert all(p <= q <= 1 for p, q in made)
+    assert all(q1 <= q2 for (p1, q1), (p2, q2) in itertools.product(made, made) if p1 <= p2)
+
+
+def test_holm_by_hand_and_statsmodels() -> None:
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert stats.holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.02, math.nan, 0.03]) == pytest.approx([0.04, math.nan, 0.04], nan_ok=True)
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    assert stats.holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+
+
+# --- one method
+
+
+@pytest.mark.parametrize("scores", [[0.0, 1.0, 4.0], [0.81, 0.83, 0.86, 0.84, 0.79]])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_bootstrap_interval_is_the_enumeration(scores: list[float], confidence: float) -> None:
+    means = slow.bootstrap_means(scores)
+    tail = (1 - confidence) / 2
+    # Monte Carlo can be off by a few places in the sorted list of all resamples.
+    slack = 4 * math.sqrt(tail * (1 - tail) / 10_000)
+    low, high = stats.bootstrap_interval(scores, confidence)
+    low_bounds, high_bounds = (
+        np.quantile(means, [max(0, q - slack), min(1, q + slack)], method="inverted_cdf") for q in (tail, 1 - tail)
+    )
+    assert low_bounds[0] - 1e-9 <= low <= low_bounds[1] + 1e-9
+    assert high_bounds[0] - 1e-9 <= high <= high_bounds[1] + 1e-9
+
+
+def test_bootstrap_interval_agrees_with_scipy() -> None:
+    scores = np.random.default_rng(0).gamma(2.0, size=80)
+    theirs = scipy.stats.bootstrap((scores,), np.mean, method="percentile", rng=1).confidence_interval
+    assert stats.bootstrap_interval(scores) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+@FEW
+@given(st.lists(SCORES, min_size=1, max_size=8), st.integers(0, 5))
+def test_bootstrap_interval_stays_within_the_scores(scores: list[float], seed: int) -> None:
+    low, high = stats.bootstrap_interval(scores, seed=seed)
+    assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
+    assert (low, high) == stats.bootstrap_interval(scores, seed=seed)
+
+
+def test_summary_is_students() -> None:
+    scores = [0.7, 0.75, 0.8, 0.72]
+    found = stats.summary(scores)
+    theirs = scipy.stats.ttest_1samp(scores, 0).confidence_interval(0.95)
+    assert (found.mean, found.std) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert (found.low, found.high, found.n) == pytest.approx((theirs.low, theirs.high, 4))
+    one = stats.summary([0.7])
+    assert one.mean == 0.7
+    assert all(math.isnan(x) for x in (one.std, one.low, one.high))
+
+
+# --- effects and ranks
+
+
+def test_effect_size_by_hand() -> None:
+    a, b = [1.0, 2.0, 3.0, 5.0], [0.0, 2.0, 1.0, 2.0]
+    d_z = 1.5 / np.std([1, 0, 2, 3], ddof=1)
+    assert stats.effect_size(a, b, corrected=False) == pytest.approx(d_z)
+    # J for 3 degrees of freedom, √(2/3)·Γ(1.5)/Γ(1); the usual approximation 1 − 3/(4·3 − 1) is 0.727.
+    assert stats.effect_size(a, b) == pytest.approx(d_z * math.sqrt(2 / 3) * math.gamma(1.5))
+    assert stats.effect_size(a, a) == 0
+    assert stats.effect_size([1.1, 2.1, 3.1], [1.0, 2.0, 3.0]) == math.inf
+    assert stats.effect_size([1.0], [2.0], corrected=False) != stats.effect_size([1.0], [1.0])
+
+
+def test_hedges_correction_takes_out_the_bias() -> None:
+    d = np.random.default_rng(0).normal(0.5, 1, (4000, 6))
+    assert np.mean([stats.effect_size(row, np.zeros(6)) for row in d]) == pytest.approx(0.5, abs=0.03)
+
+
+@FEW
+@given(st.lists(SCORES, min_size=1, max_size=8), st.lists(SCORES, min_size=1, max_size=8))
+def test_probability_of_improvement_is_the_enumeration(a: list[float], b: list[float]) -> None:
+    value = stats.probability_of_improvement(a, b)
+    assert value == pytest.approx(slow.probability_of_improvement(a, b))
+    assert value + stats.probability_of_improvement(b, a) == pytest.approx(1)
+    assert value == pytest.approx(scipy.stats.mannwhitneyu(a, b).statistic / (len(a) * len(b)))
+    tasks = stats.probability_of_improvement(np.transpose([a, a]), np.transpose([b, b]))
+    assert tasks == pytest.approx(value)
+
+
+@FEW
+@given(st.integers(2, 6), st.integers(3, 5), st.randoms(use_true_random=False))
+def test_ranks_are_their_definition(tasks: int, methods: int, random: Random) -> None:
+    scores = [[random.randint(0, 3) for _ in range(methods)] for _ in range(tasks)]
+    ranks = stats.average_ranks(scores)
+    assert ranks == pytest.approx(slow.average_ranks(scores))
+    assert ranks.sum() == pytest.approx(methods * (methods + 1) / 2)
+    assert stats.average_ranks(-np.array(scores), higher_is_better=False) == pytest.approx(ranks)
+    found = stats.friedman(scores)
+    if any(len(set(row)) > 1 for row in scores):
+        assert found.statistic == pytest.approx(slow.friedman_statistic(scores), abs=1e-9)
+        assert found.p == pytest.approx(scipy.stats.chi2.sf(found.statistic, methods - 1))
+    else:
+        assert found == (0.0, 1.0)
+
+
+def test_critical_difference_is_demsars_table() -> None:
+    for k, q in ((2, 1.960), (3, 2.343), (5, 2.728), (10, 3.164)):
+        assert stats.critical_difference(k, 14) == pytest.approx(q * math.sqrt(k * (k + 1) / 84), abs=2e-3)
+    # The studentized range by its definition: how far apart four normal values lie.
+    ranges = np.ptp(np.random.default_rng(0).normal(size=(100_000, 4)), axis=1)
+    assert stats.critical_difference(4, 1, alpha=0.1) == pytest.approx(
+        np.quantile(ranges, 0.9) / math.sqrt(2) * math.sqrt(20 / 6), rel=0.01
+    )
+
+
+def test_critical_difference_separates_what_nemenyis_test_does() -> None:
+    posthocs = pytest.importorskip("scikit_posthocs")
+    scores = np.random.default_rng(3).normal(size=(12, 4)) + np.arange(4) * 0.6
+    ranks = stats.average_ranks(scores)
+    apart = np.abs(ranks[:, None] - ranks) > stats.critical_difference(4, 12)
+    assert (apart == (posthocs.posthoc_nemenyi_friedman(scores).to_numpy() < 0.05)).all()
+    assert apart.any()
+
+
+# --- paired bootstrap
+
+
+def predictions(kind: str, seed: int, shape: tuple[int, int, int] = (2, 3, 40)) -> tuple[np.ndarray, np.ndarray]:
+    """(methods × seeds × examples, references), of three classes, two, or numbers."""
+    rng = np.random.default_rng(seed)
+    if kind == "regression":
+        truth = rng.normal(3, 1, shape[-1])
+        return truth + rng.normal(0, 1, shape), truth
+    classes = 3 if kind == "several" else 2
+    truth = rng.integers(0, classes, shape[-1])
+    return np.where(rng.random(shape) < 0.7, truth, rng.integers(0, classes, shape)), truth
+
+
+CASES = [(name, kind) for name in SUM_METRICS for kind in ("regression", "two", "several")]
+CASES = [
+    (n, k) for n, k in CASES if (METRICS[n].kind == "regression") == (k == "regression") and (n, k) != ("f1", "several")
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_sums_give_the_metrics_of_the_project(name: str, kind: str) -> None:
+    """On the data, and on each resample: the two ways to compute draw from one distribution."""
+    (a, b), truth = predictions(kind, 0)
+    found = stats.paired_bootstrap(a, b, references=truth, metric=name, resamples=2000)
+
+    def of(predicted: np.ndarray, references: np.ndarray) -> float:
+        return compute_metrics([name], predicted, references)[name]
+
+    assert found.difference == pytest.approx(np.mean([of(x, truth) - of(y, truth) for x, y in zip(a, b, strict=True)]))
+    if (name, kind) in (("matthews", "two"), ("pearson", "regression")):  # both are correlations of two columns
+
+        def correlation(predicted: np.ndarray, references: np.ndarray) -> float:
+            return float(np.corrcoef(predicted, references)[0, 1])
+
+        twin = stats.paired_bootstrap(a[:1], b[:1], references=truth, metric=correlation, resamples=1000, seed=1)
+        fast = stats.paired_bootstrap(a[:1], b[:1], references=truth, metric=name, resamples=2000)
+        assert twin.difference == pytest.approx(fast.difference)
+        assert twin.example_std == pytest.approx(fast.example_std, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["f1", "f1_macro", "matthews"])
+def test_sums_hold_for_constant_predictions(name: str) -> None:
+    truth = [0, 1, 1, 0]
+    for constant in (0, 1):
+        a = [constant] * 4
+        found = stats.paired_bootstrap(a, truth, references=truth, metric=name, resamples=50)
+        assert found.difference == pytest.approx(compute_metrics([name], a, truth)[name] - 1)
+    assert not set(METRICS) - set(SUM_METRICS) - {"spearman"}
+
+
+def test_a_metric_without_sums_is_called() -> None:
+    (a, b), truth = predictions("regression", 0, (2, 2, 20))
+    found = stats.paired_bootstrap(a, b, references=truth, metric="spearman", resamples=20)
+    mean = [np.mean([scipy.stats.spearmanr(row, truth).statistic for row in method]) for method in (a, b)]
+    assert found.difference == pytest.approx(mean[0] - mean[1])
+
+
+def test_resampled_examples_are_the_enumeration() -> None:
+    (a, b), truth = predictions("two", 5, (2, 2, 5))
+
+    def f1(predicted: list[float], references: list[float]) -> float:
+        hits = sum(p == r == 1 for p, r in zip(predicted, references, strict=True))
+        return 2 * hits / max(1, sum(predicted) + sum(references))
+
+    every = np.array(slow.resampled_differences(a.tolist(), b.tolist(), truth.tolist(), f1))
+    models = np.concatenate([a, b]).astype(float)
+    drawn = _values(models, truth.astype(float), "f1", 20_000, np.random.default_rng(0))[1]
+    drawn = drawn[:, :2] - drawn[:, 2:]
+    assert drawn.mean(axis=0) == pytest.approx(every.mean(axis=0), abs=0.015)
+    assert np.cov(drawn.T) == pytest.approx(np.cov(every.T), abs=0.01)
+
+
+def test_variances_are_those_of_the_crossed_design() -> None:
+    rng = np.random.default_rng(2)
+    d = rng.normal(size=(4, 1)) * 0.3 + rng.normal(size=(1, 30)) + rng.normal(size=(4, 30))
+    values, drawn = _values(np.concatenate([d, 0 * d]), None, None, 40_000, rng)
+    examples, seeds, interaction = slow.crossed_variances(d.tolist())
+    found = _variances(values[:4] - values[4:], drawn[:, :4] - drawn[:, 4:])
+    assert found.interaction == pytest.approx(interaction, rel=0.05)
+    assert found.seed_excess == pytest.approx(seeds - interaction, rel=0.1)
+    assert found.one_seed * (found.common + (1 - found.common) / 4) == pytest.approx(examples, rel=0.03)
+
+
+def test_one_seed_is_the_plain_bootstrap_of_examples() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 200)) < np.array([[0.8], [0.7]])
+    found = stats.paired_bootstrap(a, b)
+    theirs = scipy.stats.bootstrap((a * 1.0 - b,), np.mean, method="percentile", rng=1).confidence_interval
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.006)
+    assert found.seed_std == 0
+
+
+def test_seeds_alone_give_students_test() -> None:
+    """Where all examples agree, only the seeds vary."""
+    d = np.array([0.5, 0.7, 0.2, 0.9, 0.4])
+    found = stats.paired_bootstrap(np.repeat(d[:, None], 10, axis=1), np.zeros((5, 10)), resamples=100_000)
+    theirs = scipy.stats.ttest_1samp(d, 0)
+    interval = theirs.confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.05)
+    assert found.p == pytest.approx(theirs.pvalue, abs=0.005)
+    assert found.seed_std == pytest.approx(d.std(ddof=1))
+
+
+@pytest.mark.parametrize(("seed_std", "seed"), [(0.0, 12), (0.1, 11), (0.1, 12)])
+def test_p_is_that_of_the_stated_distribution(seed_std: float, seed: int) -> None:
+    """With normal noise the replicates are N(D, V_ex + V₊) mixed over χ²; the parts come from the mean squares."""
+    rng = np.random.default_rng(seed)
+    d = rng.normal(size=(6, 1)) * seed_std + rng.normal(size=(1, 90)) * 0.6 + rng.normal(size=(6, 90))
+    d += 0.1 - d.mean()
+    examples, seeds, interaction = slow.crossed_variances(d.tolist())
+    pivot = seeds * 5 / scipy.stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, 5)
+    spread = np.sqrt(examples + np.maximum(0, pivot - interaction))
+    expected = 2 * scipy.stats.norm.sf(0.1 / spread).mean()
+    found = stats.paired_bootstrap(d, np.zeros_like(d), resamples=40_000)
+    # Six drawn seeds are not quite normal, hence no closer; without `interaction` it would be off by 14 % and more.
+    assert found.p == pytest.approx(expected, rel=0.04)
+
+
+@FEW
+@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 30))
+def test_paired_bootstrap_is_coherent(seed: int, seeds: int, examples: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 2, (2, seeds, examples))
+    there = stats.paired_bootstrap(a, b, resamples=400, seed=seed)
+    assert there == stats.paired_bootstrap(a, b, resamples=400, seed=seed)
+    assert 0 < there.p <= 1
+    assert there.low <= there.high
+    assert there.difference == pytest.approx((a - b).mean())
+    assert 0 <= there.probability <= 1
+    if there.p < 0.045:
+        assert there.low >= 0 or there.high <= 0
+    if there.p > 0.06:
+        assert there.low <= 0 <= there.high
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_identical_predictions_make_no_difference(seeds: int) -> None:
+    (a, _), truth = predictions("two", 0, (2, seeds, 30))
+    for found in (
+        stats.paired_bootstrap(a, a, resamples=500),
+        stats.paired_bootstrap(a, a, references=truth, metric="matthews", resamples=500),
+    ):
+        assert (found.difference, found.low, found.high, found.p, found.probability) == (0, 0, 0, 1, 0.5)
+        assert stats.detectable_from(found) == 0
+    scores = a.mean(axis=1)
+    assert stats.paired_permutation(scores, scores) == 1
+    assert stats.mcnemar(a[0], a[0]) == 1
+    assert stats.probability_of_improvement(scores[:1], scores[:1]) == 0.5
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of resamples change nothing but the memory."""
+    (a, b), truth = predictions("regression", 0)
+    whole = stats.paired_bootstrap(a, b, references=truth, metric="pearson", resamples=300)
+    monkeypatch.setattr("peftprune.stats.paired._CHUNK", 1000)
+    assert stats.paired_bootstrap(a, b, references=truth, metric="pearson", resamples=300) == whole
+
+
+# --- words and refusals
+
+
+def test_verdicts() -> None:
+    assert stats.verdict(0.02, 0.01, 5) == "better"
+    assert stats.verdict(-0.02, 0.01, 5) == "worse"
+    assert stats.verdict(-0.02, 0.01, 5, higher_is_better=False) == "better"
+    assert stats.verdict(0.02, 0.2, 5) == "not distinguishable at this size"
+    assert stats.verdict(0.0, 1.0, 2) == "not distinguishable at this size"
+    smallest = stats.smallest_permutation_p
+    assert stats.verdict(0.2, 0.0625, 5, smallest_p=smallest(5)) == "cannot reach significance with 5 seeds"
+    assert stats.verdict(0.2, 0.03125, 6, smallest_p=smallest(6)) == "better"
+    assert (
+        stats.verdict(0.2, 0.06, 6, smallest_p=smallest(6), comparisons=2) == "cannot reach significance with 6 seeds"
+    )
+    assert stats.verdict(0.2, 0.001, 1) == "cannot reach significance with 1 seed"
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: stats.paired_permutation([1, 2], [1]), "shape"),
+        (lambda: stats.paired_permutation([], []), "shape"),
+        (lambda: stats.paired_permutation([1, math.nan], [1, 2]), "1 of 2 values"),
+        (lambda: stats.smallest_permutation_p(0), "at least 1"),
+        (lambda: stats.mcnemar([0.5], [1]), "0.5"),
+        (lambda: stats.holm([1.2]), "1.2"),
+        (lambda: stats.holm([[0.1]]), "row"),
+        (lambda: stats.bootstrap_interval([1, 2], confidence=95), "95"),
+        (lambda: stats.summary([]), "shape"),
+        (lambda: stats.probability_of_improvement([[1, 2]], [[1]]), "shape"),
+        (lambda: stats.friedman([[1, 2], [2, 1]]), "three methods"),
+        (lambda: stats.critical_difference(1, 3), "n_methods"),
+        (lambda: stats.paired_bootstrap([1], [0]), "two examples"),
+        (lambda: stats.paired_bootstrap([1, 0], [0, 1], metric="f1"), "metric without references"),
+        (lambda: stats.paired_bootstrap([1, 0], [0, 1], references=[0, 1]), "references without a metric"),
+        (lambda: stats.paired_bootstrap([1, 0], [0, 1], metric="f1", references=[0]), "number of examples"),
+        (lambda: stats.paired_bootstrap([1, 0], [0, 1], metric="bleu", references=[0, 1]), "bleu"),
+        (lambda: stats.detectable_difference(100, 2), "does not say"),
+        (lambda: stats.detectable_difference(100, 2, base_rate=0.7, discordance=0.1), "only one"),
+        (lambda: stats.detectable_difference(100, 2, base_rate=70), "70"),
+        (lambda: stats.detectable_difference(100, 2, base_rate=0.7, common=2), "common"),
+        (lambda: stats.detectable_difference(100, 1, base_rate=0.7, seed_std=0.1), "two seeds"),
+        (lambda: stats.detectable_difference(100, 2, base_rate=0.7, power=0.01), "power"),
+        (lambda: stats.verdict(math.nan, 0.1, 3), "difference"),
+        (lambda: stats.verdict(0.1, 1.5, 3), "p: 1.5"),
+    ],
+)
+def test_refusals_name_the_value(call: Callable[[], object], word: str) -> None:
+    with pytest.raises(UsageError, match=word):
+        call()
