@@ -121,6 +121,16 @@ class Comparison:
         ]
         return pd.DataFrame(rows, columns=columns)
 
+    def against(self, baseline: str | None = None) -> pd.DataFrame:
+        """Every method's paired difference to a baseline (default: the first label), with interval and verdict.
+
+        One row a method and metric: method, baseline, metric, seeds, difference, low, high, p, p_holm, detectable,
+        verdict; see `peftprune.evidence.against`.
+        """
+        from peftprune.evidence import against
+
+        return against(self, baseline if baseline is not None else self.request["arms"][0]["label"])
+
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
         """Heat maps of the final ranks, layer by kind, one panel a method, averaged over seeds; saved to `path`."""
         from peftprune.plots import plot_rank_panels

@@ -31,7 +31,7 @@ def show_comparison(result: Comparison) -> None:
     table.add_column("method", overflow="fold", min_width=8)
     for metric in result.metrics:
         table.add_column(metric, justify="right", no_wrap=True)
-    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params", "PFLOP", "seconds")
+    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params", "TFLOP", "seconds")
     for name in sizes:
         table.add_column(name.replace("_", " "), justify="right")
     extra = [c for c in ("budget_difference", "exemption") if c in frame.columns]
@@ -40,7 +40,7 @@ def show_comparison(result: Comparison) -> None:
     for row in frame.to_dict("records"):
         cells = [_score(row[f"{m}_mean"], row[f"{m}_std"]) for m in result.metrics]
         cells += [_count(row[n]) for n in sizes[:-2]]
-        cells += [_number(row["flops"], 1e-15, 2), _number(row["seconds"], 1, 0)]
+        cells += [_number(row["flops"], 1e-12, 1), _number(row["seconds"], 1, 0)]
         table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], str(row["status"]))
     console = _console()
     console.print(table)
@@ -49,6 +49,26 @@ def show_comparison(result: Comparison) -> None:
         f"Reported on: {request['evaluation_split']}. {len(request['seeds'])} seed(s), {request['sites']} sites, "
         f"{request['dtype']}, {request['threads']} thread(s). final: adapter parameters, ties counted once; "
         "± is the standard deviation over seeds."
+    )
+    _show_differences(console, result)
+
+
+def _show_differences(console: Console, result: Comparison) -> None:
+    """Each method against the first one, in words, and what a study of this size could have found."""
+    frame = result.against()
+    if frame.empty:
+        return
+    table = Table(title=f"Against {frame['baseline'].iloc[0]}", title_justify="left")
+    for name in ("method", "metric", "difference", "95 % interval", "p (Holm)", "smallest detectable", "verdict"):
+        table.add_column(name, justify="left" if name in ("method", "metric", "verdict") else "right")
+    for row in frame.to_dict("records"):
+        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
+        numbers = (f"{row['difference']:+.4f}", interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
+        table.add_row(row["method"], row["metric"], *numbers, row["verdict"])
+    console.print(table)
+    console.print(
+        "Paired bootstrap over examples and seeds; p corrected over methods by Holm. Smallest detectable: the true "
+        "difference that a study of this size finds with a power of 0.8."
     )
 
 
