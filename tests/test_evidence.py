@@ -39,8 +39,8 @@ def test_differences_are_those_of_the_table_and_the_statistics(study: peftprune.
         assert row["difference"] == pytest.approx(expected, abs=1e-12)
         predictions = []
         for label in ("lorpa", "lora"):
-            stored = [pd.read_parquet(study.arm(label, seed).predictions).query("split == @split") for seed in (0, 1)]
-            predictions.append([f["prediction"].tolist() for f in stored])
+            stored = [pd.read_parquet(study.arm(label, seed).predictions) for seed in (0, 1)]
+            predictions.append([f.loc[f["split"] == split, "prediction"].tolist() for f in stored])
         answers = list(classification_task(evaluation=("matched", "mismatched")).evaluation[split]["label"])
         found = stats.paired_bootstrap(*predictions, references=answers, metric="accuracy")
         assert (row["low"], row["high"], row["p"]) == (found.low, found.high, found.p)
