@@ -76,7 +76,7 @@ def release_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         # The C library keeps freed blocks for itself; batches of many lengths leave gigabytes of them.
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -11,14 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Reporter:
-    """Two bars with the time left: arms of the study, steps of the arm. Silent where stderr is no terminal.
+    """Two bars in steps, with the time left: the study's and the current arm's. Silent where stderr is no terminal.
 
     Args:
-        arms: number of arms in the study.
+        steps: of all arms together.
         enabled: None shows progress on a terminal only.
     """
 
-    def __init__(self, arms: int, enabled: bool | None = None) -> None:
+    def __init__(self, steps: int, enabled: bool | None = None) -> None:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self._console = Console(stderr=True, quiet=not shown)
         self._progress = Progress(
@@ -29,8 +29,9 @@ class Reporter:
             console=self._console,
             disable=not shown,
         )
-        self._study = self._progress.add_task("study", total=arms)
+        self._study = self._progress.add_task("study", total=steps)
         self._arm: TaskID | None = None
+        self._before = self._steps = 0
 
     def __enter__(self) -> Reporter:
         self._progress.start()
@@ -43,17 +44,19 @@ class Reporter:
 
     def started(self, label: str, seed: int, steps: int) -> None:
         """An arm begins."""
+        self._steps = steps
         self._arm = self._progress.add_task(f"{label}, seed {seed}", total=steps)
 
     def step(self, done: int, total: int, phase: str) -> None:
         """A step of the current arm is done."""
         if self._arm is not None:
             self._progress.update(self._arm, completed=done)
+            self._progress.update(self._study, completed=self._before + done)
 
-    def skipped(self, label: str, seed: int) -> None:
+    def skipped(self, label: str, seed: int, steps: int) -> None:
         """An arm was done before."""
-        self._console.print(f"{label}, seed {seed}: done before")
-        self._progress.advance(self._study)
+        self._steps = steps
+        self._end(f"{label}, seed {seed}: done before")
 
     def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
         """The current arm is done."""
@@ -69,4 +72,5 @@ class Reporter:
             self._progress.remove_task(self._arm)
             self._arm = None
         self._console.print(line, markup=False)
-        self._progress.advance(self._study)
+        self._before += self._steps
+        self._progress.update(self._study, completed=self._before)

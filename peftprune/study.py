@@ -140,7 +140,8 @@ def compare(
             "arms": [{"label": s.label, "seed": n, "hash": config_hash(c)} for s, _, n, c in arms],
         }
     )
-    _run_all(study, arms, setup, environment["dtype"], Reporter(len(arms), enabled=progress))
+    steps = sum(plan.budget.total_steps for _, plan, _, _ in arms)
+    _run_all(study, arms, setup, environment["dtype"], Reporter(steps, enabled=progress))
     return Comparison.load(study.path)
 
 
@@ -272,7 +273,7 @@ def _run_all(
         for spec, plan, seed, config in arms:
             folder = study.arm(spec.label, seed, config_hash(config))
             if folder.result() is not None:
-                reporter.skipped(spec.label, seed)
+                reporter.skipped(spec.label, seed, plan.budget.total_steps)
                 continue
             reporter.started(spec.label, seed, plan.budget.total_steps)
             try:
