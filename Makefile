@@ -1,7 +1,9 @@
 # Everything runs inside .venv, which the first target makes. Versions are those of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := .venv/.ready
+TOOLS := .venv/.tools
 
 .PHONY: demo test test-all lint format notebooks benchmark clean
 
@@ -10,22 +12,22 @@ demo: $(READY)  ## A real comparison with the offline model: prints the table, d
 		--seeds 1 --epochs 2 --output-dir runs/demo
 	@echo "Table above; rank allocations in runs/demo/ranks.png. A second run reads the stored study."
 
-test: $(READY)  ## All tests but the slow ones.
+test: $(TOOLS)  ## All tests but the slow ones.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(READY)  ## All tests.
+test-all: $(TOOLS)  ## All tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(READY)
+format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-notebooks: $(READY)
+notebooks: $(TOOLS)
 	@ls notebooks/*.ipynb 2>/dev/null || echo "There are no notebooks yet."
 
 DATA ?= $(PEFTPRUNE_DATA)
@@ -46,6 +48,10 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[offline,dev]"
+	$(INSTALL) torch
+	$(INSTALL) -e ".[offline]"
 	touch $(READY)
+
+$(TOOLS): $(READY)
+	$(INSTALL) -e ".[offline,dev]"
+	touch $(TOOLS)
