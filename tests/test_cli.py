@@ -127,6 +127,18 @@ def test_wrong_files_are_refused(change: object, expected: list[str], small: lis
         assert text in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("class Broken(:", "SyntaxError"), ("import no_such_module", "no_such_module"), ("x = 1", "Broken")],
+)
+def test_a_strategy_file_that_cannot_be_used_is_refused(code: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(code)
+    result = peftprune("compare", "--methods", f"{tmp_path}/mine.py:Broken")
+    assert result.exit_code == 2, result.output
+    assert "mine.py" in result.stderr
+    assert expected in result.stderr
+
+
 def test_debug_shows_where(tmp_path: Path) -> None:
     from peftprune.errors import UsageError
 

@@ -178,7 +178,11 @@ def _load_file(path: Path, class_name: str) -> type:
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up there
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        problem = f"cannot be imported ({type(error).__name__}: {error})"
+        raise UsageError.of("method", str(path), problem, "Mend the file; --debug shows where") from error
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type):
         found = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
