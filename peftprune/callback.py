@@ -200,6 +200,8 @@ class PruningCallback(TrainerCallback):
                 param.grad = grad if param.grad is None else param.grad + grad
 
     def _apply(self, plan: PruningPlan, step: int, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(plan, PruningPlan):
+            raise RunError(f"plan: {plan!r} is no PruningPlan. Return PruningPlan() to change nothing")
         if plan.is_empty:
             return
         surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)

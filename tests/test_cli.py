@@ -66,6 +66,19 @@ def test_one_failed_arm_stops_no_other_and_exits_with_1(small: list[str], tmp_pa
     assert "failed" in table["broken"]
 
 
+def test_a_strategy_that_returns_no_plan_is_told_what_to_return(small: list[str], tmp_path: Path) -> None:
+    (tmp_path / "silent.py").write_text(
+        "import peftprune\n"
+        "class Silent(peftprune.RankPruningStrategy):\n"
+        "    name = 'silent'\n"
+        "    def decide(self, view):\n"
+        "        pass\n"
+    )
+    result = peftprune("compare", *small, "--methods", f"{tmp_path}/silent.py:Silent")
+    assert result.exit_code == 1
+    assert "Return PruningPlan() to change nothing" in result.stderr
+
+
 def test_a_loss_that_is_not_finite_fails_the_run(small: list[str]) -> None:
     result = peftprune("compare", *small, "--methods", "lora", "--learning-rate", "1e30", "--max-grad-norm", "0")
     assert result.exit_code == 1
