@@ -21,7 +21,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from peftprune import surgery
 from peftprune.budget import verify
-from peftprune.callback import Progress, PruningCallback, density
+from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
 from peftprune.errors import RunError
 from peftprune.export import save_peft
@@ -36,6 +36,7 @@ from peftprune.sites import SiteSet
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
 from peftprune.strategy import Baseline, RankPruningStrategy
 from peftprune.tasks import Task
+from peftprune.trace import density
 from peftprune.trainer import PruningTrainer, classification_loss, predict, regression_loss
 
 _LOGS_PER_RUN = 50
@@ -116,7 +117,7 @@ def run_arm(
         facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
     write_jsonl(folder.path / "history.jsonl", trainer.state.log_history)
-    write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace)
+    write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
     result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
     write_json(folder.path / "result.json", result)
     folder.clear_error()

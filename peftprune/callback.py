@@ -23,6 +23,7 @@ from peftprune.rng import generator
 from peftprune.signals import Collectors
 from peftprune.sites import SiteSet
 from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
+from peftprune.trace import Trace
 
 StepCost = Callable[[int], tuple[int, int, int]]
 Progress = Callable[[int, int, str], None]
@@ -61,13 +62,12 @@ class PruningCallback(TrainerCallback):
         self.rng = generator(seed, "strategy")
         self.init_rng = generator(seed, "strategy", "new ranks")
         self.ledger = Ledger()
-        self.trace: list[dict[str, Any]] = []
+        self.trace = Trace()
         self._step_cost = step_cost
         self._base_cost = base_cost
         self._progress = progress
         self._collectors: Collectors | None = None
         self._plan = PruningPlan()
-        self._last_rows: dict[str, dict[str, Any]] = {}
         self._resumed = False
         self._mark = 0.0
 
@@ -80,7 +80,7 @@ class PruningCallback(TrainerCallback):
         self._collectors = Collectors(kwargs["model"], self.sites, self.strategy.signals)
         if not self._resumed:
             self.strategy.start(self._view(0))
-            self._record(0, "initial ranks", with_density=False)
+            self.trace.begin(self.sites, self.phases[0].name)
         self._mark = time.perf_counter()
 
     def on_step_begin(
@@ -161,8 +161,7 @@ class PruningCallback(TrainerCallback):
             "rng": self.rng.get_state(),
             "init_rng": self.init_rng.get_state(),
             "ledger": vars(self.ledger),
-            "trace": self.trace,
-            "last_rows": self._last_rows,
+            "trace": self.trace.state_dict(),
             "structure": surgery.structure(self.sites),
         }
 
@@ -173,8 +172,7 @@ class PruningCallback(TrainerCallback):
         self.rng.set_state(state["rng"])
         self.init_rng.set_state(state["init_rng"])
         self.ledger = Ledger(**state["ledger"])
-        self.trace = list(state["trace"])
-        self._last_rows = dict(state["last_rows"])
+        self.trace.load_state_dict(state["trace"])
         self._resumed = True
 
     def _view(self, step: int, signals: Mapping[Any, Any] | None = None) -> StepView:
@@ -205,7 +203,7 @@ class PruningCallback(TrainerCallback):
         if plan.is_empty:
             return
         surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
-        self._record(step + 1, plan.reason, with_density=bool(plan.zero))
+        self.trace.record(self.sites, plan, step + 1, phase_at(self.phases, step).name)
 
     def _charge(self, step: int, current: PhaseRange) -> None:
         samples, tokens, padded = self._step_cost(step)
@@ -219,29 +217,6 @@ class PruningCallback(TrainerCallback):
         ledger.forward_only_samples += 0 if train else samples
         ledger.base_flops += base
         ledger.adapter_flops += adapter
-
-    def _record(self, step: int, reason: str, *, with_density: bool) -> None:
-        """Append a trace row with the sites whose rank, density or sharing changed."""
-        shared = self.sites.shared_with()
-        changed = {}
-        for name, site in self.sites.items():
-            row = {
-                "rank": site.rank,
-                "density": density(site) if with_density else None,
-                "shared_with": shared[name],
-            }
-            if self._last_rows.get(name) != row:
-                changed[name] = self._last_rows[name] = row
-        phase = phase_at(self.phases, max(step - 1, 0)).name
-        self.trace.append({"step": step, "phase": phase, "reason": reason, "sites": changed})
-
-
-def density(site: Any) -> float | None:
-    """Share of the site's entries of A and B that are not zero; None where the site was dropped."""
-    if site.rank == 0:
-        return None
-    tensors = (site.A, site.B)
-    return sum(int(torch.count_nonzero(t)) for t in tensors) / sum(t.numel() for t in tensors)
 
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:

@@ -24,7 +24,7 @@ def check_plan(sites: SiteSet, plan: PruningPlan, rng: torch.Generator | None) -
     Raises:
         RunError: naming the part of the plan, the site and the cure.
     """
-    named = [plan.keep, plan.zero, plan.grow, plan.reinit, plan.assign, plan.drop, *plan.share]
+    named = [plan.keep, plan.zero, plan.grow, plan.reinit, plan.assign, plan.drop, plan.scores, *plan.share]
     for name in (n for part in named for n in part):
         if name not in sites:
             raise RunError(f"plan: {name!r} is not a site. Take names from view.sites")

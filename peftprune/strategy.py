@@ -132,6 +132,8 @@ class PruningPlan:
         reinit: site to the rank at which its A and B start afresh.
         assign: site to new values of the same shape.
         reset_optimizer: clear the optimizer's state.
+        scores: importance of the sites behind the decision, from 0; kept in the trace, changes nothing. A method's
+            docstring says what its scores mean.
         reason: one line for the trace.
     """
 
@@ -144,6 +146,7 @@ class PruningPlan:
     reinit: Mapping[str, int] = field(default_factory=dict)
     assign: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     reset_optimizer: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
     @property

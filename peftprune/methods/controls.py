@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -33,6 +33,10 @@ class RandomRank(LoRPA):
 
     def scores(self, site: Site, view: StepView) -> Tensor:
         return torch.rand(site.rank, generator=view.rng)
+
+    def end_phase(self, view: StepView) -> PruningPlan:
+        # Scores that were drawn say nothing of a site.
+        return replace(super().end_phase(view), scores={})
 
 
 @dataclass(frozen=True)
@@ -81,5 +85,6 @@ class Delete(LoRADrop):
         return PruningPlan(
             reinit=self._ranks(holders, view),
             drop=frozenset(set(view.sites) - kept),
+            scores=self.scores({n: s.shape for n, s in view.sites.items()}),
             reason=f"kept {len(kept)} of {len(view.sites)} sites and removed the others",
         )

@@ -73,6 +73,8 @@ class LoRADrop(RankPruningStrategy):
     ours). 5. All adapters start afresh and are trained on all the data with a fresh optimizer and schedule. The head
     goes on from the probe (a convention of ours).
 
+    The trace holds these normalised scores.
+
     Under a matched budget the ranks of step 5 are solved so that kept and shared adapters together meet it; under
     `budget="paper"` the probe's rank stays. The probe's steps and the scoring pass are charged to the training budget.
 
@@ -129,6 +131,7 @@ class LoRADrop(RankPruningStrategy):
         return PruningPlan(
             reinit=self._ranks(holders, view),
             share=groups,
+            scores=self.scores({n: s.shape for n, s in view.sites.items()}),
             reason=f"kept {len(kept)} of {len(view.sites)} sites; the others share {len(groups)} adapters",
         )
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from peftprune.budget import ArmBudget
-from peftprune.scoring import keep_top, rank_magnitude
+from peftprune.scoring import keep_top, rank_magnitude, share_held
 from peftprune.scoring.magnitude import Form
 from peftprune.sites import Site, SiteShape
 from peftprune.strategy import (
@@ -82,7 +83,8 @@ class LoRPA(RankPruningStrategy):
 
     At each site on its own the lowest-scoring components are removed physically; survivors keep their trained values
     and nothing regrows. The second phase has a fresh optimizer and a fresh schedule with its own warm-up. The released
-    run froze the classifier head; here the head is trained for every method alike.
+    run froze the classifier head; here the head is trained for every method alike. The trace holds, for each site, the
+    share of its total score that the kept components have.
 
     Source: Kim, Kim and Kang, Mathematics 2024, 12(23), 3744; code JuHyng/LoRPA.
     """
@@ -117,11 +119,13 @@ class LoRPA(RankPruningStrategy):
         if view.phase.name != "dense":
             return PruningPlan()
         final = view.budget.solve([site.shape for site in view.sites.values()])
-        keep = {name: keep_top(self.scores(site, view), final[name]) for name, site in view.sites.items()}
+        scores = {name: self.scores(site, view) for name, site in view.sites.items()}
+        keep = {name: keep_top(found, final[name]) for name, found in scores.items()}
         forms = [self._form(site) for site in view.sites.values()]
         return PruningPlan(
             keep=keep,
             assign=self._survivors(view, keep),
+            scores={name: share_held(found, torch.tensor(keep[name])) for name, found in scores.items()},
             reason=f"cut to the budget's ranks; {forms.count('hadamard')} sites by hadamard, "
             f"{forms.count('outer')} by outer",
         )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from peftprune.budget import ArmBudget
-from peftprune.scoring import lowest_mask, weight_times_input_norm
-from peftprune.sites import Site, SiteShape
+from peftprune.scoring import lowest_mask, share_held, weight_times_input_norm
+from peftprune.sites import SiteShape
 from peftprune.strategy import (
     AdapterSpec,
     PruningPlan,
@@ -74,7 +74,7 @@ class PRILoRA(RankPruningStrategy):
     running norm of its input feature (stated in the paper; the product form is from a secondary summary):
     x̄ ← β x̄ + (1 − β) ‖X_·j‖₂ over the step's tokens without padding, S = |A| · x̄. Zeroed entries may grow back
     before the next event (a convention of ours); one more event after the last step makes the final count true. B is
-    never pruned.
+    never pruned. The trace holds, for each site, the share of A's total importance that the kept entries have.
 
     Source: Benedek and Wolf, Findings of EACL 2024, arXiv 2401.11316.
     """
@@ -124,12 +124,19 @@ class PRILoRA(RankPruningStrategy):
         return self._prune(view)
 
     def _prune(self, view: StepView) -> PruningPlan:
-        masks = {name: {"A": self._mask(site)} for name, site in view.sites.items() if name in self.input_norm}
-        return PruningPlan(zero=masks, moments=self.config.moments, reason="zeroed the lowest entries of A")
+        scores = {
+            name: weight_times_input_norm(view.sites[name].A.float(), norm) for name, norm in self.input_norm.items()
+        }
+        masks = {name: self._mask(found) for name, found in scores.items()}
+        return PruningPlan(
+            zero={name: {"A": mask} for name, mask in masks.items()},
+            moments=self.config.moments,
+            scores={name: share_held(found, ~masks[name]) for name, found in scores.items()},
+            reason="zeroed the lowest entries of A",
+        )
 
-    def _mask(self, site: Site) -> Tensor:
-        """(r, d_in), True where A is to be zeroed."""
-        scores = weight_times_input_norm(site.A.float(), self.input_norm[site.name])
+    def _mask(self, scores: Tensor) -> Tensor:
+        """(r, d_in), True where A is to be zeroed; scores in the same shape."""
         pattern = _n_of_m(self.config.pattern)
         if pattern is not None:
             n, m = pattern

@@ -40,6 +40,17 @@ def lowest_mask(scores: Tensor, n: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
+def share_held(scores: Tensor, held: Tensor) -> float:
+    """What of the total score the held entries have: 1.0 for all of it, 0.0 where every score is 0.
+
+    Args:
+        scores: of any shape, at least 0.
+        held: boolean, in the same shape.
+    """
+    total = float(scores.sum())
+    return float(scores[held].sum()) / total if total > 0 else 0.0
+
+
 def until_share(scores: dict[str, float], share: float) -> list[str]:
     """Names in descending score until their sum first reaches `share` of the total; the crossing one is included.
 
