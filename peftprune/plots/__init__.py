@@ -1,0 +1,46 @@
+"""Drawings of single results: numbers in, axes in, axes out.
+
+Every function takes plain arrays or lists and a matplotlib axes, on which it draws and which it returns; None makes a
+figure of its own, of at most 10 inches. Nothing here touches pyplot or the global style, so that it works without a
+display and beside the caller's own plots. Nothing is told by colour alone.
+
+`facets` gives axes for several drawings in one figure, and `plot_rank_panels` is the one figure that is made whole.
+"""
+
+from peftprune.plots.average_ranks import average_rank_diagram, not_distinguished
+from peftprune.plots.cost import cost_by_phase
+from peftprune.plots.curves import learning_curves
+from peftprune.plots.facets import common_legend, facets
+from peftprune.plots.forest import forest
+from peftprune.plots.heatmap import density_heatmap, rank_heatmap
+from peftprune.plots.labels import short_kinds
+from peftprune.plots.legends import colour_bar
+from peftprune.plots.lines import rank_lines
+from peftprune.plots.overlap import overlap_matrix
+from peftprune.plots.panels import plot_rank_panels
+from peftprune.plots.pareto import pareto_set
+from peftprune.plots.quality import quality_against_parameters
+from peftprune.plots.sharing import sharing_map
+from peftprune.plots.training import rank_over_training, rank_timeline
+
+__all__ = [
+    "average_rank_diagram",
+    "colour_bar",
+    "common_legend",
+    "cost_by_phase",
+    "density_heatmap",
+    "facets",
+    "forest",
+    "learning_curves",
+    "not_distinguished",
+    "overlap_matrix",
+    "pareto_set",
+    "plot_rank_panels",
+    "quality_against_parameters",
+    "rank_heatmap",
+    "rank_lines",
+    "rank_over_training",
+    "rank_timeline",
+    "sharing_map",
+    "short_kinds",
+]

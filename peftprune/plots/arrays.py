@@ -1,0 +1,57 @@
+"""Inputs as arrays, refused with the field's name where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float64]
+
+
+def not_empty(field: str, values: Sequence[object] | Any) -> None:
+    """Refuse an empty input."""
+    if len(values) == 0:
+        raise UsageError.of(field, list(values), "is empty", "Give at least one; draw nothing where nothing was found")
+
+
+def column(field: str, values: ArrayLike, n: int) -> Floats:
+    """`n` values, one for each label."""
+    found = _floats(values)
+    if found.shape != (n,):
+        raise UsageError.of(field, found.shape, "does not fit the labels", f"Give {n}, one for each label")
+    return found
+
+
+def grid(field: str, values: ArrayLike, rows: tuple[str, int], columns: tuple[str, int]) -> Floats:
+    """Values over rows and columns, each given as (what they are, how many); masked ones become NaN."""
+    found = _floats(values)
+    if found.shape != (rows[1], columns[1]):
+        cure = f"There are {rows[1]} {rows[0]} and {columns[1]} {columns[0]}"
+        raise UsageError.of(field, found.shape, f"is not {rows[0]} × {columns[0]}", cure)
+    return found
+
+
+def in_unit_interval(field: str, values: Floats) -> None:
+    """Refuse values outside 0 … 1; NaN is allowed."""
+    wrong = values[(values < 0) | (values > 1)]
+    if wrong.size:
+        raise UsageError.of(field, float(wrong[0]), "is outside 0 … 1", "Give shares, not percent")
+
+
+def largest(values: Floats) -> float:
+    """The largest value that is not NaN; 0 if there is none."""
+    known = values[values == values]
+    return float(known.max()) if known.size else 0.0
+
+
+def _floats(values: ArrayLike) -> Floats:
+    import numpy as np
+
+    found: Floats = np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
+    return found

@@ -1,0 +1,180 @@
+"""The critical-difference diagram: many methods, ranked over many tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftprune.errors import UsageError
+from peftprune.plots.arrays import column, not_empty
+from peftprune.plots.frame import name
+from peftprune.plots.labels import fit
+from peftprune.plots.style import (
+    LINE_SPACING,
+    PAGE_WIDTH,
+    SMALLEST_TEXT,
+    TICK_SIZE,
+    axes_or_new,
+    room,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+_NAME_WIDTH = 1.6  # inches at either side
+_GAP = 0.45  # between two names, in lines of text
+
+
+def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> list[tuple[float, float]]:
+    """The largest groups of methods whose average ranks lie no further apart than the critical difference.
+
+    Args:
+        average_ranks: one per method; NaN is left out.
+        critical_difference: at least 0.
+
+    Returns:
+        (lowest, highest) average rank of each group of two or more, ascending. No group lies within another.
+
+    Raises:
+        UsageError: the critical difference is not at least 0.
+    """
+    import numpy as np
+
+    if not critical_difference >= 0:
+        cure = "Give one of at least 0, such as that of peftprune.stats.critical_difference"
+        raise UsageError.of("critical_difference", critical_difference, "is no difference", cure)
+    ranks = np.asarray(average_ranks, dtype=float)
+    ordered = sorted(float(rank) for rank in ranks[~np.isnan(ranks)])
+    groups: list[tuple[float, float]] = []
+    reached = -1
+    for i, low in enumerate(ordered):
+        # Rounding must not part methods that lie exactly as far apart as allowed.
+        last = max(j for j, high in enumerate(ordered) if high - low <= critical_difference + 1e-9)
+        if last > i and last > reached:
+            groups.append((low, ordered[last]))
+        reached = max(reached, last)
+    return groups
+
+
+def average_rank_diagram(
+    ax: Axes | None,
+    labels: Sequence[str],
+    average_ranks: ArrayLike,
+    critical_difference: float,
+    *,
+    groups: Sequence[tuple[float, float]] | None = None,
+    title: str = "",
+) -> Axes:
+    """Draw average ranks on a line, the best at the left; thick bars join methods that are not distinguished.
+
+    The diagram of Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006), section 3.2.2.
+
+    Args:
+        ax: where to draw; None makes a figure of its own.
+        labels: n methods.
+        average_ranks: n average ranks over tasks, 1 … n (1 is best); NaN for a method that could not be ranked, which
+            is named below the diagram.
+        critical_difference: two methods differ if their average ranks lie further apart; drawn above the line.
+        groups: (lowest, highest) average rank of each bar; None finds them by `not_distinguished`.
+
+    Raises:
+        UsageError: there is no label, lengths differ, a rank is outside 1 … n, or the critical difference is negative.
+    """
+    import numpy as np
+
+    not_empty("labels", labels)
+    n = len(labels)
+    ranks = column("average_ranks", average_ranks, n)
+    wrong = ranks[(ranks < 1) | (ranks > n)]
+    if wrong.size:
+        raise UsageError.of("average_ranks", float(wrong[0]), f"is outside 1 … {n}", "Rank the methods on each task")
+    bars = not_distinguished(ranks, critical_difference)
+    levels = _levels(bars if groups is None else groups, gap=n / 40)
+    order = [int(i) for i in np.argsort(ranks, kind="stable") if not np.isnan(ranks[i])]
+    half = -(-len(order) // 2)
+    # From the outside inwards, so that no leader crosses another.
+    sides = (order[:half], order[half:][::-1])
+    unranked = ", ".join(str(label) for label, rank in zip(labels, ranks, strict=True) if np.isnan(rank))
+    note = fit(f"not ranked: {unranked}", 5.5, 4) if unranked else ""
+
+    # Vertical places are counted in lines of text, downwards from the line of ranks.
+    above, first = 4.2, 1.0 + 0.7 * len(levels)
+    for lines in (3, 2, 1):
+        names = {i: fit(f"{labels[i]} ({ranks[i]:.2f})", _NAME_WIDTH, lines) for i in order}
+        tall = [sum(names[i].count("\n") + 1 + _GAP for i in side) for side in sides]
+        total = above + first + max(tall, default=0.0) + (note.count("\n") + 2 if note else 0.3)
+        if ax is None or total * LINE_SPACING * TICK_SIZE <= room(ax)[1]:
+            break
+    drawn = axes_or_new(ax, (PAGE_WIDTH, total * LINE_SPACING * TICK_SIZE / 72 + 0.35))
+    size = TICK_SIZE if ax is None else min(TICK_SIZE, max(SMALLEST_TEXT, room(ax)[1] / total / LINE_SPACING))
+    drawn.set_xlim(1, max(n, 2))
+    drawn.set_ylim(total - above, -above)
+    drawn.set_axis_off()
+    _draw_scale(drawn, n, critical_difference, size)
+    for level, row in enumerate(levels):
+        for low, high in row:
+            # A line of no length would not show that methods of equal rank belong together.
+            if low == high:
+                low, high = low - 0.01 * (n - 1), high + 0.01 * (n - 1)
+            drawn.plot([low, high], [0.7 + 0.7 * level] * 2, color="black", linewidth=2.6, solid_capstyle="round")
+    for side, edge, align in ((sides[0], 0.0, "right"), (sides[1], 1.0, "left")):
+        y = first
+        for i in side:
+            height = names[i].count("\n") + 1
+            _draw_leader(drawn, float(ranks[i]), y + height / 2, edge, names[i], align, size)
+            y += height + _GAP
+    if note:
+        drawn.text(0.5, total - above, note, transform=drawn.get_yaxis_transform(), ha="center", va="bottom",
+                   fontsize=size, parse_math=False)  # fmt: skip
+    name(drawn, title)
+    return drawn
+
+
+def _levels(groups: Sequence[tuple[float, float]], gap: float) -> list[list[tuple[float, float]]]:
+    """Bars on as few levels as possible, those of one level more than `gap` ranks apart."""
+    levels: list[list[tuple[float, float]]] = []
+    for low, high in sorted(groups):
+        for level in levels:
+            if low - level[-1][1] > gap:
+                level.append((low, high))
+                break
+        else:
+            levels.append([(low, high)])
+    return levels
+
+
+def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
+    """The line of ranks with its numbers, and above it the critical difference at the same scale."""
+    end = max(n, 2)
+    thin = {"color": "black", "linewidth": 0.8, "clip_on": False}
+    ax.plot([1, end], [0, 0], **thin)  # type: ignore[arg-type]
+    for rank in range(1, end + 1):
+        ax.plot([rank, rank], [0, -0.4], **thin)  # type: ignore[arg-type]
+        ax.text(rank, -0.5, str(rank), ha="center", va="bottom", fontsize=size)
+    stop = min(1 + difference, end)
+    ax.plot([1, stop], [-2.4, -2.4], **thin)  # type: ignore[arg-type]
+    ends = [1.0] if difference > end - 1 else [1.0, stop]
+    for x in ends:
+        ax.plot([x, x], [-2.1, -2.7], **thin)  # type: ignore[arg-type]
+    longer = " (longer than the line)" if difference > end - 1 else ""
+    ax.text(1, -2.8, f"critical difference {difference:.2f}{longer}", ha="left", va="bottom", fontsize=size)
+
+
+def _draw_leader(ax: Axes, rank: float, y: float, edge: float, label: str, align: str, size: float) -> None:
+    """From the line of ranks down, then outwards to the name beside the axes."""
+    low, high = ax.get_xlim()
+    outside = low if edge == 0.0 else high
+    ax.plot([rank, rank, outside], [0, y, y], color="black", linewidth=0.7, clip_on=False, solid_joinstyle="miter")
+    ax.annotate(
+        label,
+        (edge, y),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(-4 if edge == 0.0 else 4, 0),
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=size,
+        annotation_clip=False,
+        parse_math=False,
+    )

@@ -1,0 +1,80 @@
+"""Phases of training as bands behind a drawing over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftprune.errors import UsageError
+from peftprune.plots.labels import fit, spread, text_width
+from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, room
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+Phase = tuple[str, float, float]
+
+
+def shade_phases(ax: Axes, phases: Sequence[Phase]) -> None:
+    """Shade the phases, (name, start, stop) in steps, in turns lighter and darker."""
+    for i, (_, start, stop) in enumerate(_in_order(phases)):
+        ax.axvspan(start, stop, facecolor=GREY, alpha=0.22 if i % 2 else 0.08, linewidth=0, zorder=0.5)
+
+
+def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, share: float) -> None:
+    """Write the names above the axes, upright where a phase is too short for its name.
+
+    Args:
+        phases: (name, start, stop) in steps.
+        low, high: steps at the ends of the axes.
+        share: which part of the axes' present width remains once legends have their place.
+
+    Raises:
+        UsageError: a phase ends before it starts.
+    """
+    ordered = _in_order(phases)
+    if not ordered:
+        return
+    points = share * room(ax)[0] / max(high - low, 1e-12)  # per step
+    names = [fit(name, 1.2, 1) for name, _, _ in ordered]
+    middles = [(start + stop) / 2 for _, start, stop in ordered]
+    widths = [(text_width(name) + 6) / points for name in names]
+    # The first name may begin a little before the axis does.
+    places = spread(middles, widths, low - 10 / points, high)
+    moves = [abs(place - middle) for place, middle in zip(places, middles, strict=True)]
+    level = all(move <= width / 3 for move, width in zip(moves, widths, strict=True)) and sum(widths) <= high - low
+    if not level:
+        places = spread(middles, [1.1 * LINE_SPACING * TICK_SIZE / points] * len(names), low, high)
+    # Names as ticks of a second axis move a title out of their way.
+    above = ax.secondary_xaxis("top")
+    above.set_xticks(places, names, fontsize=TICK_SIZE, parse_math=False)
+    above.tick_params(length=0, pad=2, labelrotation=0 if level else 90)
+    above.spines["top"].set_visible(False)
+
+
+def _in_order(phases: Sequence[Phase]) -> list[Phase]:
+    for name, start, stop in phases:
+        if not start <= stop:
+            raise UsageError.of("phases", (name, start, stop), "ends before it starts", "Give (name, start, stop)")
+    return sorted(phases, key=lambda phase: phase[1:])
+
+
+def as_steps(steps: ArrayLike, total_steps: float | None) -> tuple[NDArray[np.float64], float]:
+    """The steps as floats, and where the drawing ends.
+
+    Raises:
+        UsageError: there is no step, steps do not rise, or the end lies before the last.
+    """
+    import numpy as np
+
+    found = np.asarray(steps, dtype=float)
+    if found.ndim != 1 or not found.size:
+        raise UsageError.of("steps", found.shape, "is no list of steps", "Give at least one step")
+    if not (np.diff(found) > 0).all():
+        raise UsageError.of("steps", found[:5].tolist(), "does not rise", "Give each step once, in order")
+    end = float(found[-1]) if total_steps is None else float(total_steps)
+    if not end >= found[-1]:
+        raise UsageError.of("total_steps", end, f"lies before the last step, {found[-1]:g}", "Give the run's length")
+    return found, end

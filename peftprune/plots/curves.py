@@ -1,0 +1,100 @@
+"""Losses over the steps of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+from peftprune.plots.arrays import not_empty
+from peftprune.plots.bands import Phase, as_steps
+from peftprune.plots.frame import finish
+from peftprune.plots.legends import legend_beside, legend_height
+from peftprune.plots.style import PAGE_WIDTH, axes_or_new, series_style
+from peftprune.plots.turns import marked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+
+def learning_curves(
+    ax: Axes | None,
+    series: Mapping[str, tuple[Any, Any]],
+    *,
+    phases: Mapping[str, Sequence[Phase]] | None = None,
+    title: str = "",
+    ylabel: str = "training loss",
+    legend: bool = True,
+) -> Axes:
+    """Draw mean losses over steps, with a band from the least to the largest over seeds.
+
+    Args:
+        ax: where to draw; None makes a figure of its own.
+        series: label to (steps, losses): n rising steps, and seeds × n losses, or n for one seed, or a list of lists
+            for seeds that stopped early (the rest counts as missing). NaN and infinite losses are left out; a series
+            without any loss is named "(no result)".
+        phases: label to its (name, start, stop) in steps; dotted lines in the colour of the series mark where phases
+            begin, in turns where several series share a boundary.
+        ylabel: what the losses are.
+        legend: name the series at the right.
+
+    Raises:
+        UsageError: there is no series, steps do not rise, or a seed has more losses than there are steps.
+    """
+    import numpy as np
+    from matplotlib.ticker import MaxNLocator
+
+    not_empty("series", series)
+    drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.8, legend_height(list(series)) + 0.5)))
+    for i, (label, (steps, losses)) in enumerate(series.items()):
+        at, _ = as_steps(steps, None)
+        grid = _by_seed(label, losses, len(at))
+        known = grid.count(axis=0) > 0
+        mean = grid.mean(axis=0).filled(np.nan)
+        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2}
+        marks = marked(mean, i, len(series))
+        name = label if known.any() else f"{label} (no result)"
+        drawn.plot(at, mean, label=name, markevery=marks, **style)
+        least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
+        if len(grid) > 1:
+            drawn.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
+    _mark_phases(drawn, list(series), phases or {})
+    drawn.margins(x=0.02)
+    drawn.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    finish(drawn, title=title, xlabel="optimizer step", ylabel=ylabel)
+    if legend:
+        legend_beside(drawn)
+    return drawn
+
+
+def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
+    """Seeds × n losses, masked where they are missing or not finite."""
+    import numpy as np
+
+    rows = [losses] if np.ndim(losses[0] if len(losses) else 0.0) == 0 else list(losses)
+    grid: NDArray[np.float64] = np.full((len(rows), n), np.nan)
+    for seed, row in enumerate(rows):
+        if len(row) > n:
+            cure = f"There are {n} steps"
+            raise UsageError.of(f"series[{label!r}]", len(row), "losses are more than its steps", cure)
+        grid[seed, : len(row)] = np.ma.filled(np.ma.asarray(row, dtype=float), np.nan)
+    return np.ma.masked_invalid(grid)
+
+
+def _mark_phases(ax: Axes, labels: Sequence[str], phases: Mapping[str, Sequence[Phase]]) -> None:
+    unknown = [label for label in phases if label not in labels]
+    if unknown:
+        raise UsageError.of("phases", unknown[0], "is no label of the series", f"Labels: {', '.join(labels)}")
+    marked_labels = [label for label in labels if phases.get(label)]
+    dot = 1.6
+    gap = dot * max(len(marked_labels), 2)
+    for turn, label in enumerate(marked_labels):
+        colour = series_style(labels.index(label))["color"]
+        first = min(start for _, start, _ in phases[label])
+        for _, start, _ in phases[label]:
+            if start > first:
+                # Dots in turns, so that boundaries at the same step all show.
+                dots = (turn * dot, (dot, gap - dot + (0.4 if gap > 2 * dot else 0.0)))
+                ax.axvline(start, color=colour, linewidth=1.0, linestyle=dots, zorder=1.2)

@@ -1,0 +1,168 @@
+"""Differences to a baseline, with what is known of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftprune.errors import UsageError
+from peftprune.plots.arrays import column, not_empty
+from peftprune.plots.frame import finish
+from peftprune.plots.labels import fit
+from peftprune.plots.style import (
+    GREY,
+    LINE_SPACING,
+    PAGE_WIDTH,
+    PALETTE,
+    SMALLEST_TEXT,
+    TICK_SIZE,
+    axes_or_new,
+    room,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike
+
+    from peftprune.plots.arrays import Floats
+
+_NAME_WIDTH, _OUTCOME_WIDTH = 1.5, 1.75  # inches
+_MARKS = {"better": ("^", PALETTE[0]), "worse": ("v", PALETTE[1])}
+_OTHER = ("o", GREY)
+_NONE_MADE = "not compared"
+
+
+def forest(
+    ax: Axes | None,
+    labels: Sequence[str],
+    differences: ArrayLike,
+    lows: ArrayLike,
+    highs: ArrayLike,
+    *,
+    detectable: ArrayLike | None = None,
+    verdicts: Sequence[str] | None = None,
+    metric: str = "",
+    baseline: str = "",
+    title: str = "",
+) -> Axes:
+    """Draw each method's difference to the baseline with its interval, the first method at the top.
+
+    At the right stand difference, interval and verdict. Shading shows which differences the study is too small to find.
+
+    Args:
+        ax: where to draw; None makes a figure of its own.
+        labels: n methods.
+        differences: n differences method − baseline, in the metric; NaN where there was no comparison.
+        lows, highs: n ends of the intervals; NaN where there is none.
+        detectable: n smallest detectable differences, at least 0; NaN where unknown, infinite where there is none.
+        verdicts: n outcomes in words; "better" and "worse" have marks and colours of their own.
+        metric: name of the metric. baseline: label of the baseline.
+
+    Raises:
+        UsageError: there is no label, or lengths differ.
+    """
+    import numpy as np
+
+    not_empty("labels", labels)
+    n = len(labels)
+    d, low, high = (
+        column(name, values, n) for name, values in (("differences", differences), ("lows", lows), ("highs", highs))
+    )
+    limit = np.full(n, np.nan) if detectable is None else np.abs(column("detectable", detectable, n))
+    words = [""] * n if verdicts is None else [str(verdict) for verdict in verdicts]
+    if len(words) != n:
+        raise UsageError.of("verdicts", len(words), "has another length than labels", f"Give {n}")
+    words = [_NONE_MADE if np.isnan(value) else word for value, word in zip(d, words, strict=True)]
+
+    most_lines = max(
+        max(fit(label, _NAME_WIDTH).count("\n") + 1 for label in labels),
+        max(fit(word, _OUTCOME_WIDTH).count("\n") + 2 for word in words),
+    )
+    drawn = axes_or_new(ax, (PAGE_WIDTH, max(1.6, n * (most_lines * LINE_SPACING + 0.8) * TICK_SIZE / 72 + 0.8)))
+    # Rows of a given axes may be lower than the text wants; about a quarter goes to the axis below.
+    row = (0.95 if ax is None else 0.8) * room(drawn)[1] / n
+    size = min(TICK_SIZE, max(SMALLEST_TEXT, row / LINE_SPACING))
+    lines = max(1, int(row / (LINE_SPACING * size)))
+    rows = np.arange(n)
+    drawn.set_xlim(*_limits(d, low, high, limit))
+    drawn.set_ylim(n - 0.5, -0.5)
+    _shade(drawn, limit)
+    drawn.axvline(0, color="black", linewidth=0.8, zorder=1.2)
+    for i in rows[~np.isnan(d)]:
+        marker, colour = _MARKS.get(words[i], _OTHER)
+        drawn.plot([low[i], high[i]], [i, i], color=colour, linewidth=1.3, marker="|", markersize=4, zorder=2)
+        drawn.plot([d[i]], [i], color=colour, marker=marker, markersize=5.5, linestyle="none", zorder=3)
+    for i in rows:
+        drawn.annotate(
+            _outcome(d[i], low[i], high[i], words[i], lines),
+            (1, i),
+            xycoords=drawn.get_yaxis_transform(),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=size,
+            annotation_clip=False,
+            parse_math=False,
+        )
+    names = [fit(label, _NAME_WIDTH, min(3, lines), size) for label in labels]
+    drawn.set_yticks(rows, names, parse_math=False)
+    shaded = "\nshaded: too small for this study to find" if (limit > 0).any() else ""
+    against = f" to {baseline}" if baseline else ""
+    xlabel = fit(f"difference in {metric or 'the metric'}{against}", 3.0, 3, 8.0) + shaded
+    finish(drawn, title=title, xlabel=xlabel)
+    drawn.tick_params(axis="y", length=0, labelsize=size)
+    drawn.spines["left"].set_visible(False)
+    drawn.locator_params(axis="x", nbins=5)
+    return drawn
+
+
+def _limits(d: Floats, low: Floats, high: Floats, limit: Floats) -> tuple[float, float]:
+    import numpy as np
+
+    values = np.concatenate([d, low, high, [0.0]])
+    values = values[np.isfinite(values)]
+    reach = max(float(values.max() - values.min()), 1e-9)
+    bands = limit[np.isfinite(limit)]
+    # A band that is far wider than all intervals would squeeze them: it then runs out of the drawing.
+    band = min(float(bands.max()), max(reach, 2 * float(np.abs(values).max()))) if bands.size else 0.0
+    left, right = min(float(values.min()), -band), max(float(values.max()), band)
+    if left == right:
+        return -1.0, 1.0
+    margin = 0.06 * (right - left)
+    return left - margin, right + margin
+
+
+def _shade(ax: Axes, limit: Floats) -> None:
+    import numpy as np
+    from matplotlib.patches import Rectangle
+
+    left, right = ax.get_xlim()
+    for i in (limit > 0).nonzero()[0]:
+        low, high = (-limit[i], limit[i]) if np.isfinite(limit[i]) else (left, right)
+        ax.add_patch(Rectangle((low, i - 0.4), high - low, 0.8, facecolor=GREY, alpha=0.2, linewidth=0, zorder=0.5))
+
+
+def _outcome(difference: float, low: float, high: float, verdict: str, lines: int) -> str:
+    """Numbers and verdict in at most `lines` lines; numbers go first, as the drawing shows them too."""
+    import math
+
+    if math.isnan(difference):
+        return verdict
+    digits = _digits([v for v in (difference, low, high) if math.isfinite(v)])
+    numbers = f"{difference:+.{digits}f}"
+    if not (math.isnan(low) or math.isnan(high)):
+        numbers += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    numbers = numbers.replace("-", "−")
+    if not verdict:
+        return numbers
+    if lines < 2:
+        return fit(verdict, _OUTCOME_WIDTH, 1)
+    return f"{numbers}\n{fit(verdict, _OUTCOME_WIDTH, lines - 1)}"
+
+
+def _digits(values: Sequence[float]) -> int:
+    """Decimals that leave the largest value three digits that count."""
+    import math
+
+    largest = max(map(abs, values), default=0.0)
+    return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 2

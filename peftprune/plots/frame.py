@@ -1,0 +1,29 @@
+"""What stands around a drawing: its title and axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peftprune.plots.labels import within
+from peftprune.plots.style import LABEL_SIZE, TICK_SIZE, TITLE_SIZE, room
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def finish(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Common looks: small type, short ticks, no frame at the top and right; empty names leave what is there."""
+    ax.tick_params(labelsize=TICK_SIZE, length=2, pad=2)
+    ax.spines[["top", "right"]].set_visible(False)
+    if xlabel:
+        ax.set_xlabel(within(xlabel, room(ax)[0], LABEL_SIZE), fontsize=LABEL_SIZE, parse_math=False)
+    if ylabel:
+        ax.set_ylabel(within(ylabel, room(ax)[1], LABEL_SIZE), fontsize=LABEL_SIZE, parse_math=False)
+    name(ax, title)
+
+
+def name(ax: Axes, title: str) -> None:
+    """Set the title, wrapped to the width of the axes; an empty one leaves what is there."""
+    if title:
+        # Names may hold a dollar sign, which is no formula.
+        ax.set_title(within(title, room(ax)[0], TITLE_SIZE), fontsize=TITLE_SIZE, parse_math=False)

@@ -1,0 +1,97 @@
+"""The final ranks of all methods of a study in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftprune.errors import UsageError
+from peftprune.plots.arrays import largest
+from peftprune.plots.cells import panel_size
+from peftprune.plots.facets import even_columns
+from peftprune.plots.heatmap import rank_heatmap, write_values
+from peftprune.plots.labels import short_kinds, wrap
+from peftprune.plots.legends import colour_bar
+from peftprune.plots.style import TICK_SIZE, TITLE_SIZE, new_figure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+
+def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -> Figure:
+    """One rank heat map for each method, with a common colour bar.
+
+    Args:
+        allocation: one row for each method, seed and site, with the columns `method`, `layer`, `kind`, `rank` and,
+            optionally, `shared_with` (the site whose factors are shared; empty or missing for none). Ranks are averaged
+            over the rows of a cell, which are its seeds; a cell is hatched if at least half of them are shared.
+            Methods and kinds keep their order of appearance.
+        path: also save the figure there; the ending chooses the format.
+
+    Raises:
+        UsageError: a column is missing or there are no rows.
+    """
+    import numpy as np
+
+    missing = [column for column in ("method", "layer", "kind", "rank") if column not in allocation.columns]
+    if missing or allocation.empty:
+        problem = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+        raise UsageError.of("allocation", list(allocation.columns), problem, "Give one row a method, seed and site")
+    methods = [str(name) for name in allocation["method"].unique()]
+    kinds = [str(kind) for kind in allocation["kind"].unique()]
+    layers = list(range(int(allocation["layer"].max()) + 1))
+    grids = {name: _grid(allocation[allocation["method"].astype(str) == name], layers, kinds) for name in methods}
+
+    width, height = panel_size(len(layers), len(kinds))
+    columns = even_columns(len(methods), width)
+    rows = -(-len(methods) // columns)
+    titles = {name: wrap(name, width) for name in methods}
+    title_lines = max(title.count("\n") + 1 for title in titles.values())
+    label_height = 0.045 * max(len(label) for label in short_kinds(kinds)) + 0.1
+    figure = new_figure((columns * width + 1.0, rows * (height + 0.14 * title_lines) + label_height + 0.25))
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"facecolor": "none"}).ravel()
+    vmax = max(largest(ranks) for ranks, _ in grids.values())
+    for i, (name, ax) in enumerate(zip(methods, axes, strict=False)):
+        ranks, shared = grids[name]
+        rank_heatmap(ax, ranks, layers, kinds, vmax=vmax, shared=shared, annotate=False)
+        ax.set_title(titles[name], fontsize=TITLE_SIZE, parse_math=False)
+        if i % columns:
+            ax.set_ylabel("")
+            ax.tick_params(labelleft=False)
+        if i + columns < len(methods):  # there is a panel below, with the same kinds
+            ax.tick_params(labelbottom=False)
+    for ax in axes[len(methods) :]:
+        ax.remove()
+    drawn = list(axes[: len(methods)])
+    seeds = allocation["seed"].nunique() if "seed" in allocation.columns else 1
+    colour_bar(drawn, "rank" if seeds < 2 else f"rank (mean of {seeds} seeds)", integer=True)
+    if any(np.any(shared) for _, shared in grids.values()):
+        figure.supxlabel("hatched: shares its factors with another site", fontsize=TICK_SIZE)
+    # The size of the cells is known only once everything around them has its place.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # and keeps it, so that saving need not arrange everything again
+    for name, ax in zip(methods, drawn, strict=True):
+        write_values(ax, ax.collections[0], grids[name][0])
+    if path is not None:
+        figure.savefig(path, dpi=200)
+    return figure
+
+
+def _grid(
+    rows: pd.DataFrame, layers: Sequence[int], kinds: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(mean ranks, shared) of one method, both layers × kinds; NaN and False where there is no site."""
+    import pandas as pd
+
+    shared = pd.Series(False, index=rows.index)
+    if "shared_with" in rows.columns:
+        shared = rows["shared_with"].notna() & (rows["shared_with"].astype(str) != "")
+    cells = rows.assign(kind=rows["kind"].astype(str), shared=shared.astype(float)).groupby(["layer", "kind"])
+    index = pd.MultiIndex.from_product([layers, kinds], names=["layer", "kind"])
+    means = cells[["rank", "shared"]].mean().reindex(index)
+    shape = (len(layers), len(kinds))
+    return means["rank"].to_numpy(float).reshape(shape), (means["shared"] >= 0.5).to_numpy(bool).reshape(shape)

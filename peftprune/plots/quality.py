@@ -1,0 +1,218 @@
+"""What a method reaches with how many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+from peftprune.plots.arrays import column, not_empty
+from peftprune.plots.frame import finish
+from peftprune.plots.labels import text_width
+from peftprune.plots.legends import WIDTH, legend_beside, legend_height
+from peftprune.plots.pareto import pareto_set
+from peftprune.plots.style import GREY, PAGE_WIDTH, axes_or_new, room, series_style
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+    from peftprune.plots.arrays import Floats
+
+_LOG_FROM = 4.0  # ratio of the largest to the smallest number of parameters
+_SAME = 0.02  # share of the axis within which points count as at the same place
+_LANE = 7.0  # points between methods at the same place
+_RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 9.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.8,
+}
+_MOST_BUDGETS = 7  # that are written below the axis one by one
+
+
+def quality_against_parameters(
+    ax: Axes | None,
+    params: ArrayLike,
+    mean: ArrayLike,
+    low: ArrayLike | None,
+    high: ArrayLike | None,
+    labels: Sequence[str],
+    *,
+    pareto: ArrayLike | None = None,
+    metric: str = "",
+    higher_is_better: bool = True,
+    title: str = "",
+    legend: bool = True,
+) -> Axes:
+    """Draw quality over trainable parameters: one line for each method through its budgets.
+
+    Where several methods have points at about the same number of parameters, each method is drawn a few points of type
+    to the side, so that none hides another; the axis says so. Values stay where they are on the vertical axis. The
+    horizontal axis is logarithmic if the numbers differ by more than a factor of 4.
+
+    Args:
+        ax: where to draw; None makes a figure of its own.
+        params: n numbers of trainable parameters, above 0.
+        mean: n values of the metric; NaN for an arm without a result.
+        low, high: n ends of the intervals, in the metric; NaN, or None for all, where there is none.
+        labels: n methods; points of equal labels belong together. Methods keep their order of appearance.
+        pareto: n truth values, the points to ring and to join by the frontier; None finds those that no other beats
+            (`pareto_set`).
+        metric: name of the metric. higher_is_better: its direction.
+        legend: name the methods at the right.
+
+    Raises:
+        UsageError: there is no point, lengths differ, or a number of parameters is not above 0.
+    """
+    import numpy as np
+    from matplotlib.transforms import ScaledTranslation
+
+    not_empty("labels", labels)
+    n = len(labels)
+    size, quality = column("params", params, n), column("mean", mean, n)
+    missing = np.full(n, np.nan)
+    lows = missing if low is None else column("low", low, n)
+    highs = missing if high is None else column("high", high, n)
+    if not (size > 0).all():
+        raise UsageError.of(
+            "params", float(size[~(size > 0)][0]), "is not above 0", "Leave out what holds no parameter"
+        )
+    if pareto is None:
+        best = pareto_set(size, quality, higher_is_better=higher_is_better)
+    else:
+        best = column("pareto", pareto, n) > 0
+    methods = list(dict.fromkeys(map(str, labels)))
+    of = np.array([methods.index(str(label)) for label in labels])
+
+    drawn = axes_or_new(ax, (PAGE_WIDTH, max(3.0, legend_height([*methods, "", ""]) + 0.5)))
+    # Neither the legend nor what is at the left of the axes has its place yet.
+    width = PAGE_WIDTH - 0.8 - (WIDTH if legend else 0.0)
+    points = width * 72 if ax is None else (0.65 if legend else 0.9) * room(drawn)[0]
+    lanes, places = _horizontal(drawn, size, of, len(methods), points)
+    figure = drawn.get_figure(root=True)
+    assert figure is not None
+    for i, method in enumerate(methods):
+        shift = ScaledTranslation(lanes[i] / 72, 0, figure.dpi_scale_trans)
+        _draw_method(drawn, method, i, size, quality, lows, highs, best, of == i, drawn.transData + shift)
+    _draw_frontier(drawn, size[best], quality[best])
+    _vertical(drawn, np.concatenate([quality, lows, highs]))
+    direction = "higher is better" if higher_is_better else "lower is better"
+    beside = "\n(methods of equal size drawn side by side)" if any(lanes) else ""
+    finish(drawn, title=title, xlabel=f"trainable parameters{beside}", ylabel=f"{metric} ({direction})".strip())
+    _tick_budgets(drawn, places, points)
+    if legend:
+        legend_beside(drawn)
+    return drawn
+
+
+def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float) -> tuple[list[float], Floats]:
+    """Scale and limit the axis; (each method's shift in points of type, the places where points lie)."""
+    import numpy as np
+
+    log = bool(size.max() / size.min() > _LOG_FROM)
+    ax.set_xscale("log" if log else "linear")
+    at = np.log(size) if log else size
+    low, high = at.min(), at.max()
+    length = (high - low) or abs(high) * 0.2 or 1.0
+    order = np.argsort(at)
+    starts = np.r_[True, np.diff(at[order]) > _SAME * length]
+    cluster = np.empty(len(at), int)
+    cluster[order] = np.cumsum(starts) - 1
+    crowded = any(len(set(of[cluster == c])) > 1 for c in set(cluster))
+    middles = np.array([np.median(at[cluster == c]) for c in range(cluster.max() + 1)])
+    lane = 0.0
+    if crowded:
+        # Half of the distance between neighbouring places stays free.
+        gap = float(np.diff(middles).min()) / length * 0.8 * points if len(middles) > 1 else points
+        lane = max(min(_LANE, 0.6 * gap / methods), 1.5)
+    margin = length * (0.06 + 0.6 * lane * methods / points)
+    limits = np.array([low - margin, high + margin])
+    ax.set_xlim(*(np.exp(limits) if log else limits))
+    lanes = [(i - (methods - 1) / 2) * lane for i in range(methods)]
+    return lanes, np.exp(middles) if log else middles
+
+
+def _draw_method(
+    ax: Axes,
+    method: str,
+    index: int,
+    size: Floats,
+    quality: Floats,
+    lows: Floats,
+    highs: Floats,
+    best: NDArray[np.bool_],
+    own: NDArray[np.bool_],
+    place: Any,
+) -> None:
+    import numpy as np
+
+    style = series_style(index) | {"linewidth": 1.1, "markersize": 5.0}
+    at = own.nonzero()[0]
+    at = at[np.argsort(size[at], kind="stable")]
+    at = at[~np.isnan(quality[at])]
+    name = method if len(at) else f"{method} (no result)"
+    ax.plot(size[at], quality[at], label=name, transform=place, **style)
+    with_interval = at[~np.isnan(lows[at]) & ~np.isnan(highs[at])]
+    bars = np.column_stack([lows, highs, np.full(len(lows), np.nan)])[with_interval].ravel()
+    bar: dict[str, Any] = {
+        "color": style["color"],
+        "linewidth": 0.9,
+        "marker": "_",
+        "markersize": 4.0,
+        "zorder": style["zorder"],
+    }
+    ax.plot(np.repeat(size[with_interval], 3), bars, transform=place, **bar)
+    ringed = at[best[at]]
+    ax.plot(size[ringed], quality[ringed], linestyle="none", zorder=3.0, transform=place, **_RING)
+
+
+def _draw_frontier(ax: Axes, size: Floats, quality: Floats) -> None:
+    import numpy as np
+
+    if not len(size):
+        return
+    order = np.argsort(size, kind="stable")
+    line: dict[str, Any] = {
+        "color": GREY,
+        "linewidth": 1.0,
+        "linestyle": (0, (1, 1)),
+        "drawstyle": "steps-post",
+        "zorder": 1.5,
+    }
+    ax.plot(size[order], quality[order], **line)
+    ax.plot([], [], label="beaten by none", **line | _RING)
+
+
+def _vertical(ax: Axes, values: Floats) -> None:
+    known = values[values == values]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    margin = 0.08 * ((high - low) or abs(high) * 0.1 or 1.0)
+    ax.set_ylim(low - margin, high + margin)
+
+
+def _tick_budgets(ax: Axes, places: Floats, points: float) -> None:
+    """Ticks at the budgets themselves, if they are few and far apart; rounded to three digits."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_units(value)))
+    fractions = ax.transAxes.inverted().transform(ax.transData.transform([(x, 0) for x in places]))[:, 0]
+    apart = min((b - a for a, b in pairwise(fractions)), default=1.0) * points
+    if len(places) <= _MOST_BUDGETS and apart > text_width("0.00M") + 6:
+        ax.set_xticks(places)
+    elif ax.get_xscale() == "log":
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def in_units(count: float) -> str:
+    """A number of parameters in three digits: 884736 becomes 885k, 2359296 becomes 2.36M."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= 0.9995 * unit:
+            return f"{count / unit:.3g}{name}"
+    return f"{count:.3g}"

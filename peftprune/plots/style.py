@@ -1,0 +1,81 @@
+"""Sizes, colours and marks that all drawings share, and figures outside pyplot.
+
+Reports in a dark page swap pure black ink and pure white ground for the page's own colours. Ink that lies on a coloured
+cell must not follow the page, hence `DARK_INK` and `LIGHT_INK`, which are neither quite black nor quite white.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Sizes in inches (one page column is about 6.5 wide) and points.
+PAGE_WIDTH, MAX_WIDTH, MAX_HEIGHT = 6.5, 10.0, 9.0
+TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 8.0, 8.0, 6.5
+SMALLEST_TEXT = 5.0
+LINE_SPACING = 1.2  # distance of two lines of text, in units of their size
+
+# A line may be read as its own colour even where the page is dark: grey lies between both grounds.
+GREY = "#808080"
+DARK_INK, LIGHT_INK = "#010101", "#fefefe"
+
+# Okabe and Ito (2008), without the yellow, which is too pale for a line on white. Black follows the page.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
+_ON_OFF = ((), (4.0, 1.5), (1.2, 1.2), (6.0, 1.5, 1.2, 1.5), (6.0, 1.2, 1.2, 1.2, 1.2, 1.2))
+# No empty hatch: together with the palette's period, 35 neighbours differ in both.
+HATCHES = ("////", "....", "\\\\\\\\", "xxxx", "||||")
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """How the series at `index` looks; colours, marks and dashes repeat after 7, 13 and 5, hence together after 455."""
+    return {
+        "color": PALETTE[index % len(PALETTE)],
+        "marker": MARKERS[index % len(MARKERS)],
+        "linestyle": (0, _ON_OFF[index % len(_ON_OFF)]) if index % len(_ON_OFF) else "-",
+        "dash_capstyle": "butt",
+        "linewidth": 1.3,
+        "markersize": 4.8,
+        "markeredgewidth": 0.0,
+        "zorder": 2.0 + index / 1000,
+    }
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """A figure of `size` (width, height) in inches with its own canvas, outside pyplot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The axes given, or those of a new figure; without ground of their own, so that the page shows."""
+    if ax is not None:
+        return ax
+    return new_figure((min(size[0], MAX_WIDTH), min(size[1], MAX_HEIGHT))).add_subplot(facecolor="none")
+
+
+def room(ax: Axes) -> tuple[float, float]:
+    """(width, height) of the axes in points: exact once the figure is arranged, an estimate before."""
+    box = ax.get_window_extent()
+    points = 72.0 / ax.get_figure(root=True).dpi  # type: ignore[union-attr]
+    return box.width * points, box.height * points
+
+
+def arrange(ax: Axes) -> None:
+    """Arrange the figure now, so that `room` is exact. Slow in a figure of many axes."""
+    ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
+
+
+def contrasting(colour: Any) -> str:
+    """`DARK_INK` or `LIGHT_INK`, whichever is easier to read on the colour."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)
+    return DARK_INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else LIGHT_INK
