@@ -14,17 +14,19 @@ from pathlib import Path
 from peftprune import Comparison
 
 CLOCK = ["seconds"]
-KEPT = ("task", "budget", "seeds", "target_modules", "settings", "dtype", "threads", "versions", "hardware")
+KEPT = ("methods", "tasks", "budgets", "seeds", "target_modules", "settings", "dtype", "threads", "versions", "hardware")
+PLACES = ["source", "files"]  # of a task's data, which differ from machine to machine
 
 
 def collect(study: Path) -> dict[str, object]:
     """The study's request, and one record an arm."""
     result = Comparison.load(study)
     runs = result.runs().drop(columns=CLOCK)
+    request = {name: result.request[name] for name in KEPT}
+    request["tasks"] = [{k: v for k, v in task.items() if k not in PLACES} for task in request["tasks"]]
     return {
         "model": Path(result.request["model"]).name,
-        "reported_on": result.request["evaluation_split"],
-        **{name: result.request[name] for name in KEPT},
+        **request,
         "runs": json.loads(runs.to_json(orient="records")),
     }
 

@@ -56,6 +56,13 @@ class Budget:
             raise UsageError.of("budget.count", self.count, "is unknown", 'Use "stored" or "nonzero"')
 
     @property
+    def label(self) -> str:
+        """The text that `parse` reads: what the budget is called in tables."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {k: v for k, v in named.items() if v is not None and (k, v) != ("count", "stored")}
+        return ",".join(f"{k}={int(v) if isinstance(v, float) and v.is_integer() else v}" for k, v in given.items())
+
+    @property
     def has_length(self) -> bool:
         """True where the budget says how long to train."""
         return (self.epochs, self.steps, self.samples) != (None, None, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -33,6 +34,7 @@ BudgetOption = Annotated[
 Targets = Annotated[str, typer.Option(help="attention (query and value), all-linear, or comma-separated names.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training data.  [default: 3]")]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.  [default: 32]")]
+_OF_FILES = ("train_file", "test_file", "text", "label", "regression")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
 
@@ -61,10 +63,22 @@ def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @_errors_shown
 def compare(
-    task: Annotated[str, typer.Option(help="A task's name; see `peftprune tasks`.")] = "entailment-mini",
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="A study file: YAML with the arguments below; options win over it.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="A task's name, or several: rte,mrpc. See `peftprune tasks`.")] = (
+        "entailment-mini"
+    ),
     methods: Methods = "lora,lorpa,prilora,lora-drop",
     model: ModelOption = "minilm",
-    budget: BudgetOption = "rank=8",
+    budget: Annotated[
+        list[str],
+        typer.Option(
+            help="rank=R, params=N or fraction=F, also with epochs=, steps=, samples=, count=; or paper. Repeat it for "
+            "several budgets."
+        ),
+    ] = ["rank=8"],  # noqa: B006
     seeds: Annotated[str, typer.Option(help="How many (3), or which (11,12).")] = "1",
     target_modules: Targets = "all-linear",
     data_dir: Annotated[Path | None, typer.Option(help="Folder with the data.  [default: $PEFTPRUNE_DATA]")] = None,
@@ -93,53 +107,84 @@ def compare(
 
     Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done.
     """
-    files = {"--train-file": train_file, "--test-file": test_file, "--text": text, "--label": label}
-    named = [name for name, value in files.items() if value]
-    if named and len(named) < len(files):
-        lacking = next(name for name in files if name not in named)
-        raise UsageError.of(lacking, None, f"is missing beside {named[0]}", f"Give all of {', '.join(files)}")
-    if regression and not named:
-        raise UsageError.of("--regression", True, "needs your own files", f"Give {', '.join(files)}")
-
     import peftprune
-
-    chosen: Any = task
-    if train_file and test_file and text and label:
-        chosen = peftprune.Task.from_files(train_file, test_file, text=text, label=label, regression=regression)
-    result = peftprune.compare(
-        methods,
-        chosen,
-        model=model,
-        budget=budget,
-        seeds=_seeds(seeds),
-        target_modules=_targets(target_modules),
-        data_dir=data_dir,
-        output_dir=output_dir,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        warmup_ratio=warmup_ratio,
-        weight_decay=weight_decay,
-        max_grad_norm=max_grad_norm,
-        max_length=max_length,
-        scaling=scaling,
-        lora_dropout=lora_dropout,
-        max_train_samples=max_train_samples,
-        dtype=dtype,  # type: ignore[arg-type]
-        checkpoints=checkpoints,
-    )
     from peftprune import tables
+    from peftprune.study_file import read_study_file
 
+    asked = {name: value for name, value in context.params.items() if _given(context, name)}
+    files = {name: asked.pop(name) for name in _OF_FILES if name in asked}
+    for name in ("config", "debug"):
+        asked.pop(name, None)
+    for name, read in (("seeds", _seeds), ("target_modules", _targets)):
+        if name in asked:
+            asked[name] = read(asked[name])
+    if files:
+        asked["task"] = _task_from_files(files)
+    result = peftprune.compare(**((read_study_file(config) if config else {}) | asked))
     tables.show_comparison(result)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
         typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
+    typer.echo(f"All of it, with plots and an explorer: peftprune report {shlex.quote(str(result.path))}")
     for arm, message in result.failures.items():
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:
         typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
         raise typer.Exit(1)
+
+
+Study = Annotated[Path, typer.Argument(help="The folder of a study that `compare` wrote.")]
+OneTask = Annotated[str | None, typer.Option(help="Only this task of the study.")]
+OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the study, such as rank=8.")]
+
+
+@app.command()
+@_errors_shown
+def plot(
+    study: Study,
+    kind: Annotated[str, typer.Option(help="What to draw; a name that is unknown lists the kinds.")] = "ranks",
+    out: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG, by its ending.  [default: STUDY/KIND.png]")] = None,
+    task: OneTask = None,
+    budget: OneBudget = None,
+    debug: Debug = False,
+) -> None:
+    """Draw a stored study: rank allocations, their course and stability, quality, differences, costs."""
+    from peftprune.comparison import Comparison
+
+    result = Comparison.load(study).only(task=task, budget=budget)
+    path = out if out is not None else study / f"{kind}.png"
+    result.plot(kind, path)
+    typer.echo(str(path))
+
+
+@app.command()
+@_errors_shown
+def report(
+    study: Study,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write.  [default: STUDY/report.html; other formats are printed]")
+    ] = None,
+    format: Annotated[str, typer.Option(help="html, markdown, latex, csv or json.")] = "html",
+    baseline: Annotated[str | None, typer.Option(help="Label to compare with.  [default: the first method]")] = None,
+    task: OneTask = None,
+    budget: OneBudget = None,
+    debug: Debug = False,
+) -> None:
+    """Write what a stored study found: one HTML page that needs nothing else, or tables."""
+    from peftprune.comparison import Comparison
+    from peftprune.formats import table_text
+    from peftprune.store import write_atomically
+
+    result = Comparison.load(study).only(task=task, budget=budget)
+    if format == "html":
+        typer.echo(str(result.report(out if out is not None else study / "report.html", baseline=baseline)))
+        return
+    text = table_text(result, format, baseline=baseline)
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(out, text.encode())
+        typer.echo(str(out))
 
 
 @app.command()
@@ -189,6 +234,27 @@ def tasks(debug: Debug = False) -> None:
     from peftprune.tasks import TASKS
 
     tables.show_tasks(list(TASKS.values()))
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _task_from_files(given: dict[str, Any]) -> Any:
+    """A task of the user's own files, or an error that names the option that is missing."""
+    from peftprune.tasks import Task
+
+    needed = _OF_FILES[:-1]
+    lacking = next((name for name in needed if name not in given), None)
+    if lacking is not None:
+        options = [f"--{name.replace('_', '-')}" for name in needed]
+        beside = f"--{next(iter(given)).replace('_', '-')}"
+        raise UsageError.of(
+            f"--{lacking.replace('_', '-')}", None, f"is missing beside {beside}", f"Give all of {', '.join(options)}"
+        )
+    return Task.from_files(**given)
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -226,7 +226,7 @@ def _hub_arguments() -> dict[str, Any]:
 # --- loading -------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def _load_cached(name: str, num_labels: int) -> LoadedModel:
     with _quiet():
         return _load(name, num_labels)

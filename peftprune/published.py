@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -30,6 +31,17 @@ def read_published(folder: str | Path) -> pd.DataFrame:
         cure = "Give a folder of CSV files, such as benchmarks/published"
         raise UsageError.of("folder", str(path), "holds no CSV file" if path.is_dir() else "is no folder", cure)
     return pd.concat([_read(file) for file in files], ignore_index=True)
+
+
+def published_for(tasks: Sequence[str]) -> pd.DataFrame:
+    """The figures that come with the package for these tasks: what `read_published` gives, or no rows."""
+    # A wheel carries the files inside the package, a checkout beside it.
+    folders = (Path(__file__).parent / "published", Path(__file__).parents[1] / "benchmarks" / "published")
+    folder = next((f for f in folders if f.is_dir()), None)
+    if folder is None:
+        return pd.DataFrame(columns=[*COLUMNS, "file"])
+    found = read_published(folder)
+    return found[found["task"].isin(list(tasks))].reset_index(drop=True)
 
 
 def _read(file: Path) -> pd.DataFrame:

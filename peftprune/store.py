@@ -22,6 +22,10 @@ from typing import Any
 from peftprune.errors import PeftPruneError, UsageError
 
 SCHEMA = 1
+"""Of an arm's files."""
+
+STUDY_SCHEMA = 2
+"""Of `study.json`."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -109,12 +113,12 @@ class ArmFolder:
         (self.path / "error.json").unlink(missing_ok=True)
 
 
-def _read_valid(path: Path) -> dict[str, Any] | None:
+def _read_valid(path: Path, schema: int = SCHEMA) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) and value.get("schema") == SCHEMA else None
+    return value if isinstance(value, dict) and value.get("schema") == schema else None
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class StudyFolder:
 
     def write_request(self, request: Mapping[str, Any]) -> None:
         """Store what the study is, its arms in order included."""
-        write_json(self.path / "study.json", {"schema": SCHEMA, **request})
+        write_json(self.path / "study.json", {"schema": STUDY_SCHEMA, **request})
 
     def read_request(self) -> dict[str, Any]:
         """Read `study.json`.
@@ -154,7 +158,7 @@ class StudyFolder:
         Raises:
             UsageError: when the folder holds no study.
         """
-        found = _read_valid(self.path / "study.json")
+        found = _read_valid(self.path / "study.json", STUDY_SCHEMA)
         if found is None:
             raise UsageError.of(
                 "output_dir", str(self.path), "holds no readable study.json", "Name a folder that compare wrote"

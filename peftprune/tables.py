@@ -25,9 +25,16 @@ def _console() -> Console:
 
 
 def show_comparison(result: Comparison) -> None:
-    """The main table, with what it was measured on."""
+    """For each task and budget the main table, with what it was measured on; then what several tasks say together."""
+    for cell in result.cells():
+        _show_cell(cell)
+    if len(result.tasks) > 1:
+        _show_pooled(result)
+
+
+def _show_cell(result: Comparison) -> None:
     frame = result.table()
-    table = Table(title=f"{result.request['task']}, {_budget(result.request['budget'])}", title_justify="left")
+    table = Table(title=f"{result.tasks[0]}, {budget_in_words(result.budgets[0])}", title_justify="left")
     table.add_column("method", overflow="fold", min_width=8)
     for metric in result.metrics:
         table.add_column(metric, justify="right", no_wrap=True)
@@ -45,9 +52,10 @@ def show_comparison(result: Comparison) -> None:
     console = _console()
     console.print(table)
     request = result.request
+    split = request["tasks"][0]["evaluation_split"]
     console.print(
-        f"Reported on: {request['evaluation_split']}. {len(request['seeds'])} seed(s), {request['sites']} sites, "
-        f"{request['dtype']}, {request['threads']} thread(s). final: adapter parameters, ties counted once; "
+        f"Reported on: {split}. {len(request['seeds'])} seed(s), {request['sites']} sites, {request['dtype']}, "
+        f"{request['threads']} thread(s). final: adapter parameters, ties counted once; "
         "± is the standard deviation over seeds."
     )
     _show_differences(console, result)
@@ -70,6 +78,40 @@ def _show_differences(console: Console, result: Comparison) -> None:
         "Paired bootstrap over examples and seeds; p corrected over methods by Holm. Smallest detectable: the true "
         "difference that a study of this size finds with a power of 0.8."
     )
+
+
+def _show_pooled(result: Comparison) -> None:
+    """Pairs pooled over tasks and seeds, and average ranks."""
+    frame = result.pooled()
+    if frame.empty:
+        return
+    ranks = result.average_ranks()
+    console = _console()
+    for budget, rows in frame.groupby("budget", sort=False):
+        title = f"Over {len(result.tasks)} tasks, {budget_in_words(str(budget))}, against {rows['baseline'].iloc[0]}"
+        table = Table(title=title, title_justify="left")
+        columns = ("method", "pairs", "gain", "95 % interval", "p (Holm)", "average rank", "verdict")
+        for name in columns:
+            table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
+        placed = ranks[ranks["budget"] == budget].set_index("method")["average_rank"]
+        table.add_row(rows["baseline"].iloc[0], *[""] * 4, _number(placed.get(rows["baseline"].iloc[0]), 1, 2), "")
+        for row in rows.to_dict("records"):
+            interval = "–" if _missing(row["low"]) else f"{row['low']:+.4f} to {row['high']:+.4f}"
+            numbers = (
+                f"{row['gain']:+.4f}",
+                interval,
+                f"{row['p_holm']:.3f}",
+                _number(placed.get(row["method"]), 1, 2),
+            )
+            table.add_row(row["method"], str(row["pairs"]), *numbers, row["verdict"])
+        console.print(table)
+        found = ranks[ranks["budget"] == budget]
+        if not found.empty:
+            console.print(
+                f"Average ranks closer than {found['critical_difference'].iloc[0]:.2f} (Nemenyi, 0.05) cannot be told "
+                "apart."
+            )
+    console.print("gain: mean difference in the tasks' primary metrics over pairs that share task and seed.")
 
 
 def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
@@ -127,11 +169,9 @@ def show_tasks(tasks: Sequence[TaskInfo]) -> None:
     console.print("Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL")
 
 
-def _budget(budget: Any) -> str:
-    if isinstance(budget, str):
-        return "each method's published setting"
-    named = {k: v for k, v in budget.items() if v is not None and (k, v) != ("count", "stored")}
-    return "budget " + ", ".join(f"{k}={v}" for k, v in named.items())
+def budget_in_words(label: str) -> str:
+    """A budget's label as a title says it."""
+    return "each method's published setting" if label == "paper" else f"budget {label.replace(',', ', ')}"
 
 
 def _missing(value: Any) -> bool:

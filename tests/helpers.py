@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
+from peftprune.budget import parse_budget
 from peftprune.methods import parse
 from peftprune.planning import ArmPlan
 from peftprune.settings import resolve_settings
+from peftprune.setup import Setup, environment
 from peftprune.sites import SiteSet
 from peftprune.store import ArmFolder, StudyFolder
 from peftprune.strategy import RankPruningStrategy
-from peftprune.study import _environment, _Setup, parse_budget
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.trainer import PruningTrainer
@@ -171,11 +172,11 @@ def make_arm(
     given = DEFAULTS | settings
     (spec,) = parse([method])
     resolved = resolve_settings(given)
-    setup = _Setup(model, task or classification_task(), resolved, target_modules)
+    setup = Setup(model, task or classification_task(), resolved, target_modules)
     plan = setup.plan(spec, parse_budget(budget), given)
-    environment = _environment(StudyFolder(folder), resolved)
-    config = setup.arm_config(spec, plan, seed, environment)
-    return Arm(plan, setup.inputs(plan, environment["dtype"]), seed, ArmFolder(folder), config)
+    found = environment(StudyFolder(folder), resolved)
+    config = setup.arm_config(spec, plan, seed, found)
+    return Arm(plan, setup.inputs(plan, found["dtype"]), seed, ArmFolder(folder), config)
 
 
 def stored_adapter(folder: ArmFolder) -> dict[str, Tensor]:

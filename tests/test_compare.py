@@ -49,8 +49,10 @@ def small(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparis
 
 def test_the_table_has_one_row_a_method_and_the_documented_columns(small: Comparison) -> None:
     table = small.table()
-    metrics = ["accuracy_mean", "accuracy_std", "f1_mean", "f1_std"]
-    assert list(table.columns) == ["method", *metrics, "seeds", *LEDGER, "status"]
+    metrics = [f"{m}_{n}" for m in ("accuracy", "f1") for n in ("mean", "std", "low", "high")]
+    assert list(table.columns) == ["task", "budget", "method", *metrics, "seeds", *LEDGER, "status"]
+    assert set(table["task"]) == {"tiny"}
+    assert set(table["budget"]) == {"rank=4,steps=6"}
     assert list(table["method"]) == ["lora", "lorpa"]
     assert list(table["seeds"]) == [2, 2]
     assert list(table["status"]) == ["done", "done"]
@@ -66,7 +68,7 @@ def test_the_table_has_one_row_a_method_and_the_documented_columns(small: Compar
 
 def test_runs_have_one_row_an_arm_in_the_order_asked_for(small: Comparison) -> None:
     runs = small.runs()
-    expected = ["method", "seed", "accuracy", "f1", *LEDGER, "budget_params", "exemption", "status"]
+    expected = ["task", "budget", "method", "seed", "accuracy", "f1", *LEDGER, "budget_params", "exemption", "status"]
     assert list(runs.columns) == expected
     assert [*zip(runs["method"], runs["seed"], strict=True)] == [("lora", 3), ("lorpa", 3), ("lora", 1), ("lorpa", 1)]
     assert set(runs["status"]) == {"done"}
@@ -81,7 +83,8 @@ def test_runs_have_one_row_an_arm_in_the_order_asked_for(small: Comparison) -> N
 
 def test_allocations_have_one_row_a_site(small: Comparison) -> None:
     allocation = small.allocation()
-    assert list(allocation.columns) == ["method", "seed", "site", "layer", "kind", "rank", "density", "shared_with"]
+    where = ["task", "budget", "method", "seed"]
+    assert list(allocation.columns) == [*where, "site", "layer", "kind", "rank", "density", "shared_with"]
     assert len(allocation) == 4 * 4
     assert set(allocation["kind"]) == {"query", "value"}
     assert set(allocation["layer"]) == {0, 1}

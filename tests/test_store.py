@@ -142,7 +142,7 @@ def test_preparing_leaves_only_the_folder_for_arms(tmp_path):
 def test_the_request_round_trips(tmp_path):
     study = StudyFolder(tmp_path)
     study.write_request({"methods": ["lora"]})
-    assert study.read_request() == {"schema": store.SCHEMA, "methods": ["lora"]}
+    assert study.read_request() == {"schema": store.STUDY_SCHEMA, "methods": ["lora"]}
     assert json.loads((tmp_path / "study.json").read_text())["methods"] == ["lora"]
 
 

@@ -35,12 +35,16 @@ _REGISTERED: dict[str, type] = {}
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One requested arm: the label it has in tables, the method's class and its options."""
+    """One requested arm: the label it has in tables, the method's class and its options.
+
+    `text` is what asks for it on the command line; empty for a class or object that only this process knows.
+    """
 
     label: str
     cls: type
     options: Mapping[str, Any] = field(default_factory=dict)
     instance: Any = None
+    text: str = ""
 
     def build(self) -> Method:
         """A fresh strategy, so that arms share no state. Raises UsageError for options out of range."""
@@ -135,11 +139,11 @@ def _parse_text(text: str) -> MethodSpec:
     head, _, tail = label.rpartition(":")
     if head.endswith(".py"):
         cls = _load_file(Path(head), tail)
-        return MethodSpec(cls.name, cls, options)  # type: ignore[attr-defined]
+        return MethodSpec(cls.name, cls, options, text=text)  # type: ignore[attr-defined]
     name, colon, tag = label.partition(":")
     if colon and not re.fullmatch(r"[\w.+-]+", tag):
         raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
-    return MethodSpec(label, load(name), options)
+    return MethodSpec(label, load(name), options, text="" if name in _REGISTERED else text)
 
 
 def _parse_options(text: str, call: str) -> dict[str, Any]:
@@ -164,10 +168,19 @@ def _parse_object(given: Any) -> MethodSpec:
     if isinstance(given, MethodSpec):
         return given
     if isinstance(given, type) and issubclass(given, kinds):
-        return MethodSpec(given.name, given)
+        return MethodSpec(given.name, given, text=_spell(given, {}))
     if isinstance(given, kinds):
-        return MethodSpec(given.name, type(given), instance=given)
+        return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))
     raise UsageError.of("methods", given, "is no method", "Give a name, or a RankPruningStrategy class or object")
+
+
+def _spell(cls: Any, options: Mapping[str, Any]) -> str:
+    """The text that asks for a class of ours with these options; empty for others."""
+    if not cls.__module__.startswith("peftprune.methods."):
+        return ""
+    defaults = vars(cls().config)
+    named = ",".join(f"{k}={v!r}" for k, v in options.items() if v != defaults[k])
+    return f"{cls.name}({named})" if named else str(cls.name)
 
 
 def _load_file(path: Path, class_name: str) -> type:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -81,6 +81,8 @@ class Task:
         source: where the data came from, in words.
         evaluation_split: what the reported split is, in words for tables, such as "official dev".
         validation: data to select on, where the task brings its own.
+        named: it can be had again by its name.
+        files: the arguments of `from_files` that made it.
     """
 
     name: str
@@ -93,6 +95,8 @@ class Task:
     source: str
     evaluation_split: str
     validation: Dataset | None = None
+    named: bool = False
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_labels(self) -> int:

@@ -277,6 +277,13 @@ def task_from_files(
         evaluation={"test": make_dataset([test.texts(column) for column in names], test_labels, classes)},
         source=f"files {train_file} and {test_file}",
         evaluation_split="test",
+        files={
+            "train_file": str(train_file),
+            "test_file": str(test_file),
+            "text": ",".join(names),
+            "label": label,
+            "regression": regression,
+        },
     )
 
 

@@ -120,6 +120,7 @@ def _task(
         source=source,
         evaluation_split=info.evaluation_split,
         validation=validation,
+        named=True,
     )
 
 

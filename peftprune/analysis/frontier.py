@@ -1,0 +1,51 @@
+"""Quality against parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from peftprune.analysis.predictions import measure
+
+if TYPE_CHECKING:
+    from peftprune.comparison import Comparison
+
+COLUMNS = ["task", "budget", "method", "metric", "params", "mean", "low", "high", "seeds", "pareto"]
+
+
+def frontier(comparison: Comparison) -> pd.DataFrame:
+    """The primary metric of every method and budget beside its final adapter parameters.
+
+    One row a task, budget and method that finished at least one seed. `low` and `high` are the ends of Student's 95 %
+    interval of the mean, NaN for one seed. `pareto` marks the points of a task that no other point of it beats: at
+    least as good with at most as many parameters, and strictly so in one of the two.
+
+    Args:
+        comparison: a stored study.
+    """
+    table = comparison.table()
+    rows = []
+    for task, metric in comparison.primary.items():
+        better = 1 if measure(comparison.only(task=task), metric).higher_is_better else -1
+        found = table[(table["task"] == task) & (table["seeds"] > 0)]
+        points = [(float(row["final_params"]), better * float(row[f"{metric}_mean"])) for _, row in found.iterrows()]
+        for (_, row), point in zip(found.iterrows(), points, strict=True):
+            rows.append(
+                {
+                    "task": task,
+                    "budget": row["budget"],
+                    "method": row["method"],
+                    "metric": metric,
+                    "params": point[0],
+                    **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
+                    "seeds": row["seeds"],
+                    "pareto": not any(_beats(other, point) for other in points),
+                }
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
+    """Whether a has at most b's parameters and at least its quality, and is not the same in both."""
+    return a != b and a[0] <= b[0] and a[1] >= b[1]

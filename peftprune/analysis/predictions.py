@@ -1,0 +1,40 @@
+"""Stored predictions, by method and seed, and what a metric's name says of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from peftprune.metrics import METRICS
+
+if TYPE_CHECKING:
+    from peftprune.comparison import Comparison
+
+Predictions = dict[str, dict[int, pd.DataFrame]]
+
+
+class Measure(NamedTuple):
+    """A reported metric: its `name` in `peftprune.metrics`, the evaluation `split`, and its direction."""
+
+    name: str
+    split: str
+    higher_is_better: bool
+
+
+def predictions(cell: Comparison) -> Predictions:
+    """Method to seed to the frame (split, label, prediction) of each finished arm of one task and budget."""
+    found: Predictions = {method: {} for method in cell.methods}
+    for key, folder in cell.arms():
+        if folder.result() is not None and folder.predictions.is_file():
+            columns = ["split", "label", "prediction"]
+            found[key["method"]][key["seed"]] = pd.read_parquet(folder.predictions, columns=columns)
+    return found
+
+
+def measure(cell: Comparison, metric: str) -> Measure:
+    """What a metric of one task measures: those of the second and later evaluation splits carry the split's name."""
+    splits = list(cell.request["tasks"][0]["evaluation_examples"])
+    split = next((s for s in splits[1:] if metric.endswith(f"_{s}")), splits[0])
+    name = metric.removesuffix(f"_{split}")
+    return Measure(name, split, METRICS[name].higher_is_better)

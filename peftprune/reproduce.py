@@ -1,0 +1,50 @@
+"""The command that repeats a study."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+
+def command(request: Mapping[str, Any]) -> str:
+    """The `peftprune compare` command of a stored study; empty where a method or task exists only in a program.
+
+    Args:
+        request: the contents of `study.json`.
+    """
+    tasks, files = request["tasks"], [t["files"] for t in request["tasks"] if t["files"]]
+    if any(not m["text"] for m in request["methods"]) or (files and len(tasks) > 1):
+        return ""
+    options: list[tuple[str, Any]] = []
+    if files:
+        options += list(files[0].items())
+    elif all(t["named"] for t in tasks):
+        options.append(("task", ",".join(t["name"] for t in tasks)))
+    else:
+        return ""
+    targets = request["target_modules"]
+    options += [
+        ("methods", ",".join(m["text"] for m in request["methods"])),
+        ("model", request["model"]),
+        *(("budget", b["label"]) for b in request["budgets"]),
+        ("seeds", _seeds(request["seeds"])),
+        ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
+        ("data_dir", request["data_dir"]),
+        *request["given"].items(),
+    ]
+    return shlex.join(["peftprune", "compare", *(part for name, value in options for part in _option(name, value))])
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if value is None or value is False:
+        return []
+    flag = f"--{name.replace('_', '-')}"
+    return [flag] if value is True else [flag, str(value)]
+
+
+def _seeds(seeds: list[int]) -> str:
+    """As the command line reads them: a number for 0, 1, ..., else the list, closed by a comma if it has one entry."""
+    if seeds == list(range(len(seeds))):
+        return str(len(seeds))
+    return ",".join(map(str, seeds)) + "," * (len(seeds) == 1)

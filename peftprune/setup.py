@@ -1,0 +1,148 @@
+"""What all arms of one task share: model, data, sites, and where the study runs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
+from peftprune.arm import ArmInputs
+from peftprune.budget import Budget
+from peftprune.data import check_lengths, sample_training, tokenise
+from peftprune.errors import UsageError
+from peftprune.ledger import BaseCost
+from peftprune.methods import MethodSpec
+from peftprune.models import load_model, pick_dtype
+from peftprune.planning import ArmPlan, plan_arm
+from peftprune.settings import TrainingSettings
+from peftprune.store import StudyFolder
+from peftprune.tasks import Task
+
+_PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+
+
+class Setup:
+    """Model, data and sites of one task, loaded once for all its arms."""
+
+    def __init__(
+        self, model: str | Path, task: Task, settings: TrainingSettings, target_modules: str | Sequence[str]
+    ) -> None:
+        self.task = task
+        self.settings = settings
+        self.model = load_model(model, task.num_labels, task.kind)
+        self.target_modules = target_modules
+        self.shapes = discover_sites(self.model.model, target_modules)
+        self.head = head_modules(self.model.model)
+        in_head = {id(p) for name in self.head for p in self.model.model.get_submodule(name).parameters()}
+        self.base_parameters = sum(p.numel() for p in self.model.model.parameters() if id(p) not in in_head)
+        self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
+
+    def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
+        plan = plan_arm(
+            spec,
+            self.shapes,
+            budget,
+            given,
+            num_examples=len(self.task.train),
+            base_parameters=self.base_parameters,
+            task=self.task.name,
+        )
+        check_lengths(self.model, plan.settings.max_length)
+        return plan
+
+    def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
+        """Tokenised data for an arm; arms with the same lengths and sample share it."""
+        length, samples = plan.settings.max_length, plan.settings.max_train_samples
+        if (length, samples) not in self._inputs:
+            task, cost = self.task, base_linear_cost(self.model.model)
+            train = sample_training(task.train, samples)
+            prefix = task.fingerprint
+            self._inputs[length, samples] = ArmInputs(
+                model=self.model,
+                head=self.head,
+                base_cost=BaseCost(
+                    sum(cost["linear_params_per_layer"].values()), cost["hidden_size"] * cost["attention_layers"]
+                ),
+                task=task,
+                train=tokenise(train, self.model, length, f"{prefix}/train/{samples}"),
+                evaluation={s: tokenise(d, self.model, length, f"{prefix}/{s}") for s, d in task.evaluation.items()},
+                dtype=dtype,
+            )
+        return self._inputs[length, samples]
+
+    def describe(self) -> dict[str, Any]:
+        """The task as `study.json` holds it."""
+        task = self.task
+        return {
+            "name": task.name,
+            "kind": task.kind,
+            "metrics": self.metric_names(),
+            "evaluation_split": task.evaluation_split,
+            "train_examples": len(task.train),
+            "evaluation_examples": {split: len(rows) for split, rows in task.evaluation.items()},
+            "source": task.source,
+            "named": task.named,
+            "files": dict(task.files),
+        }
+
+    def metric_names(self) -> list[str]:
+        """As in the results: those of the second and later evaluation splits carry the split's name."""
+        splits = list(self.task.evaluation)
+        return [m if i == 0 else f"{m}_{s}" for i, s in enumerate(splits) for m in self.task.metrics]
+
+    def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:
+        """Everything that changes an arm's result, and nothing else: what its hash is made of."""
+        return {
+            "method": plan.method.name,
+            "options": asdict(plan.method.config),
+            "source": _source(type(plan.method)),
+            "seed": seed,
+            "task": {"name": self.task.name, "fingerprint": self.task.fingerprint, "metrics": list(self.task.metrics)},
+            "model": self.model.fingerprint,
+            "sites": [s.name for s in self.shapes],
+            "budget": vars(plan.budget),
+            "settings": {k: v for k, v in plan.settings.as_dict().items() if k not in ("dtype", "checkpoints")},
+            "dtype": found["dtype"],
+            "threads": found["threads"],
+            "device": found["hardware"]["device"],
+            "versions": found["versions"],
+        }
+
+
+def _source(cls: type) -> str:
+    """The code of a user's own strategy, so that editing it makes a new arm; empty for those the versions cover."""
+    if cls.__module__.startswith("peftprune."):
+        return ""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return cls.__qualname__
+
+
+def environment(study: StudyFolder, settings: TrainingSettings) -> dict[str, Any]:
+    """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began."""
+    try:
+        before = study.read_request()
+    except UsageError:
+        before = {}
+    threads = before.get("threads", torch.get_num_threads())
+    torch.set_num_threads(threads)
+    dtype = pick_dtype(settings.dtype)
+    if settings.dtype == "auto":
+        dtype = before.get("dtype", dtype)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "dtype": dtype,
+        "threads": threads,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "hardware": {"device": device, "machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
+    }

@@ -1,0 +1,157 @@
+"""A study written down, and the command that repeats one."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import peftprune
+from peftprune.budget import Budget
+from peftprune.cli import app
+from peftprune.errors import UsageError
+from peftprune.reproduce import command
+from peftprune.study_file import read_study_file
+from tests.helpers import DEFAULTS, classification_task
+from tests.test_cli import files as files
+from tests.test_cli import peftprune as run
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_file_holds_the_arguments_of_compare(tmp_path: Path) -> None:
+    found = read_study_file(
+        write(
+            tmp_path,
+            "task: [rte, mrpc]\n"
+            "methods:\n  - lora\n  - lorpa:r64(initial_rank=64)\n"
+            "budget: [rank=2, {params: 3000, count: nonzero}]\n"
+            "seeds: [1, 5]\nlearning_rate: 1e-3\nepochs: 2\nmax_length:\n",
+        )
+    )
+    assert found == {
+        "task": ["rte", "mrpc"],
+        "methods": ["lora", "lorpa:r64(initial_rank=64)"],
+        "budget": ["rank=2", Budget(params=3000, count="nonzero")],
+        "seeds": [1, 5],
+        "learning_rate": 0.001,
+        "epochs": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("taks: rte", r"study\.yaml: argument: 'taks' does not exist\. Did you mean 'task'"),
+        ("task: [", "is no YAML"),
+        ("- rte", "holds no arguments"),
+        ("", "holds no arguments"),
+        ("learning_rate: fast", r"learning_rate: 'fast' is no number"),
+        ("task: {train_file: a.csv}", "does not fit .*test_file"),
+        ("budget: {rnk: 8}", "does not fit .*rnk"),
+    ],
+)
+def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_study_file(write(tmp_path, text))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"config: .* cannot be read"):
+        read_study_file(tmp_path / "none.yaml")
+
+
+def test_options_win_over_the_file(files: list[str], tiny_bert: Path, tmp_path: Path) -> None:
+    names = dict(zip(files[::2], files[1::2], strict=True))
+    config = write(
+        tmp_path,
+        f"task: {{train_file: {names['--train-file']}, test_file: {names['--test-file']}, "
+        "text: sentence, label: verdict}\n"
+        f"model: {tiny_bert}\nmethods: [lora, lora-restart]\nbudget: ['rank=2,steps=4', 'rank=4,steps=4']\n"
+        f"seeds: 2\nbatch_size: 8\nmax_length: 32\ndtype: float32\noutput_dir: {tmp_path / 'study'}\n",
+    )
+    result = run("compare", "--config", config, "--seeds", 1, "--methods", "lora")
+    assert result.exit_code == 0, result.output
+    study = peftprune.Comparison.load(tmp_path / "study")
+    assert (study.methods, study.request["seeds"]) == (["lora"], [0])
+    assert study.budgets == ["rank=2,steps=4", "rank=4,steps=4"]
+    assert study.request["settings"]["batch_size"] == 8
+    for budget in study.budgets:
+        assert f", budget {budget.replace(',', ', ')}" in result.output
+
+
+def test_the_stored_command_asks_for_the_same_study(files: list[str], tiny_bert: Path, tmp_path: Path) -> None:
+    options = ["--model", tiny_bert, "--batch-size", 8, "--learning-rate", "0.005", "--max-length", 32]
+    options += ["--dtype", "float32", "--budget", "rank=2,steps=4", "--budget", "rank=4,steps=4", "--seeds", "7,"]
+    options += ["--methods", "lora,lorpa:wide(initial_rank=8, form='outer')", "--target-modules", "query,value"]
+    assert run("compare", *files, *options, "--output-dir", tmp_path / "first").exit_code == 0
+    first = peftprune.Comparison.load(tmp_path / "first")
+    program, *words = shlex.split(command(first.request))
+    assert program == "peftprune"
+    assert run(*words, "--output-dir", tmp_path / "second").exit_code == 0
+    second = peftprune.Comparison.load(tmp_path / "second")
+    assert second.request == first.request
+    for (_, a), (_, b) in zip(first.arms(), second.arms(), strict=True):
+        assert (a.path / "predictions.parquet").read_bytes() == (b.path / "predictions.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("methods", "text"),
+    [
+        (["lora"], "lora"),
+        ([peftprune.methods.load("lorpa")], "lorpa"),
+        ([peftprune.methods.load("lorpa")(initial_rank=8, form="outer")], "lorpa(initial_rank=8,form='outer')"),
+    ],
+)
+def test_objects_of_ours_have_a_text(methods: Any, text: str) -> None:
+    (spec,) = peftprune.methods.parse(methods)
+    assert spec.text == text
+    (again,) = peftprune.methods.parse(text)
+    assert vars(again.build().config) == vars(spec.build().config)
+
+
+def test_what_lives_in_a_program_has_no_command(tiny_bert: Path, tmp_path: Path) -> None:
+    class Mine(peftprune.RankPruningStrategy):
+        name = "mine"
+
+    given = DEFAULTS | {"model": tiny_bert, "budget": "rank=2,steps=2", "target_modules": "attention"}
+    study = peftprune.compare([Mine], classification_task(), output_dir=tmp_path / "a", **given)
+    assert command(study.request) == ""
+    study = peftprune.compare("lora", classification_task(), output_dir=tmp_path / "b", **given)
+    assert command(study.request) == ""
+
+
+def test_the_command_line_has_the_defaults_of_the_function() -> None:
+    signature = inspect.signature(peftprune.compare).parameters
+    click = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
+    shared = {p.name: p.default for p in click.params if p.name in signature}
+    assert set(signature) - set(shared) == {"progress"}
+    said = {name: value for name, value in shared.items() if value is not None}
+    said["seeds"] = int(said["seeds"])
+    said["methods"] = tuple(said["methods"].split(","))
+    (said["budget"],) = said["budget"]
+    assert said == {name: signature[name].default for name in said}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"task": []}, "names no task"),
+        ({"task": "rte,"}, "names no task"),
+        ({"task": ["entailment-mini", "entailment-mini"]}, "'entailment-mini' occurs twice"),
+        ({"budget": []}, "names no budget"),
+        ({"budget": ["rank=8", "rank=8"]}, "'rank=8' occurs twice"),
+        ({"budget": ["rank=8", "rank=2,epochs=1"], "epochs": 2}, "named beside the budget's length"),
+    ],
+)
+def test_lists_that_cannot_run_are_refused(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        peftprune.compare(**({"methods": "lora", "task": "entailment-mini", "output_dir": tmp_path} | asked))
