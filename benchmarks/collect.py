@@ -11,15 +11,28 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
+
 from peftprune import Comparison
 
 CLOCK = ["seconds"]
-KEPT = ("methods", "tasks", "budgets", "seeds", "target_modules", "settings", "dtype", "threads", "versions", "hardware")
+KEPT = (
+    "methods",
+    "tasks",
+    "budgets",
+    "seeds",
+    "target_modules",
+    "settings",
+    "dtype",
+    "threads",
+    "versions",
+    "hardware",
+)
 PLACES = ["source", "files"]  # of a task's data, which differ from machine to machine
 
 
 def collect(study: Path) -> dict[str, object]:
-    """The study's request, and one record an arm."""
+    """The study's request, one record an arm, and what the arms say together."""
     result = Comparison.load(study)
     runs = result.runs().drop(columns=CLOCK)
     request = {name: result.request[name] for name in KEPT}
@@ -27,8 +40,15 @@ def collect(study: Path) -> dict[str, object]:
     return {
         "model": Path(result.request["model"]).name,
         **request,
-        "runs": json.loads(runs.to_json(orient="records")),
+        "runs": _records(runs),
+        "against": _records(result.against()),
+        "pooled": _records(result.pooled()),
+        "average_ranks": _records(result.average_ranks()),
     }
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, object]]:
+    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def report(
     """Write what a stored study found: one HTML page that needs nothing else, or tables."""
     from peftprune.comparison import Comparison
     from peftprune.formats import table_text
-    from peftprune.store import write_atomically
+    from peftprune.store import write_output
 
     result = Comparison.load(study).only(task=task, budget=budget)
     if format == "html":
@@ -183,7 +183,7 @@ def report(
     if out is None:
         sys.stdout.write(text)
     else:
-        write_atomically(out, text.encode())
+        write_output(out, text.encode())
         typer.echo(str(out))
 
 

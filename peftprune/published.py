@@ -36,7 +36,7 @@ def read_published(folder: str | Path) -> pd.DataFrame:
 def published_for(tasks: Sequence[str]) -> pd.DataFrame:
     """The figures that come with the package for these tasks: what `read_published` gives, or no rows."""
     # A wheel carries the files inside the package, a checkout beside it.
-    folders = (Path(__file__).parent / "published", Path(__file__).parents[1] / "benchmarks" / "published")
+    folders = (Path(__file__).parent / "_published", Path(__file__).parents[1] / "benchmarks" / "published")
     folder = next((f for f in folders if f.is_dir()), None)
     if folder is None:
         return pd.DataFrame(columns=[*COLUMNS, "file"])

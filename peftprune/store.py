@@ -45,6 +45,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     os.replace(aside, path)
 
 
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file where a user asked for it.
+
+    Raises:
+        UsageError: when it cannot be written.
+    """
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        problem, cure = f"cannot be written ({error.strerror})", "Name a file in a folder you may write to"
+        raise UsageError.of("path", str(path), problem, cure) from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """One JSON document, atomically."""
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from peftprune.errors import UsageError
-from peftprune.published import COLUMNS, read_published
+from peftprune.published import COLUMNS, published_for, read_published
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "published"
 HEADER = ",".join(COLUMNS)
@@ -74,3 +74,10 @@ def test_a_folder_without_figures_is_refused(tmp_path: Path) -> None:
         read_published(tmp_path)
     with pytest.raises(UsageError, match="is no folder"):
         read_published(tmp_path / "none")
+
+
+def test_figures_for_tasks_come_with_the_package() -> None:
+    found = published_for(["mrpc", "cola"])
+    assert set(found["task"]) == {"mrpc", "cola"}
+    assert list(found.columns) == [*COLUMNS, "file"]
+    assert published_for(["entailment-mini"]).empty
