@@ -9,22 +9,23 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from peftprune import surgery
 from peftprune.budget import verify
 from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
 from peftprune.errors import RunError
-from peftprune.export import save_peft
+from peftprune.export import save_baseline, save_peft
 from peftprune.inject import inject
 from peftprune.ledger import BaseCost, Ledger, headroom, release_memory
 from peftprune.metrics import compute_metrics
@@ -32,9 +33,9 @@ from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
 from peftprune.rng import generator
 from peftprune.sampler import PhaseBatchSampler
-from peftprune.sites import SiteSet
+from peftprune.sites import LiveTensors, SiteSet
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
-from peftprune.strategy import Baseline, RankPruningStrategy
+from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
 from peftprune.tasks import Task
 from peftprune.trace import density
 from peftprune.trainer import PruningTrainer, classification_loss, predict, regression_loss
@@ -65,10 +66,23 @@ class ArmInputs:
     dtype: str
 
 
-class _NoDecisions(RankPruningStrategy):
-    """Stands in where a baseline is trained: nothing is decided."""
+class _BaselineEvents(RankPruningStrategy):
+    """Stands in where a baseline is trained: nothing is decided, its own events are passed on."""
 
-    name = "no decisions"
+    name = "baseline"
+
+    def __init__(self, baseline: Baseline, model: nn.Module) -> None:
+        super().__init__()
+        self.baseline, self.model = baseline, model
+        self.state_dict = baseline.state_dict  # type: ignore[method-assign]
+        self.load_state_dict = baseline.load_state_dict  # type: ignore[method-assign]
+
+    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
+        return self.baseline.penalty(self.model)
+
+    def decide(self, view: StepView) -> PruningPlan:
+        self.baseline.after_step(self.model, view.step)
+        return PruningPlan()
 
 
 def run_arm(
@@ -107,14 +121,16 @@ def run_arm(
         # A resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
-        _finish_ledger(plan, inputs.head, sites, model, ledger)
+        plan = _finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
         logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
         ledger.evaluation_seconds += time.perf_counter() - mark
     metrics = _metrics(inputs.task, logits)
     _write_predictions(folder, inputs, logits)
-    if sites:
-        facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
+    facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
+    if isinstance(plan.method, Baseline):
+        ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
+    else:
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
     write_jsonl(folder.path / "history.jsonl", trainer.state.log_history)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
@@ -128,9 +144,11 @@ def run_arm(
 def _prepare(plan: ArmPlan, inputs: ArmInputs, seed: int) -> tuple[Any, SiteSet]:
     if isinstance(plan.method, Baseline):
         # A baseline may train any weight, so it gets a copy of its own.
-        model = copy.deepcopy(inputs.model.model)
+        model = copy.deepcopy(inputs.model.model).requires_grad_(False)
         initialise_head(model, inputs.head, generator(seed, "head"))
-        return plan.method.prepare(model, plan.budget), SiteSet({}, None)
+        # PEFT draws initial values from the global stream, which belongs to dropout.
+        with torch.random.fork_rng(devices=[]):
+            return plan.method.prepare(model, plan.preparation(inputs.head, seed)), SiteSet({}, None)
     return inject(
         inputs.model.model,
         plan.shapes,
@@ -151,7 +169,10 @@ def _trainer(
     sites: SiteSet,
     progress: Progress | None,
 ) -> PruningTrainer:
-    settings = plan.settings
+    settings, base_cost = plan.settings, inputs.base_cost
+    if isinstance(plan.method, Baseline):
+        entries, trained = plan.method.multiplied(plan.shapes, plan.spec)
+        base_cost = replace(base_cost, backward=plan.method.backward, multiplied=entries, multiplied_trained=trained)
     classes = inputs.task.kind == "classification"
     sampler = PhaseBatchSampler(
         [len(row["input_ids"]) for row in inputs.train],
@@ -162,13 +183,13 @@ def _trainer(
         settings.gradient_accumulation_steps,
     )
     callback = PruningCallback(
-        plan.method if isinstance(plan.method, RankPruningStrategy) else _NoDecisions(),
+        _BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
         sites,
         plan.budget,
         plan.phases,
         seed=seed,
         step_cost=sampler.cost,
-        base_cost=inputs.base_cost,
+        base_cost=base_cost,
         progress=progress,
     )
     trainer = PruningTrainer(
@@ -221,22 +242,36 @@ def _quiet_transformers() -> Iterator[None]:
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    # Saving a whole model draws a bar of its own.
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
     try:
         yield
     finally:
         logger.setLevel(level)
+        if bars:
+            enable_progress_bar()
 
 
-def _finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> None:
-    if isinstance(plan.method, Baseline):
+def _finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
+    """Count and verify what is left; returns the plan with the ranks that a baseline found in training."""
+    method = plan.method
+    if isinstance(method, Baseline):
         ledger.add_baseline(model, head)
-        if plan.method.exemption is None:
-            verify(ledger.final_params, plan.budget, None)
-        return
+        ranks = method.finish(model)
+        if ranks is not None:
+            peak = ledger.peak_params
+            ledger.add_baseline(model, head)
+            ledger.peak_params = peak
+            plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
+        if method.exemption is None:
+            verify(ledger.final_params, plan.budget, plan.unit_left)
+        return plan
     ledger.add_final(sites, model)
     nonzero = plan.budget.count == "nonzero"
     spent = ledger.nonzero_params if nonzero else ledger.final_params
     verify(spent, plan.budget, headroom(sites, dict(plan.spec.density) if nonzero else {}))
+    return plan
 
 
 def _metrics(task: Task, logits: Mapping[str, Tensor]) -> dict[str, float]:
@@ -284,26 +319,29 @@ def _result(
 ) -> dict[str, Any]:
     """Field names of the second half are those of PEFT's `method_comparison` results."""
     shared = sites.shared_with() if sites else {}
+    ranks = sites.ranks if sites else plan.ranks
     allocation = [
         {
-            "site": name,
-            "layer": site.layer,
-            "kind": site.kind,
-            "rank": site.rank,
-            "density": density(site),
-            "shared_with": shared[name],
+            "site": shape.name,
+            "layer": shape.layer,
+            "kind": shape.kind,
+            "rank": ranks[shape.name],
+            "density": density(sites[shape.name]) if sites else 1.0,
+            "shared_with": shared.get(shape.name, []),
         }
-        for name, site in sites.items()
+        for shape in plan.shapes
+        if shape.name in ranks
     ]
+    config_of_peft = sites.peft_config if sites else next(iter(getattr(model, "peft_config", {}).values()), None)
     return {
         "schema": SCHEMA,
         "label": plan.label,
         "method": plan.method.name,
         "seed": seed,
         "status": "done",
-        "exemption": plan.method.exemption if isinstance(plan.method, Baseline) else None,
+        "exemption": plan.exemption,
         "metrics": dict(metrics),
-        "budget": vars(plan.budget),
+        "budget": plan.budget.as_dict(),
         "settings": plan.settings.as_dict(),
         "phases": [{"name": r.name, "start": r.start, "stop": r.stop} for r in plan.phases],
         "ledger": ledger.as_dict(),
@@ -313,7 +351,7 @@ def _result(
             "total_time": seconds,
             "experiment_name": f"{plan.label}/seed-{seed}",
             "train_config": plan.settings.as_dict() | {"seed": seed},
-            "peft_config": _plain(sites.peft_config) if sites else None,
+            "peft_config": None if config_of_peft is None else _plain(config_of_peft),
             "error_msg": "",
         },
         "train_info": {

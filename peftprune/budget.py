@@ -148,6 +148,36 @@ def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How another arm of the same task, budget and seed ended: what `RankPruningStrategy.depends_on` asks for.
+
+    Attributes:
+        label: that arm's label.
+        ranks: site to final rank. Sites that share one adapter count once: the first holds the rank, the others 0.
+        seed: the seed of both arms, for draws that the allocation needs.
+    """
+
+    label: str
+    ranks: Mapping[str, int]
+    seed: int
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Outcome:
+        """Read it from the contents of an arm's `result.json`.
+
+        Raises:
+            RunError: when that arm has no ranks.
+        """
+        ranks: dict[str, int] = {}
+        for row in result["allocation"]:
+            counted = any(ranks.get(other) for other in row["shared_with"])
+            ranks[row["site"]] = 0 if counted else row["rank"]
+        if not any(ranks.values()):
+            raise RunError(f"{result['label']}: has no ranks to be taken up by another method. Depend on another one")
+        return cls(result["label"], ranks, result["seed"])
+
+
+@dataclass(frozen=True)
 class ArmBudget:
     """One arm's budget in integers: what `RankPruningStrategy.spec` and `phases` are given.
 
@@ -158,6 +188,7 @@ class ArmBudget:
         num_examples: size of the training set.
         batch_size: examples per optimizer step.
         paper: True under `budget="paper"`: the method's published ranks hold and `params` is only a reference.
+        outcome: how the arm ended that this one depends on, once it has run; else None.
     """
 
     params: int
@@ -166,6 +197,11 @@ class ArmBudget:
     batch_size: int
     count: Count = "stored"
     paper: bool = False
+    outcome: Outcome | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The budget itself as plain values, without the outcome of another arm."""
+        return {name: value for name, value in vars(self).items() if name != "outcome"}
 
     @property
     def steps_per_epoch(self) -> int:

@@ -92,7 +92,7 @@ class PruningCallback(TrainerCallback):
         if view.phase.phase.kind == "train":
             self._add_penalty(kwargs["model"])
         assert self._collectors is not None
-        self._collectors.arm()
+        self._collectors.arm(view.phase.phase.signals)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -189,7 +189,7 @@ class PruningCallback(TrainerCallback):
     def _add_penalty(self, model: nn.Module) -> None:
         # Added to the gradients once per step, before the first backward: the loss that is logged and evaluated stays
         # free of it, and the sum over micro-batches needs no weighing.
-        penalty = self.strategy.penalty({n: s.live() for n, s in self.sites.items() if not s.is_dropped})
+        penalty = self.strategy.penalty({n: s.differentiable() for n, s in self.sites.items() if s.rank})
         if penalty is None:
             return
         params = [p for p in model.parameters() if p.requires_grad]

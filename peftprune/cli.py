@@ -218,12 +218,22 @@ def plan(
 
 @app.command("methods")
 @_errors_shown
-def methods_(debug: Debug = False) -> None:
-    """List the methods: source, what is pruned, options with defaults and where each default comes from."""
+def methods_(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """List the methods: source, what each was seen to do, options, and where statements and defaults come from.
+
+    The first call after an update watches every method on a tiny model, which takes some seconds.
+    """
     from peftprune import tables
     from peftprune.overview import describe_methods
 
-    tables.show_methods(describe_methods())
+    described = describe_methods()
+    if as_json:
+        sys.stdout.write(json.dumps({"methods": described}, indent=1) + "\n")
+    else:
+        tables.show_methods(described)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -13,8 +14,8 @@ from torch import nn
 from peftprune import surgery
 from peftprune.models import initialise_head
 from peftprune.rng import generator
-from peftprune.sites import Site, SiteSet, SiteShape, init_lora_A
-from peftprune.strategy import AdapterSpec, PruningPlan
+from peftprune.sites import Site, SiteSet, SiteShape, init_lora_A, init_normal
+from peftprune.strategy import AdapterSpec, ParameterGroup, PruningPlan
 
 ADAPTER = "default"
 
@@ -36,6 +37,7 @@ def inject(
     head: Sequence[str],
     lora_dropout: float = 0.0,
     task_type: TaskType | None = TaskType.SEQ_CLS,
+    **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
     """Adapt a model that keeps the base's weights shared.
 
@@ -51,6 +53,7 @@ def inject(
         head: names of the head's modules, trained in full.
         lora_dropout: dropout on the adapters' input, in [0, 1).
         task_type: PEFT's task type; decides which PeftModel class wraps the model.
+        options: further fields of PEFT's `LoraConfig`.
 
     Returns:
         The PEFT model and its sites.
@@ -64,16 +67,19 @@ def inject(
     factor = spec.scaling if spec.scaling is not None else scaling
     # PEFT knows no rank 0: such sites get one rank and are dropped before training.
     ranks = {s.name: max(1, spec.ranks[s.name]) for s in shapes}
+    factors = {n: factor * spec.relative_scaling.get(n, 1.0) for n in ranks}
+    first = next(iter(ranks))
     largest = max(ranks.values())
     config = LoraConfig(
         task_type=task_type,
         r=largest,
-        lora_alpha=surgery.alpha(factor, largest),
+        lora_alpha=surgery.alpha(factors[first], largest),
         rank_pattern={surgery.anchored(n): r for n, r in ranks.items()},
-        alpha_pattern={surgery.anchored(n): surgery.alpha(factor, r) for n, r in ranks.items()},
+        alpha_pattern={surgery.anchored(n): surgery.alpha(factors[n], r) for n, r in ranks.items()},
         target_modules=list(ranks),
         modules_to_save=list(head) or None,
         lora_dropout=lora_dropout,
+        **options,
     )
     # PEFT draws its own initial values, replaced below; the global stream belongs to dropout.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -83,6 +89,10 @@ def inject(
     adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
     sites = collect(adapted, shapes)
     initial = {n: {"A": init_lora_A(ranks[n], s.d_in, generator(seed, "init", n))} for n, s in sites.items()}
+    for kind, std in spec.initial_std.items():
+        for n, site in sites.items():
+            size = 1 if kind == "gate" and spec.gate == "site" else ranks[n]
+            initial[n][kind] = init_normal(kind, site.shape, size, std, generator(seed, "init", n, kind))
     for name, values in spec.initial.items():
         initial[name] = initial[name] | dict(values)
     if spec.gate != "none":
@@ -93,6 +103,7 @@ def inject(
     for site in sites.values():
         if not site.is_dropped:
             surgery.enable_resizing_load(site)
+    surgery.freeze(sites, [kind for kind in ("A", "B") if not spec.groups.get(kind, ParameterGroup()).trained])
     return adapted, sites
 
 

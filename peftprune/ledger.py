@@ -7,7 +7,7 @@ import ctypes
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -95,18 +95,24 @@ class BaseCost:
     Attributes:
         linear_params: weights of the linear layers inside the transformer blocks.
         attention_width: hidden size times number of attention layers.
+        backward: which of the base model's gradients are computed: "none", of "activations", or of "weights" too.
+        multiplied, multiplied_trained: what `Baseline.multiplied` says of matrices that are no sites.
     """
 
     linear_params: int
     attention_width: int
+    backward: Literal["none", "activations", "weights"] = "activations"
+    multiplied: int = 0
+    multiplied_trained: int = 0
 
     def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
         """FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
 
         A multiply-add counts as two. Forward: 2 per weight and token, and 4 · length · width per token for attention's
         two products. Training adds the gradient of the activations for frozen weights (as much again; twice for
-        attention, whose both factors need one) and of activations and weights for the adapters (twice again).
-        Element-wise work, embeddings and the head are left out.
+        attention, whose both factors need one) and of activations and weights for the adapters (twice again; once for
+        factors that are not trained). Where a baseline trains the base model's weights, their gradients are added;
+        where it trains nothing but the head, nothing is. Element-wise work, embeddings and the head are left out.
 
         Args:
             tokens: tokens of the pass, padding included.
@@ -116,10 +122,13 @@ class BaseCost:
         """
         linear = 2.0 * self.linear_params * tokens
         attention = 4.0 * length * self.attention_width * tokens
-        adapter = 2.0 * tokens * sum(s.rank * s.unit_cost for s in sites.values())
-        if not train:
+        weights = sum(s.rank * s.unit_cost for s in sites.values()) + self.multiplied
+        adapter = 2.0 * tokens * weights
+        if not train or self.backward == "none":
             return linear + attention, adapter
-        return 2 * linear + 3 * attention, 3 * adapter
+        frozen = sum(s.rank * s.frozen_width for s in sites.values()) + self.multiplied - self.multiplied_trained
+        linear_passes = 3 if self.backward == "weights" else 2
+        return linear_passes * linear + 3 * attention, 2.0 * tokens * (3 * weights - frozen)
 
 
 @dataclass
@@ -133,6 +142,7 @@ class Ledger:
         unique_params: final parameters with ties counted once (the same tensors that `final_params` counts).
         expanded_params: final parameters when sharing sites get a copy each, as PEFT's files hold them.
         head_params: trainable parameters outside the adapters.
+        trained_params: those of the final parameters that were trained; fewer where a method freezes a factor.
         optimizer_bytes: largest optimizer state seen at the end of a phase.
         adapter_bytes: size of the PEFT adapter's weights file.
         peak_memory_bytes: largest memory seen when logging.
@@ -149,6 +159,7 @@ class Ledger:
     unique_params: int = 0
     expanded_params: int = 0
     head_params: int = 0
+    trained_params: int = 0
     optimizer_bytes: int = 0
     adapter_bytes: int = 0
     peak_memory_bytes: int = 0
@@ -173,20 +184,27 @@ class Ledger:
         self.nonzero_params = counts.nonzero
         self.expanded_params = counts.expanded
         self.head_params = head_parameters(model, sites)
+        frozen = sum(group[0].rank * group[0].frozen_width for group in sites.groups())
+        self.trained_params = counts.stored - frozen
 
     def add_baseline(self, model: nn.Module, head: Sequence[str]) -> None:
         """Count what a baseline trained outside of the head, whose modules end in the names given."""
-        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        in_head = [n for n in trained if any(f".{h}." in f".{n}" for h in head)]
-        adapted = [p for n, p in trained.items() if n not in in_head]
+        adapted, in_head = trained_tensors(model, head)
         size = sum(p.numel() for p in adapted)
-        self.final_params = self.unique_params = self.expanded_params = self.peak_params = size
+        self.final_params = self.unique_params = self.expanded_params = self.peak_params = self.trained_params = size
         self.nonzero_params = sum(int(torch.count_nonzero(p)) for p in adapted)
-        self.head_params = sum(trained[n].numel() for n in in_head)
+        self.head_params = sum(p.numel() for p in in_head)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self) | {"flops": self.base_flops + self.adapter_flops, "seconds": self.seconds}
+
+
+def trained_tensors(model: nn.Module, head: Sequence[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained outside of the head and inside it; the head's modules end in the names given."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    inside = {n for n in trained if any(f".{h}." in f".{n}" for h in head)}
+    return [p for n, p in trained.items() if n not in inside], [trained[n] for n in trained if n in inside]
 
 
 def head_parameters(model: nn.Module, sites: SiteSet) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -11,10 +14,11 @@ from typing import Any
 from peftprune.architectures.discover import discover_sites, head_modules
 from peftprune.budget import parse_budget
 from peftprune.errors import UsageError
+from peftprune.ledger import trained_tensors
 from peftprune.methods import load, names, parse
 from peftprune.models import describe
-from peftprune.planning import plan_arm
-from peftprune.strategy import RankPruningStrategy
+from peftprune.planning import ArmPlan, plan_arm
+from peftprune.strategy import Baseline, Mark, RankPruningStrategy
 from peftprune.tasks import task_info
 
 
@@ -52,8 +56,8 @@ def plan_methods(
     in_head = {id(p) for name in head for p in shape.get_submodule(name).parameters()}
     sizes = [(p.numel(), id(p) in in_head) for p in shape.parameters()]
     shapes = discover_sites(shape, target_modules)
-    return {
-        spec.label: plan_arm(
+    plans = [
+        plan_arm(
             spec,
             shapes,
             budget_,
@@ -61,28 +65,71 @@ def plan_methods(
             num_examples=examples,
             base_parameters=sum(n for n, inside in sizes if not inside),
             task=task,
-        ).as_dict(head_params=sum(n for n, inside in sizes if inside))
+        )
         for spec in specs
-    }
+    ]
+    in_all = sum(n for n, inside in sizes if inside)
+    return {plan.label: plan.as_dict(in_all, _baseline_params(plan, shape, head)) for plan in plans}
+
+
+def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
+    """What a baseline trains outside the head, counted from the model it prepares without weights; else None."""
+    if not isinstance(plan.method, Baseline):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        model = plan.method.prepare(copy.deepcopy(shape).requires_grad_(False), plan.preparation(head, seed=0))
+    return sum(p.numel() for p in trained_tensors(model, head)[0])
+
+
+_SAID_BY: dict[Mark, str] = {
+    "paper": r"stated in the paper|the paper says|paper states|paper's own|as the paper|the paper counts",
+    "authors' code": r"authors' code|released (code|run|score)|by its code",
+    "secondary summary": r"secondary summar",
+    "convention of ours": r"conventions? of ours|controls? of ours",
+}
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """One entry a registered method: name, source, what it prunes, signals, summary, and options with their marks."""
+    """One entry a registered method.
+
+    Returns:
+        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `signals`, `summary`; `options` with
+        default, the default's origin (`mark`) and meaning; `claims`: the sentences of its documentation that say where
+        something comes from, with the `marks` they carry; `observed`: what it was seen to do (`peftprune.probe`).
+    """
+    from peftprune.probe import capabilities
+
+    observed = capabilities(names())
     described = []
     for name in names():
         cls = load(name)
         strategy = issubclass(cls, RankPruningStrategy)
+        year = re.search(r"\b(?:19|20)\d\d\b", cls.source)
         described.append(
             {
                 "name": name,
+                "year": int(year[0]) if year else None,
                 "source": cls.source,
-                "prunes": cls.prunes if strategy else "nothing",
+                "kind": "strategy" if strategy else "baseline",
+                "prunes": cls.prunes,
                 "signals": sorted(cls.signals) if strategy else [],
                 "summary": (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "),
                 "options": [
                     {"name": f.name, "default": f.default, **{k: f.metadata.get(k, "") for k in ("mark", "help")}}
                     for f in fields(cls.Config)
                 ],
+                "claims": _claims(cls),
+                "observed": observed[name],
             }
         )
     return described
+
+
+def _claims(cls: type) -> list[dict[str, Any]]:
+    """The sentences of a class's documentation that say where something comes from, word for word."""
+    text = " ".join((inspect.getdoc(cls) or "").split())
+    # A number before a full stop is an item of a list, not the end of a sentence.
+    sentences = re.split(r"(?<=[^\d][.?!:)])\s+(?=[A-Z\d])", text)
+    marked = ((s, [mark for mark, said in _SAID_BY.items() if re.search(said, s)]) for s in sentences)
+    return [{"text": sentence, "marks": marks} for sentence, marks in marked if marks]

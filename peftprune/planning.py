@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peftprune.budget import ArmBudget, Budget
+from peftprune.budget import ArmBudget, Budget, Outcome
 from peftprune.errors import UsageError
 from peftprune.methods import MethodSpec
 from peftprune.phases import PhaseRange, resolve_phases
 from peftprune.settings import TrainingSettings, resolve_settings
 from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, Baseline, PaperSettings, RankPruningStrategy
+from peftprune.strategy import AdapterSpec, Baseline, Phase, Preparation, RankPruningStrategy
 
 _REFERENCE_RANK = 8
 """Under `budget="paper"`, for methods whose paper names no uniform rank: the rank of the LoRA baseline."""
@@ -27,7 +27,7 @@ class ArmPlan:
         method: the strategy or baseline, freshly built.
         settings: training settings, the paper's own included where asked for.
         budget: the budget in integers.
-        spec: the starting adapters; empty ranks for a baseline.
+        spec: the starting adapters; no ranks for a baseline that has none.
         phases: the step ranges.
         shapes: the sites.
     """
@@ -46,19 +46,37 @@ class ArmPlan:
         return dict(self.spec.final_ranks if self.spec.final_ranks is not None else self.spec.ranks)
 
     @property
+    def exemption(self) -> str | None:
+        """Why the method cannot meet the budget; None where it can."""
+        return self.method.exemption if isinstance(self.method, Baseline) else None
+
+    @property
+    def unit_left(self) -> int | None:
+        """Cost of the cheapest further unit of rank; None where every site is full or there are no ranks."""
+        costs = [s.unit_cost for s in self.shapes if s.name in self.ranks and self.ranks[s.name] < s.max_rank]
+        return min(costs, default=None)
+
+    def preparation(self, head: Sequence[str], seed: int) -> Preparation:
+        """What a baseline is given to prepare the model with."""
+        settings = self.settings
+        return Preparation(self.budget, self.shapes, self.spec, head, settings.scaling, settings.lora_dropout, seed)
+
+    @property
     def peak_params(self) -> int:
         """Adapter parameters at the larger of start and end."""
-        return max(self._cost(self.spec.ranks), self._cost(self.ranks))
+        return max(self._cost(self.spec.ranks), self._cost(self.ranks)) + self.spec.fixed_params
 
     @property
     def final_params(self) -> int:
         """Adapter parameters at the end; where training decides, what the budget allows."""
-        return self._cost(self.ranks)
+        return self._cost(self.ranks) + self.spec.fixed_params
 
     @property
     def relative_compute(self) -> float:
         """Adapter multiply-adds over the run, relative to the final ranks in every step (1.0 = no detour)."""
-        final = max(1, self.final_params)
+        final = self._cost(self.ranks)
+        if final == 0:
+            return 1.0
         spent = sum(
             r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1.0 if r.phase.kind == "train" else 1 / 3)
             for i, r in enumerate(self.phases)
@@ -72,14 +90,28 @@ class ArmPlan:
         """The same plan with a fresh strategy, since strategies carry state."""
         return replace(self, method=request.build())
 
-    def as_dict(self, head_params: int) -> dict[str, Any]:
-        """The plan as plain values, for `peftprune plan --json`."""
+    def after(self, outcome: Outcome) -> ArmPlan:
+        """The same plan, its ranks solved anew now that the arm it depends on has run."""
+        budget = replace(self.budget, outcome=outcome)
+        spec = self.method.spec(self.shapes, budget)
+        _check_spec(spec, self.shapes)
+        return replace(self, budget=budget, spec=spec)
+
+    def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
+        """The plan as plain values, for `peftprune plan --json`.
+
+        Args:
+            head_params: parameters of the head.
+            adapter_params: what a baseline trains outside of the head, where ranks do not say it.
+        """
+        peak, final = (self.peak_params, self.final_params) if adapter_params is None else (adapter_params,) * 2
         return {
             "ranks": self.ranks,
             "start_ranks": dict(self.spec.ranks),
             "decided_in_training": self.spec.decided_in_training,
-            "peak_params": self.peak_params,
-            "final_params": self.final_params,
+            "exemption": self.exemption,
+            "peak_params": peak,
+            "final_params": final,
             "head_params": head_params,
             "phases": [{"name": r.name, "steps": r.steps} for r in self.phases],
             "relative_compute": round(self.relative_compute, 4),
@@ -111,9 +143,7 @@ def plan_arm(
         UsageError: when the budget cannot be met; the message names the method.
     """
     method = request.build()
-    paper = (
-        (method.paper() if isinstance(method, RankPruningStrategy) else PaperSettings()) if budget == "paper" else None
-    )
+    paper = method.paper() if budget == "paper" else None
     settings = resolve_settings(given, paper, task)
     if settings.max_train_samples is not None:
         num_examples = min(num_examples, settings.max_train_samples)
@@ -129,11 +159,10 @@ def plan_arm(
         paper=budget == "paper",
     )
     try:
-        if isinstance(method, RankPruningStrategy):
-            spec, wanted = method.spec(shapes, arm_budget), method.phases(arm_budget)
+        spec = method.spec(shapes, arm_budget)
+        if isinstance(method, RankPruningStrategy) or spec.ranks:
             _check_spec(spec, shapes)
-        else:
-            spec, wanted = AdapterSpec(ranks={}), RankPruningStrategy.phases(method, arm_budget)  # type: ignore[arg-type]
+        wanted = method.phases(arm_budget) if isinstance(method, RankPruningStrategy) else [Phase("train")]
         phases = resolve_phases(
             wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
         )

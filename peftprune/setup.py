@@ -109,7 +109,7 @@ class Setup:
             "task": {"name": self.task.name, "fingerprint": self.task.fingerprint, "metrics": list(self.task.metrics)},
             "model": self.model.fingerprint,
             "sites": [s.name for s in self.shapes],
-            "budget": vars(plan.budget),
+            "budget": plan.budget.as_dict(),
             "settings": {k: v for k, v in plan.settings.as_dict().items() if k not in ("dtype", "checkpoints")},
             "dtype": found["dtype"],
             "threads": found["threads"],

@@ -24,7 +24,7 @@ class Collectors:
     def __init__(self, model: nn.Module, sites: SiteSet, signals: frozenset[Signal]) -> None:
         self.sites = sites
         self.signals = signals
-        self._armed = False
+        self._wanted: frozenset[Signal] = frozenset()
         self._inputs: dict[str, Any] | None = None
         self._sums: dict[tuple[Signal, str], Tensor] = {}
         # Leader of each site's input: found in the first forward pass, by identity of the input tensor.
@@ -38,26 +38,30 @@ class Collectors:
         for site in sites.values():
             if site.is_dropped:
                 continue
-            if Signal.INPUT_NORM in signals:
+            if signals & {Signal.INPUT_NORM, Signal.INPUT_MOMENTS}:
                 self._handles.append(site._layer.register_forward_pre_hook(self._input_hook(site)))
             if Signal.OUTPUT_ENERGY in signals:
                 self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
 
-    def arm(self) -> None:
-        """Start collecting for one optimizer step."""
-        self._armed = True
+    def arm(self, signals: frozenset[Signal] | None = None) -> None:
+        """Start collecting for one optimizer step: all signals, or those named."""
+        self._wanted = self.signals if signals is None else self.signals & signals
         self._sums.clear()
 
     def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
         """Stop collecting and return this step's signals, by signal and site."""
-        self._armed = False
+        self._wanted = frozenset()
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
         for name, site in self.sites.items():
             if site.is_dropped:
                 continue
-            squares = self._sums.get((Signal.INPUT_NORM, self.leader.get(name, name)))
+            leader = self.leader.get(name, name)
+            squares = self._sums.get((Signal.INPUT_NORM, leader))
             if squares is not None:
                 found[Signal.INPUT_NORM][name] = squares.sqrt()
+            moments = self._sums.get((Signal.INPUT_MOMENTS, leader))
+            if moments is not None:
+                found[Signal.INPUT_MOMENTS][name] = moments
             energy = self._sums.get((Signal.OUTPUT_ENERGY, name))
             if energy is not None:
                 found[Signal.OUTPUT_ENERGY][name] = energy
@@ -70,7 +74,7 @@ class Collectors:
         self._handles.clear()
 
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._inputs = kwargs if self._armed else None
+        self._inputs = kwargs if self._wanted else None
         self._seen.clear()
 
     def _leave(self, *_: Any) -> None:
@@ -87,14 +91,19 @@ class Collectors:
                 leader = next((name for seen, name in self._seen if seen is x), site.name)
                 self.leader[site.name] = leader
                 self._seen.append((x, leader))
-            if leader == site.name:
-                self._add(Signal.INPUT_NORM, site, _squares_by_feature(x.detach(), self._mask(site, x)))
+            if leader != site.name:
+                return
+            mask = self._mask(site, x)
+            if Signal.INPUT_NORM in self._wanted:
+                self._add(Signal.INPUT_NORM, site, _squares_by_feature(x.detach(), mask))
+            if Signal.INPUT_MOMENTS in self._wanted:
+                self._add(Signal.INPUT_MOMENTS, site, _moments(x.detach(), mask))
 
         return hook
 
     def _output_hook(self, site: Site) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if self._inputs is None:
+            if self._inputs is None or Signal.OUTPUT_ENERGY not in self._wanted:
                 return
             squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
             self._add(Signal.OUTPUT_ENERGY, site, squares * site.scaling**2)
@@ -145,3 +154,12 @@ def _squares_by_feature(x: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         x = x * mask.unsqueeze(-1)
     return x.reshape(-1, x.shape[-1]).square().sum(0)
+
+
+def _moments(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(..., length, d) and a (..., length) mask to (d + 1, d + 1): the sum of y yᵀ over real tokens, y = (x, 1)."""
+    y = torch.cat([x.float(), torch.ones_like(x[..., :1], dtype=torch.float32)], -1)
+    if mask is not None:
+        y = y * mask.unsqueeze(-1)
+    y = y.reshape(-1, y.shape[-1])
+    return y.T @ y

@@ -140,6 +140,14 @@ class Site:
         return None if gate is None else self._shown(gate.grad, 0)
 
     @property
+    def frozen_width(self) -> int:
+        """Entries per rank that are not trained: d_in where A is frozen, d_out where B is, else 0."""
+        if self.is_dropped:
+            return 0
+        sides = ((self._lora_A, self.d_in), (self._lora_B, self.d_out))
+        return sum(width for module, width in sides if not module.weight.requires_grad)
+
+    @property
     def scaling(self) -> float:
         """The factor on B A, unchanged by pruning."""
         return float(self._layer.scaling[self._adapter])
@@ -149,8 +157,18 @@ class Site:
         return getattr(self._lora_A, "rank_gate", None)
 
     def live(self) -> LiveTensors:
-        """The trainable tensors themselves, for a differentiable penalty."""
+        """The trainable tensors themselves."""
         return LiveTensors(self._lora_A.weight, self._lora_B.weight, self._gate_parameter)
+
+    def differentiable(self) -> LiveTensors:
+        """What of the trainable tensors is alive, with gradients flowing into it, for a penalty."""
+        live, active = self.live(), self._active
+        if active is None:
+            return live
+        gate = live.gate
+        if gate is not None and gate.shape[0] > 1:
+            gate = gate.index_select(0, active)
+        return LiveTensors(live.A.index_select(0, active), live.B.index_select(1, active), gate)
 
     def _require(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
@@ -213,3 +231,18 @@ def init_lora_A(rank: int, d_in: int, rng: torch.Generator) -> Tensor:
     import torch
 
     return (torch.rand(rank, d_in, generator=rng) * 2 - 1) / d_in**0.5
+
+
+def init_normal(kind: str, shape: SiteShape, rank: int, std: float, rng: torch.Generator) -> Tensor:
+    """Normal initial values of a site's "A", (rank, d_in), "B", (d_out, rank), or "gate", (rank,).
+
+    Components are drawn one after another, so that with one seed those at a small rank are the first ones at a larger
+    rank.
+    """
+    import torch
+
+    width = {"A": shape.d_in, "B": shape.d_out, "gate": 1}[kind]
+    # torch.randn draws in blocks, so that its first values depend on how many are asked for; torch.rand does not.
+    uniform = torch.rand(rank, width, generator=rng, dtype=torch.float64).clamp(min=1e-12)
+    rows = (std * 2**0.5 * torch.erfinv(2 * uniform - 1)).float()
+    return {"A": rows, "B": rows.T.contiguous(), "gate": rows.flatten()}[kind]

@@ -35,18 +35,28 @@ class Signal(StrEnum):
     OUTPUT_ENERGY = "output_energy"
     """Per site a scalar tensor: the sum over the step's tokens of ‖scaling · B A x‖², padding excluded."""
 
+    INPUT_MOMENTS = "input_moments"
+    """Per site a (d_in + 1, d_in + 1) tensor: the sum of y yᵀ over the step's tokens, where y is the input with a 1
+    appended, padding excluded. So it holds the second moments, the sums and the number of tokens. Sites that read the
+    same input get the same tensor object. It costs d_in² a token: name the phases that need it."""
+
 
 @dataclass(frozen=True)
 class ParameterGroup:
     """Optimizer settings of one kind of tensor.
 
     Attributes:
-        lr_scale: factor on the run's learning rate, above 0.
+        lr_scale: factor on the run's learning rate, at least 0. At 0 the tensors have gradients, but only plans change
+            them: for methods that take steps of their own.
+        lr: a learning rate of their own instead, above 0; the run's schedule scales it too.
         weight_decay: None takes the run's.
+        trained: for "A" and "B": False leaves them as they start. They still count as stored parameters.
     """
 
     lr_scale: float = 1.0
+    lr: float | None = None
     weight_decay: float | None = None
+    trained: bool = True
 
 
 def _default_groups() -> dict[str, ParameterGroup]:
@@ -71,7 +81,12 @@ class AdapterSpec:
         gate: none, one gate value per rank component, or one per site, between A and B.
         gate_init: initial value of every gate.
         scaling: factor on B A; None takes the run's.
+        relative_scaling: site name to a factor on that scaling, where a rule makes it differ; 1 elsewhere.
+        fixed_params: trained parameters outside the head that no rank changes, where a baseline has any (the magnitude
+            vectors of DoRA). They are part of the budget.
         initial: site name to tensors that replace the default initialisation (A uniform in ±1/√d_in, B zero).
+        initial_std: "A", "B" or "gate" to the standard deviation of normal initial values, drawn from the arm's seed,
+            that replace the default at every site.
         groups: optimizer settings for "A", "B", "gate" and "head".
     """
 
@@ -82,7 +97,10 @@ class AdapterSpec:
     gate: Literal["none", "rank", "site"] = "none"
     gate_init: float = 1.0
     scaling: float | None = None
+    relative_scaling: Mapping[str, float] = field(default_factory=dict)
+    fixed_params: int = 0
     initial: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    initial_std: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, ParameterGroup] = field(default_factory=_default_groups)
 
 
@@ -103,6 +121,7 @@ class Phase:
             names the same fraction.
         restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
         reset_optimizer: the optimizer's state is cleared when this phase begins.
+        signals: which of the strategy's signals are collected in this phase; None for all.
     """
 
     name: str
@@ -112,6 +131,7 @@ class Phase:
     data: float | Literal["all"] = "all"
     restart_schedule: bool = False
     reset_optimizer: bool = False
+    signals: frozenset[Signal] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,20 +220,28 @@ class RankPruningStrategy(ABC):
         source: the paper, with its year; shown by `peftprune methods`.
         prunes: what is decided: "ranks", "entries", "sites" or "nothing".
         signals: activation statistics to be collected.
-        depends_on: label of another arm whose outcome this one needs, or None.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
     prunes: ClassVar[str] = "ranks"
     signals: ClassVar[frozenset[Signal]] = frozenset()
-    depends_on: ClassVar[str | None] = None
     Config: ClassVar[type] = NoOptions
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         if config is not None and options:
             raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
         self.config = config if config is not None else build_config(self.name, self.Config, options)
+
+    @property
+    def depends_on(self) -> str | None:
+        """Label of the arm whose outcome this one needs; None for most.
+
+        That arm of the same task, budget and seed then runs first, and `budget.outcome` holds how it ended: `spec` is
+        called without it when the study is planned (the ranks are not known yet, so `decided_in_training` is True),
+        and again with it before this arm runs.
+        """
+        return None
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         """The starting adapters. Default: uniform rank at the budget."""
@@ -274,25 +302,105 @@ class PaperSettings:
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What a baseline is given beside the model.
+
+    Attributes:
+        budget: the arm's budget in integers.
+        sites: the layers that rank methods adapt.
+        spec: what the baseline's own `spec` returned.
+        head: names of the head's modules, drawn from the seed already. Every method trains them.
+        scaling: the run's factor on B A.
+        lora_dropout: dropout on adapters' input, in [0, 1).
+        seed: the arm's; initial values come from streams of it (`peftprune.rng`), never from the global one.
+    """
+
+    budget: ArmBudget
+    sites: Sequence[SiteShape]
+    spec: AdapterSpec
+    head: Sequence[str]
+    scaling: float
+    lora_dropout: float
+    seed: int
+
+
 class Baseline(ABC):
     """A method that is not rank pruning: it prepares the model once and is then trained like every other arm.
 
     Class attributes:
         name: the method's name in tables.
-        exemption: why it cannot meet an arbitrary parameter budget, shown in every table; None if it can.
+        source: the paper, with its year; shown by `peftprune methods`.
+        exemption: why it cannot meet an arbitrary parameter budget, shown in every table; None if it can. The budget
+            of one that can is verified as a strategy's is.
+        backward: what its backward pass computes in the base model: "none", the gradients of "activations" (as every
+            adapter needs), or those of "weights" too. For the ledger's FLOPs.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
+    prunes: ClassVar[str] = "nothing"
     exemption: ClassVar[str | None] = None
+    backward: ClassVar[Literal["none", "activations", "weights"]] = "activations"
     Config: ClassVar[type] = NoOptions
 
     def __init__(self, config: Any = None, **options: Any) -> None:
+        if config is not None and options:
+            raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
         self.config = config if config is not None else build_config(self.name, self.Config, options)
 
+    def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
+        """The ranks it adapts the sites with, if it has any, and the optimizer's settings. Default: no ranks.
+
+        The trained tensors that are neither A nor B are of the group "head", whatever they are.
+        """
+        return AdapterSpec(ranks={})
+
+    def paper(self) -> PaperSettings:
+        """The published setting, used under `budget="paper"`. Default: nothing published beyond the run's settings."""
+        return PaperSettings()
+
+    def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
+        """Entries of the matrices it adds, each multiplied once per token, and how many of them are trained.
+
+        For the ledger's FLOPs. Default: A and B of the spec's ranks, all trained.
+        """
+        entries = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in sites)
+        return entries, entries
+
     @abstractmethod
-    def prepare(self, model: nn.Module, budget: ArmBudget) -> nn.Module:
-        """Return the model to train: what is to be trained has `requires_grad`, the head included."""
+    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+        """Return the model to train: what is to be trained has `requires_grad`, the head included.
+
+        The model is the arm's own copy. It may lie on the meta device, where planning only counts parameters.
+        """
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """As `RankPruningStrategy.penalty`, of the prepared model. Default: none."""
+        return None
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Called after every optimizer step (the first is 1), while its gradients are still there.
+
+        May change values of the model, not shapes: a library's own method does what it does. Default: nothing.
+        """
+        return
+
+    def finish(self, model: nn.Module) -> Mapping[str, int] | None:
+        """Called once after the last step, before the model is counted and evaluated; shapes may change.
+
+        Returns:
+            Site to the rank that is left, where training decided on ranks; None where those of `spec` stay.
+        """
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `after_step` keeps beside the model, as `RankPruningStrategy.state_dict`. Default: none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; the model was prepared before."""
+        return
 
 
 def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:

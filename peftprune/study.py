@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftprune.arm import run_arm
-from peftprune.budget import Budget, parse_budget
+from peftprune.budget import Budget, Outcome, parse_budget
 from peftprune.comparison import Comparison
-from peftprune.errors import UsageError
+from peftprune.errors import RunError, UsageError
 from peftprune.methods import MethodSpec, parse
 from peftprune.planning import ArmPlan
 from peftprune.progress import Reporter
@@ -98,6 +98,7 @@ def compare(
         "checkpoints": checkpoints,
     }
     specs = parse(methods)
+    in_order(specs)
     budgets = parse_budgets(budget)
     clash = next((b for b in budgets.values() if isinstance(b, Budget) and b.has_length), None)
     if epochs is not None and clash is not None:
@@ -116,13 +117,19 @@ def compare(
         for spec in specs
     }
     found = environment(study, settings)
-    arms = [
-        _Arm(t, label, spec, seed, plan := plans[t, label, spec.label], setup.arm_config(spec, plan, seed, found))
-        for seed in seed_list
-        for t, setup in setups.items()
-        for label in budgets
-        for spec in specs
-    ]
+    arms: list[_Arm] = []
+    for seed in seed_list:
+        for t, setup in setups.items():
+            for label in budgets:
+                cell: dict[str, _Arm] = {}
+                for spec, needed in in_order(specs):
+                    plan = plans[t, label, spec.label]
+                    config = setup.arm_config(spec, plan, seed, found)
+                    first = None if needed is None else cell[needed]
+                    if first is not None:
+                        config["depends_on"] = {"label": first.spec.label, "hash": first.hash}
+                    cell[spec.label] = _Arm(t, label, spec, seed, plan, config, first)
+                arms += [cell[spec.label] for spec in specs]
     study.write_request(
         {
             "model": str(model),
@@ -155,10 +162,30 @@ class _Arm:
     seed: int
     plan: ArmPlan
     config: dict[str, Any]
+    depends_on: _Arm | None = None
 
     @cached_property
     def hash(self) -> str:
         return config_hash(self.config)
+
+    @property
+    def chain(self) -> list[_Arm]:
+        """The arms it depends on, first things first, and itself."""
+        return [*(self.depends_on.chain if self.depends_on is not None else ()), self]
+
+    def ready(self, study: StudyFolder) -> ArmPlan:
+        """The plan with a strategy of its own, since strategies carry state, and with what it depends on.
+
+        Raises:
+            RunError: when the arm that it depends on has no result.
+        """
+        plan, first = self.plan.renewed(self.spec), self.depends_on
+        if first is None:
+            return plan
+        result = study.arm(first.spec.label, first.seed, first.hash).result()
+        if result is None:
+            raise RunError(f"{self.spec.label}: needs the outcome of {first.spec.label!r}, which failed. Mend it first")
+        return plan.after(Outcome.of(result))
 
 
 def _load_tasks(asked: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
@@ -192,6 +219,34 @@ def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Bu
     return dict(zip(labels, parsed, strict=True))
 
 
+def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]:
+    """The methods with the label each depends on, which comes before it; else in the order in which they were named.
+
+    Raises:
+        UsageError: for a label that the study lacks, or methods that depend on each other.
+    """
+    known = {s.label: s for s in specs}
+    needs: dict[str, str | None] = {s.label: getattr(s.build(), "depends_on", None) for s in specs}
+    ordered: dict[str, tuple[MethodSpec, str | None]] = {}
+
+    def add(label: str, above: tuple[str, ...]) -> None:
+        needed = needs[label]
+        if label in above:
+            circle = " on ".join([*above[above.index(label) :], label])
+            raise UsageError.of("methods", circle, "depend on each other", "Let one of them depend on another method")
+        if needed is not None and needed not in known:
+            others = ", ".join(other for other in known if other != label) or "no other method"
+            cure = f"Add {needed} to methods, or depend on what is there ({others})"
+            raise UsageError.of(f"{label} depends on", needed, "is no method of this study", cure)
+        if needed is not None:
+            add(needed, (*above, label))
+        ordered.setdefault(label, (known[label], needed))
+
+    for label in known:
+        add(label, ())
+    return list(ordered.values())
+
+
 def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
     """A number of seeds as 0, 1, ...; a sequence as it is.
 
@@ -210,8 +265,10 @@ def _run_all(
     study: StudyFolder, arms: Sequence[_Arm], setups: Mapping[str, Setup], dtype: str, reporter: Reporter
 ) -> None:
     several = {"task": len({a.task for a in arms}) > 1, "budget": len({a.budget for a in arms}) > 1}
+    # Tables keep the order in which methods were named; arms run in it too, but for those that wait for another.
+    order = {id(a): a for arm in arms for a in arm.chain}
     with reporter:
-        for arm in arms:
+        for arm in order.values():
             label = ", ".join([*(getattr(arm, n) for n, more in several.items() if more), arm.spec.label])
             folder = study.arm(arm.spec.label, arm.seed, arm.hash)
             if folder.result() is not None:
@@ -219,8 +276,7 @@ def _run_all(
                 continue
             reporter.started(label, arm.seed, arm.plan.budget.total_steps)
             try:
-                # A strategy carries state: every arm gets one of its own.
-                plan, inputs = arm.plan.renewed(arm.spec), setups[arm.task].inputs(arm.plan, dtype)
+                plan, inputs = arm.ready(study), setups[arm.task].inputs(arm.plan, dtype)
                 result = run_arm(plan, inputs, arm.seed, folder, arm.config, reporter.step)
             except Exception as error:
                 folder.record_error(error, arm.spec.label, arm.seed)

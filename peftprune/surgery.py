@@ -79,6 +79,13 @@ def add_gates(sites: SiteSet, kind: str, value: float) -> None:
         _hook_ranks(site._lora_A)
 
 
+def freeze(sites: SiteSet, tensors: Sequence[str]) -> None:
+    """Leave A, B or both as they start, at every site."""
+    for group in sites.groups():
+        for name in tensors:
+            _parameter(group[0], name)[0].requires_grad_(False)
+
+
 def set_multipliers(sites: SiteSet, multipliers: dict[str, Tensor] | None) -> None:
     """Fix a (rank,) multiplier on each named site's components until the next call; None removes them all."""
     for name, site in sites.items():
@@ -283,8 +290,9 @@ def _restore(sites: SiteSet, site: Site, rank: int, optimizer: Optimizer | None)
     layer.lora_A[adapter] = nn.Linear(site.d_in, rank, bias=False, device=device, dtype=dtype)
     layer.lora_B[adapter] = nn.Linear(rank, site.d_out, bias=False, device=device, dtype=dtype)
     enable_resizing_load(site)
-    if optimizer is not None:
-        for new, known in ((site._lora_A, like._lora_A), (site._lora_B, like._lora_B)):
+    for new, known in ((site._lora_A, like._lora_A), (site._lora_B, like._lora_B)):
+        new.weight.requires_grad_(known.weight.requires_grad)
+        if optimizer is not None and known.weight.requires_grad:
             home = next(g for g in optimizer.param_groups if any(p is known.weight for p in g["params"]))
             home["params"].append(new.weight)
 

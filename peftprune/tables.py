@@ -120,19 +120,24 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
     table = Table(title=f"Plan for {model}", title_justify="left")
     for name in ("method", "peak params", "final params", "head params", "steps per phase", "adapter compute"):
         table.add_column(name, justify="left" if name in ("method", "steps per phase") else "right")
+    exempt = {label: plan["exemption"] for label, plan in plans.items() if plan["exemption"]}
+    if exempt:
+        table.add_column("exemption", overflow="fold")
     for label, plan in plans.items():
         steps = ", ".join(f"{p['name']} {p['steps']}" for p in plan["phases"])
-        compute = f"{plan['relative_compute']:.2f}×"
+        compute = f"{plan['relative_compute']:.2f}×" if plan["ranks"] else "–"
         params = [_count(plan[f"{n}_params"]) for n in ("peak", "final", "head")]
-        table.add_row(label, *params, steps, compute)
+        table.add_row(label, *params, steps, compute, *([exempt.get(label, "")] if exempt else []))
     console.print(table)
-    ranks = Table(title="Final rank per site", title_justify="left")
-    ranks.add_column("site", overflow="fold")
-    for label in plans:
-        ranks.add_column(label, justify="right")
-    for site in next(iter(plans.values()))["ranks"]:
-        ranks.add_row(site, *[str(plan["ranks"][site]) for plan in plans.values()])
-    console.print(ranks)
+    ranked = {label: plan["ranks"] for label, plan in plans.items() if plan["ranks"]}
+    if ranked:
+        ranks = Table(title="Final rank per site", title_justify="left")
+        ranks.add_column("site", overflow="fold")
+        for label in ranked:
+            ranks.add_column(label, justify="right")
+        for site in next(iter(ranked.values())):
+            ranks.add_row(site, *[str(found[site]) for found in ranked.values()])
+        console.print(ranks)
     decided = [label for label, plan in plans.items() if plan["decided_in_training"]]
     if decided:
         console.print(f"{', '.join(decided)}: the final allocation is decided in training; ranks shown are the first.")
@@ -140,20 +145,48 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
 
 
 def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
-    """One row a method, then its options."""
+    """One row a method, what it was seen to do, where its documentation's statements come from, and its options."""
     console = _console()
-    table = Table(title="Methods", title_justify="left")
-    for name in ("method", "source", "prunes", "signals", "what it does"):
-        table.add_column(name, overflow="fold")
-    options = Table(title="Options", title_justify="left")
-    for name in ("method", "option", "default", "the default is", "meaning"):
-        options.add_column(name, overflow="fold")
+    table = _folding("Methods", "method", "year", "source", "prunes", "signals", "what it does")
+    seen = _folding(
+        "Seen on a tiny model", "method", "decides", "changes", "start", "peak / final", "trained", "uses", "budget"
+    )
+    claims = _folding("Where statements come from", "method", "from", "statement")
+    options = _folding("Options", "method", "option", "default", "the default is", "meaning")
     for m in methods:
-        table.add_row(m["name"], m["source"], m["prunes"], ", ".join(m["signals"]) or "none", m["summary"])
+        signals = ", ".join(m["signals"]) or "none"
+        table.add_row(m["name"], str(m["year"] or "–"), m["source"], m["prunes"], signals, m["summary"])
+        seen.add_row(m["name"], *_seen(m["observed"]))
+        for claim in m["claims"]:
+            claims.add_row(m["name"], ", ".join(claim["marks"]), claim["text"])
         for o in m["options"]:
             options.add_row(m["name"], o["name"], str(o["default"]), o["mark"], o["help"])
-    console.print(table)
-    console.print(options)
+    for part in (table, seen, claims, options):
+        console.print(part)
+    console.print(
+        "Seen: each method ran with its default options on a model of three random blocks, once per version. decides: "
+        "when its plans changed something; start: whether starting ranks are even; trained: share of the final "
+        "parameters; uses: penalties, multipliers and gates, and phases without training."
+    )
+
+
+def _folding(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _seen(observed: Mapping[str, Any]) -> list[str]:
+    """The cells of what a method was seen to do."""
+    if "error" in observed:
+        return [f"not seen: {observed['error']}", *[""] * 6]
+    uses = [word for word in ("penalty", "multipliers") if observed[word]]
+    uses += [f"a gate per {observed['gate']}"] * (observed["gate"] != "none")
+    uses += [phase for phase in observed["phases"] if phase.endswith("(no training)")]
+    numbers = [f"{observed['peak']:.2f}×", f"{observed['trained']:.0%}"] if observed["peak"] else ["–", "–"]
+    changes = ", ".join(observed["changes"]) or "nothing"
+    return [observed["when"], changes, observed["start"], *numbers, ", ".join(uses) or "–", observed["budget"]]
 
 
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,13 @@ class Trace:
         self._append(sites, 0, phase, "initial ranks", {}, with_density=False)
 
     def record(self, sites: SiteSet, plan: PruningPlan, step: int, phase: str) -> None:
-        """The state after a plan was applied at the end of `step` (counted from 1)."""
+        """The state after a plan was applied at the end of `step` (counted from 1).
+
+        A plan that only assigns values and states no scores leaves no row: methods that take steps of their own return
+        one in every step.
+        """
+        if not plan.scores and replace(plan, assign={}).is_empty:
+            return
         self._follow(sites, plan)
         scores = {name: float(score) for name, score in plan.scores.items()}
         self._append(sites, step, phase, plan.reason, scores, with_density=bool(plan.zero))

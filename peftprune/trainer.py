@@ -123,7 +123,7 @@ class PruningTrainer(Trainer):
             decay = self.args.weight_decay if group.weight_decay is None else group.weight_decay
             yield {
                 "params": params,
-                "lr": self.args.learning_rate * group.lr_scale,
+                "lr": self.args.learning_rate * group.lr_scale if group.lr is None else group.lr,
                 "weight_decay": 0.0 if kind == "head bias" else decay,
             }
 

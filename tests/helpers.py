@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
-from peftprune.budget import parse_budget
+from peftprune.budget import Outcome, parse_budget
 from peftprune.methods import parse
 from peftprune.planning import ArmPlan
 from peftprune.settings import resolve_settings
@@ -174,14 +174,19 @@ def make_arm(
     resolved = resolve_settings(given)
     setup = Setup(model, task or classification_task(), resolved, target_modules)
     plan = setup.plan(spec, parse_budget(budget), given)
+    if getattr(plan.method, "depends_on", None) is not None:
+        options: dict[str, Any] = {"task": task, "budget": budget, "seed": seed, "target_modules": target_modules}
+        first = make_arm(plan.method.depends_on, folder / "depends-on", model, **options, **settings)
+        plan = plan.after(Outcome.of(first.folder.result() or first.run()))
     found = environment(StudyFolder(folder), resolved)
     config = setup.arm_config(spec, plan, seed, found)
     return Arm(plan, setup.inputs(plan, found["dtype"]), seed, ArmFolder(folder), config)
 
 
 def stored_adapter(folder: ArmFolder) -> dict[str, Tensor]:
-    """The exported adapter's tensors."""
-    return load_file(folder.adapter / "adapter_model.safetensors")
+    """The exported adapter's tensors, or those that a baseline trained."""
+    (file,) = folder.adapter.glob("*.safetensors")
+    return load_file(file)
 
 
 def stored_logits(folder: ArmFolder, split: str = "test") -> Tensor:

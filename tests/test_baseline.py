@@ -18,7 +18,7 @@ class HeadAndLayerNorms(peftprune.Baseline):
     name: ClassVar[str] = "norms"
     exemption: ClassVar[str | None] = "its size is fixed by the model"
 
-    def prepare(self, model, budget):
+    def prepare(self, model, given):
         for name, param in model.named_parameters():
             param.requires_grad_(name.startswith("classifier") or "LayerNorm" in name)
         return model

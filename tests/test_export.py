@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from peftprune.data import collator
 from tests.helpers import Arm, make_arm, stored_logits
 from tests.strategies import Gated
-from tests.test_contract import METHODS, built
+from tests.test_contract import METHODS, STRATEGIES, built
 
 # Said by transformers when PEFT asks a model about activation checkpointing.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -50,6 +51,12 @@ def longest_first(arm: Arm) -> tuple[list[int], dict[str, Tensor]]:
 
 def reloaded(arm: Arm, base: Path) -> Any:
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    trained = arm.folder.adapter / "trained.safetensors"
+    if trained.exists():  # a baseline that PEFT has no format for
+        assert json.loads((arm.folder.adapter / "peftprune.json").read_text())["format"] != "PEFT"
+        _, unexpected = model.load_state_dict(load_file(trained), strict=False)
+        assert not unexpected
+        return model.eval()
     return PeftModel.from_pretrained(model, arm.folder.adapter).eval()
 
 
@@ -67,7 +74,7 @@ def test_peft_loads_the_evaluated_model_to_the_bit(case: str, exported: Any, tin
         assert any(row["shared_with"] for row in result["allocation"])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*STRATEGIES, "gated"])
 def test_the_configuration_makes_every_scale_one(case: str, exported: Any, tiny_bert: Path) -> None:
     arm, result = exported(case)
     config = json.loads((arm.folder.adapter / "adapter_config.json").read_text())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -37,7 +38,10 @@ class SmoothedSensitivity:
 
     def update(self, name: str, param: Tensor, grad: Tensor) -> None:
         """Take in one step's weight and gradient of the tensor called `name`."""
-        value = sensitivity(param, grad)
+        self.add(name, sensitivity(param, grad))
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Take in one step's sensitivity of what is called `name`; at least 0, always of the same shape."""
         mean = self.mean.get(name, value.new_zeros(value.shape))
         uncertainty = self.uncertainty.get(name, value.new_zeros(value.shape))
         self.mean[name] = mean = self.beta1 * mean + (1 - self.beta1) * value
@@ -46,6 +50,21 @@ class SmoothedSensitivity:
     def score(self, name: str) -> Tensor:
         """Ī · U of the tensor called `name`, in its shape."""
         return self.mean[name] * self.uncertainty[name]
+
+    def keep(self, name: str, indices: Sequence[int], dim: int) -> None:
+        """Forget all but these indices along one dimension, as the tensor was cut."""
+        for average in (self.mean, self.uncertainty):
+            if name in average:
+                index = torch.as_tensor(list(indices), dtype=torch.long, device=average[name].device)
+                average[name] = average[name].index_select(dim, index)
+
+    def grow(self, name: str, extra: int, dim: int) -> None:
+        """Append `extra` entries along one dimension, as the tensor grew; their averages start at zero."""
+        for average in (self.mean, self.uncertainty):
+            if name in average:
+                shape = list(average[name].shape)
+                shape[dim] = extra
+                average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
 
     def state_dict(self) -> dict[str, Any]:
         """Both averages, for a checkpoint."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -69,3 +71,88 @@ def until_share(scores: dict[str, float], share: float) -> list[str]:
         if running >= share * total * (1 - 1e-12):
             break
     return kept
+
+
+def keep_top_global(
+    scores: Mapping[str, Tensor], unit_costs: Mapping[str, int], params: int, minimum: int = 0
+) -> dict[str, list[int]]:
+    """The highest-scoring rank components of all sites together whose cost meets a number of parameters.
+
+    Components are taken in descending score; one that costs more than what is left is passed over, and cheaper ones
+    further down are still taken. So what is left at the end is less than the cost of any component that was not taken.
+
+    Args:
+        scores: site to the scores of its components, (r,), finite. Among equal scores the earlier site comes first,
+            then the lower index.
+        unit_costs: site to the cost of one component there, above 0.
+        params: parameters to spend, at least 0.
+        minimum: the best components that every site keeps whatever their score, at least 0; sites that have fewer
+            keep all.
+
+    Returns:
+        Each site's kept indices, ascending; an empty list where nothing is kept.
+
+    Raises:
+        UsageError: for scores that are not finite, or a minimum that alone costs more than `params`.
+    """
+    if not scores:
+        return {}
+    sizes = [len(s) for s in scores.values()]
+    # One transfer to the host; doubles hold every score of a narrower type, so that ties stay what they were.
+    flat = torch.cat([s.detach().flatten().float() if s.dtype != torch.float64 else s for s in scores.values()])
+    flat = flat.cpu().double()
+    if not bool(torch.isfinite(flat).all()):
+        raise UsageError.of("scores", "(some)", "are not all finite", "Check the loss; lower the learning rate")
+    site = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    cost = torch.tensor([int(unit_costs[name]) for name in scores])[site]
+    order = torch.sort(flat, descending=True, stable=True).indices
+    first = torch.zeros(len(flat), dtype=torch.bool)
+    if minimum > 0:
+        # A second stable sort, by site, leaves each site's components in descending score.
+        by_site = order[torch.sort(site[order], stable=True).indices]
+        starts = torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
+        place = torch.arange(len(flat)) - starts[site[by_site]]
+        first[by_site[place < minimum]] = True
+    left = params - int(cost[first].sum())
+    if left < 0:
+        raise UsageError.of(
+            "params", params, f"do not pay for {minimum} components at each site", "Allow more, or lower the minimum"
+        )
+    kept = first
+    order = order[~first[order]]
+    while len(order):
+        order = order[cost[order] <= left]
+        # Every round ends at a component that does not fit, and with it all of its cost: there are few rounds.
+        fits = torch.cumsum(cost[order], 0) <= left
+        kept[order[fits]] = True
+        left -= int(cost[order[fits]].sum())
+        order = order[~fits]
+    parts = torch.split(kept, sizes)
+    return {name: part.nonzero().flatten().tolist() for name, part in zip(scores, parts, strict=True)}
+
+
+def units_that_fit(
+    ranks: Mapping[str, int], unit_costs: Mapping[str, int], caps: Mapping[str, int], params: int
+) -> dict[str, int]:
+    """Further units of rank that the budget still pays for at live sites: the dearest that fits, then the next.
+
+    `keep_top_global` can leave a unit's worth over where every component of the cheapest sites is kept already; a plan
+    that grows those sites by what is returned here meets the budget.
+
+    Args:
+        ranks: site to rank; sites of rank 0 get nothing.
+        unit_costs: site to the cost of one unit.
+        caps: site to the largest rank it can have.
+        params: the whole budget.
+
+    Returns:
+        Site to units, above 0; empty where nothing more fits.
+    """
+    left = params - sum(rank * unit_costs[name] for name, rank in ranks.items())
+    found: dict[str, int] = {}
+    for name in sorted((n for n, rank in ranks.items() if rank > 0), key=lambda n: -unit_costs[n]):
+        units = min(left // unit_costs[name], caps[name] - ranks[name])
+        if units > 0:
+            found[name] = units
+            left -= units * unit_costs[name]
+    return found

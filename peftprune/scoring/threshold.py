@@ -1,0 +1,27 @@
+"""Thresholding operators: how gates become exactly zero."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def soft_threshold(x: Tensor, t: float) -> Tensor:
+    """sign(x) · max(|x| − t, 0), the proximal operator of t · ‖x‖₁. Shaped like `x`.
+
+    Args:
+        x: any shape.
+        t: at least 0.
+    """
+    return x.sign() * (x.abs() - t).clamp(min=0.0)
+
+
+def hard_threshold(x: Tensor, k: int) -> Tensor:
+    """The k entries of largest magnitude, the others set to zero: the projection onto ‖x‖₀ ≤ k. Shaped like `x`.
+
+    Args:
+        x: (n,). Among equal magnitudes the lower index stays.
+        k: at least 0; n or more changes nothing.
+    """
+    order = torch.sort(x.abs(), descending=True, stable=True).indices
+    return x.index_fill(0, order[k:], 0.0)

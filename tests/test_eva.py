@@ -1,0 +1,230 @@
+"""EVA against a slow twin and against PEFT's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import EvaConfig, LoraConfig
+from peft.tuners.lora.eva import get_eva_state_dict
+from peft.utils.incremental_pca import IncrementalPCA
+from torch import Tensor
+
+from peftprune.data import collator
+from peftprune.errors import UsageError
+from peftprune.methods import load
+from peftprune.scoring.variance import explained_variance
+from peftprune.strategy import PruningPlan, RankPruningStrategy, Signal
+from tests.helpers import Arm, CrashError, make_arm
+from tests.reference import eva as reference
+from tests.spies import Spy
+from tests.test_methods import AfterStep, Inputs
+
+
+def moments_of(x: Tensor) -> Tensor:
+    y = torch.cat([x, torch.ones(len(x), 1)], 1)
+    return y.T @ y
+
+
+def calibrated(arm: Arm) -> tuple[PruningPlan, dict[str, Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """The decision before training, all inputs that were read until then, and the tensors right after it."""
+    kept: dict[str, Any] = {"after": {}}
+
+    def around(name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
+        answer = call(*arguments)
+        if name == "end_phase":
+            kept.setdefault("plan", answer)
+            kept.setdefault("inputs", kept["reader"].take())
+        return answer
+
+    model, sites, trainer = arm.with_method(Spy(arm.plan.method, around)).build()  # type: ignore[arg-type]
+    kept["reader"] = Inputs(model, sites)
+    stop = arm.plan.phases[0].stop
+
+    def after(step: int) -> None:
+        if step == stop:
+            kept["after"] = {n: (s.A.clone(), s.B.clone()) for n, s in sites.items() if s.rank}
+
+    trainer.add_callback(AfterStep(after))
+    trainer.run()
+    return kept["plan"], kept["inputs"], kept["after"]
+
+
+def uniform(arm: Arm) -> dict[str, int]:
+    return arm.plan.budget.solve(arm.plan.shapes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "targets", "rho"),
+    [
+        ("rank=4,steps=12", "attention", 2.0),
+        ("params=3001,steps=12", "all-linear", 2.0),
+        ("rank=3,steps=12", "all-linear", 1.0),
+        ("params=2500,steps=12", ["query", "intermediate.dense", "output.dense"], 1.5),
+        ("rank=2,steps=12", "all-linear", 20.0),
+    ],
+)
+def test_ranks_and_vectors_are_those_of_the_slow_twin(
+    budget: str, targets: Any, rho: float, tiny_bert: Path, tmp_path: Path
+) -> None:
+    arm = make_arm(f"eva(sample=0.3,rho={rho})", tmp_path, tiny_bert, budget=budget, target_modules=targets)
+    plan, inputs, after = calibrated(arm)
+    assert sum(len(x) for x in inputs.values()) > 0
+    found = {name: reference.directions(x) for name, x in inputs.items()}
+    shapes = {s.name: s for s in arm.plan.shapes}
+    expected = reference.ranks(
+        # Rounded, so that sites that read one input tie as they do where it is decomposed once.
+        {n: [round(share, 12) for share in found[n][0]] for n in shapes},
+        {n: s.unit_cost for n, s in shapes.items()},
+        {n: min(s.max_rank, round(rho * uniform(arm)[n])) for n, s in shapes.items()},
+        {n: s.max_rank for n, s in shapes.items()},
+        arm.plan.budget.params,
+    )
+    assert {n: plan.reinit.get(n, 0) for n in shapes} == expected
+    assert plan.drop == {n for n, rank in expected.items() if rank == 0}
+    for name, (A, B) in after.items():
+        rank = expected[name]
+        shares, V = found[name]
+        assert not B.any()
+        torch.testing.assert_close(A @ A.T, torch.eye(rank), atol=1e-5, rtol=0)
+        # The same subspace, and the same vectors up to sign where neighbouring singular values differ.
+        torch.testing.assert_close((A.T @ A).double(), V[:rank].T @ V[:rank], atol=1e-3, rtol=0)
+        assert ((A.double() * V[:rank]).sum(1).abs() > 0.999).all()
+        assert plan.scores[name] == pytest.approx(sum(shares[:rank]), rel=1e-4)
+
+
+def test_vectors_and_shares_are_those_of_pefts_decomposition() -> None:
+    x = torch.randn(300, 24, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.1, 24) + 5
+    theirs = IncrementalPCA(n_components=8, batch_size=len(x))
+    theirs.fit(x)
+    shares, vectors = explained_variance(moments_of(x.double()))
+    torch.testing.assert_close(shares[:8], theirs.explained_variance_ratio_.double(), atol=1e-6, rtol=1e-5)
+    assert ((vectors[:8] * theirs.components_.double()).sum(1).abs() > 1 - 1e-6).all()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_sites_of_one_shape_get_the_ranks_of_peft(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("eva(sample=0.4)", tmp_path, tiny_bert, budget="rank=4,steps=12")
+    plan, _, after = calibrated(arm)
+    _, _, trainer = arm.build()
+    rows = [arm.inputs.train[i] for i in trainer.sampler.subset(0.4)]
+    batch = collator(arm.inputs.model)(rows)
+    batch.pop("labels")
+    names, eva = [s.name for s in arm.plan.shapes], EvaConfig(rho=2.0, tau=0.9)
+    config = LoraConfig(r=4, target_modules=names, init_lora_weights="eva", eva_config=eva)
+    state = get_eva_state_dict(arm.inputs.model.model, [dict(batch)], config, show_progress_bar=False)
+    assert {n: len(v) for n, v in state.items()} == {s.name: plan.reinit.get(s.name, 0) for s in arm.plan.shapes}
+    for name, vectors in state.items():
+        if len(vectors):
+            projector = vectors.double().T @ vectors.double()
+            torch.testing.assert_close((after[name][0].T @ after[name][0]).double(), projector, atol=2e-2, rtol=0)
+
+
+def test_inputs_that_do_not_vary_explain_nothing() -> None:
+    shares, vectors = explained_variance(moments_of(torch.ones(9, 4).double()))
+    assert not shares.any()
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(4).double())
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+def test_fewer_tokens_than_features_still_give_orthonormal_vectors(tokens: int) -> None:
+    x = torch.randn(tokens, 6, generator=torch.Generator().manual_seed(1)).double()
+    shares, vectors = explained_variance(moments_of(x))
+    assert int((shares > 1e-9).sum()) == tokens - 1
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(6).double())
+
+
+# --- the ledger, signals and resuming ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["bert", "bart", "llama"])
+def test_calibration_is_charged_and_the_budget_met(
+    architecture: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    arm = make_arm("eva(sample=0.4)", tmp_path, tiny_models[architecture], target_modules="all-linear")
+    result = arm.run()
+    ledger = result["ledger"]
+    assert ledger["forward_only_samples"] == round(0.4 * 70) == 28
+    assert ledger["steps"] == 24
+    assert [p["name"] for p in result["phases"]] == ["calibrate", "train"]
+    ranks = {row["site"]: row["rank"] for row in result["allocation"]}
+    spent = sum(ranks[s.name] * s.unit_cost for s in arm.plan.shapes)
+    left = arm.plan.budget.params - spent
+    assert ledger["final_params"] == spent
+    assert 0 <= left < min(s.unit_cost for s in arm.plan.shapes if 0 < ranks[s.name] < s.max_rank)
+    assert len(set(ranks.values())) > 2, "ranks should have been redistributed"
+
+
+def test_moments_are_collected_for_calibration_only_and_once_an_input(tiny_bert: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def around(name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
+        if name == "observe":
+            found = arguments[0].signals.get(Signal.INPUT_MOMENTS, {})
+            seen.append((arguments[0].phase.name, len(found), len({id(m) for m in found.values()})))
+        return call(*arguments)
+
+    arm = make_arm("eva(sample=0.3)", tmp_path, tiny_bert, target_modules="all-linear")
+    arm.with_method(Spy(arm.plan.method, around)).build()[2].run()  # type: ignore[arg-type]
+    # Per block: query, key and value read one input; three further layers read one each.
+    assert set(seen) == {("calibrate", 12, 8), ("train", 0, 0)}
+
+
+def test_a_crash_amid_calibration_changes_nothing(tiny_bert: Path, tmp_path: Path) -> None:
+    whole = make_arm("eva(sample=0.6)", tmp_path / "whole", tiny_bert, target_modules="all-linear")
+    expected = whole.run()
+    settings: dict[str, Any] = {"target_modules": "all-linear", "checkpoints": 12}
+    with pytest.raises(CrashError):
+        make_arm("eva(sample=0.6)", tmp_path / "cut", tiny_bert, **settings).run(crash_at=5)
+    arm = make_arm("eva(sample=0.6)", tmp_path / "cut", tiny_bert, **settings)
+    assert arm.plan.phases[0].stop == 6
+    result = arm.run()
+    assert result["allocation"] == expected["allocation"]
+    assert result["metrics"] == expected["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho": 0.5}, r"eva\.rho: 0\.5 is below 1 or not finite\. Give 2"),
+        ({"rho": float("nan")}, r"eva\.rho: nan is below 1"),
+        ({"sample": 0.0}, r"eva\.sample: 0\.0 is outside \(0, 1\)\. Give 0\.1"),
+        ({"sample": 1.0}, r"eva\.sample: 1\.0 is outside"),
+        ({"tau": 0.9}, "eva option: 'tau' does not exist"),
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load("eva")(**options)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "bart", "llama"])
+def test_moments_hold_the_real_tokens_of_every_stream(
+    architecture: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The diagonal is the squared norm, whose masks are tested for every stream; the corner counts tokens."""
+
+    class Both(RankPruningStrategy):
+        """Asks for norms and moments."""
+
+        name = "both"
+        signals = frozenset({Signal.INPUT_NORM, Signal.INPUT_MOMENTS})
+
+        def observe(self, view: Any) -> None:
+            norms, moments = view.signals[Signal.INPUT_NORM], view.signals[Signal.INPUT_MOMENTS]
+            assert set(norms) == set(moments) == set(view.sites)
+            for name, norm in norms.items():
+                torch.testing.assert_close(moments[name].diagonal()[:-1].sqrt(), norm)
+                assert torch.equal(moments[name], moments[name].T)
+            counted.append({float(m[-1, -1]) for m in moments.values()})
+
+    counted: list[set[float]] = []
+    arm = make_arm(
+        Both, tmp_path, tiny_models[architecture], budget="rank=1,steps=3", gradient_accumulation_steps=2,
+        target_modules="all-linear",
+    )  # fmt: skip
+    ledger = arm.run()["ledger"]
+    # A decoder reads its text shifted by one, which never has fewer tokens.
+    assert sum(min(tokens) for tokens in counted) == ledger["tokens"]

@@ -1,0 +1,212 @@
+"""The controls of placement: which sites get the ranks, and what an arm learns from the one it depends on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import peftprune
+from peftprune import study
+from peftprune.budget import ArmBudget, Outcome
+from peftprune.errors import RunError, UsageError
+from peftprune.methods import load, parse
+from peftprune.sites import SiteShape
+from peftprune.strategy import RankPruningStrategy
+from peftprune.study import in_order
+from tests.helpers import DEFAULTS, classification_task, make_arm
+from tests.test_methods import PROBE, run_watched
+
+# --- reverse ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalise", ["all", "kind"])
+def test_reverse_keeps_as_many_sites_as_lora_drop_but_the_least_important(normalise: str) -> None:
+    shapes = {n: SiteShape(n, i, n[0], 4, 4) for i, n in enumerate(("q0", "v0", "q1", "v1", "q2", "v2"))}
+    energy = {"q0": 9.0, "v0": 1.0, "q1": 5.0, "v1": 0.5, "q2": 0.25, "v2": 4.0}
+    kept = {}
+    for name in ("lora-drop", "reverse"):
+        strategy = load(name)(threshold=0.6, normalise=normalise)
+        strategy.energy = {n: torch.tensor(e, dtype=torch.float64) for n, e in energy.items()}
+        kept[name] = strategy.kept_sites(shapes)
+    assert len(kept["lora-drop"]) == len(kept["reverse"]) == 2
+    scores = strategy.scores(shapes)
+    assert max(scores[n] for n in kept["reverse"]) <= min(scores[n] for n in kept["lora-drop"])
+
+
+def test_reverse_takes_a_kind_without_output_for_the_least_important() -> None:
+    shapes = {n: SiteShape(n, 0, n[0], 4, 4) for n in ("q0", "q1", "v0")}
+    strategy = load("reverse")(threshold=0.5, normalise="kind")
+    strategy.energy = {"q0": torch.tensor(3.0), "q1": torch.tensor(1.0), "v0": torch.tensor(0.0)}
+    assert strategy.kept_sites(shapes) == ["v0"]
+
+
+def test_reverse_shares_what_lora_drop_keeps(tiny_bert: Path, tmp_path: Path) -> None:
+    alone = {}
+    for method in ("lora-drop", "reverse"):
+        arm = make_arm(f"{method}({PROBE},threshold=0.01)", tmp_path / method, tiny_bert, budget="rank=6,steps=24")
+        _, sites, _ = run_watched(arm, {"built": lambda *_: None})
+        scores = arm.plan.method.scores({s.name: s for s in arm.plan.shapes})  # type: ignore[union-attr]
+        order = sorted(scores, key=scores.get)  # type: ignore[arg-type]
+        kept = order[-1] if method == "lora-drop" else order[0]
+        alone[method] = {name for name, others in sites.shared_with().items() if not others}
+        assert kept in alone[method]
+        assert len(alone[method]) == 2, "one kept, and the other of its kind shares with nobody"
+
+
+# --- top-layers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kept", "layers"),
+    [
+        ("bert", 0.5, {("", 1)}),
+        ("bert", 0.51, {("", 0), ("", 1)}),
+        ("llama", 0.01, {("", 1)}),
+        ("bart", 0.5, {("encoder", 1), ("decoder", 1)}),
+    ],
+)
+def test_top_layers_spends_the_whole_budget_at_the_top(
+    architecture: str, kept: float, layers: set[Any], tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    arm = make_arm(f"top-layers(kept={kept})", tmp_path, tiny_models[architecture], target_modules="all-linear")
+    found = set()
+    for s in arm.plan.shapes:
+        stack = s.kind.split(".")[0] if architecture == "bart" else ""
+        if arm.plan.spec.ranks[s.name] > 0:
+            found.add((stack, s.layer))
+    assert found == layers
+    assert arm.plan.final_params <= arm.plan.budget.params
+
+
+def test_top_layers_refuses_to_keep_none() -> None:
+    with pytest.raises(UsageError, match=r"^top-layers.kept: 0 is outside \(0, 1\]. Give 0.5"):
+        load("top-layers")(kept=0)
+
+
+# --- shuffled ---------------------------------------------------------------------------------------------------------
+
+histograms = st.lists(st.integers(0, 6), min_size=3, max_size=8).filter(any)
+
+
+def dealt(ranks: list[int], widths: list[int], params: int, seed: int = 0) -> dict[str, int]:
+    sites = [SiteShape(f"s{i}", i, "x", 8, w) for i, w in enumerate(widths)]
+    outcome = Outcome("other", {s.name: r for s, r in zip(sites, ranks, strict=True)}, seed)
+    budget = ArmBudget(params, total_steps=1, num_examples=1, batch_size=1, outcome=outcome)
+    return dict(load("shuffled")(of="other").spec(sites, budget).ranks)
+
+
+@settings(max_examples=100, deadline=None)
+@given(histograms, st.integers(0, 3))
+def test_where_sites_cost_the_same_the_histogram_stays(ranks: list[int], seed: int) -> None:
+    found = dealt(ranks, [8] * len(ranks), 16 * sum(ranks) + 15, seed)
+    assert sorted(found.values()) == sorted(ranks)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data(), histograms)
+def test_where_they_do_not_the_budget_is_met(data: st.DataObject, ranks: list[int]) -> None:
+    widths = data.draw(st.lists(st.integers(8, 40), min_size=len(ranks), max_size=len(ranks)))
+    # A budget pays for one rank at every site at least, or is refused.
+    params = max(sum(r * (8 + w) for r, w in zip(ranks, widths, strict=True)), sum(8 + w for w in widths))
+    found = dealt(ranks, widths, params)
+    costs = {f"s{i}": 8 + w for i, w in enumerate(widths)}
+    left = params - sum(r * costs[n] for n, r in found.items())
+    assert left >= 0
+    assert all(left < costs[n] for n, r in found.items() if 0 < r < 8)
+    assert sum(r > 0 for r in found.values()) <= sum(r > 0 for r in ranks)
+
+
+def test_the_draw_depends_on_the_seed_alone() -> None:
+    first, again, other = (dealt([1, 2, 3, 4, 5, 6], [8] * 6, 21 * 16, seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_sites_that_share_count_once() -> None:
+    rows = [("a", 4, ["c"]), ("b", 4, []), ("c", 4, ["a"]), ("d", 0, [])]
+    result = {"label": "x", "seed": 3, "allocation": [{"site": s, "rank": r, "shared_with": w} for s, r, w in rows]}
+    assert Outcome.of(result) == Outcome("x", {"a": 4, "b": 4, "c": 0, "d": 0}, 3)
+    with pytest.raises(RunError, match=r"^x: has no ranks"):
+        Outcome.of(result | {"allocation": []})
+
+
+# --- depending on another arm -----------------------------------------------------------------------------------------
+
+
+def compare(methods: Any, folder: Path, model: Path, **more: Any) -> Any:
+    given = {"task": classification_task(), "budget": "rank=4,steps=6", "target_modules": "attention"}
+    return peftprune.compare(methods, model=model, output_dir=folder, **(DEFAULTS | given | more))
+
+
+def final_ranks(folder: Path) -> dict[tuple[str, int], dict[str, int]]:
+    found = {}
+    for path in folder.glob("arms/*/result.json"):
+        result = json.loads(path.read_text())
+        found[result["label"], result["seed"]] = {row["site"]: row["rank"] for row in result["allocation"]}
+    return found
+
+
+def test_the_other_arm_runs_first_and_its_ranks_arrive(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, int]] = []
+    run_arm = study.run_arm
+
+    def noted(plan: Any, inputs: Any, seed: int, *rest: Any) -> Any:
+        ran.append((plan.label, seed))
+        return run_arm(plan, inputs, seed, *rest)
+
+    monkeypatch.setattr(study, "run_arm", noted)
+    methods = ["shuffled(of='svd:x')", "lora", "svd:x(initial_rank=16)"]
+    found = compare(methods, tmp_path, tiny_bert, seeds=2)
+    assert not found.failures
+    assert ran == [(label, seed) for seed in (0, 1) for label in ("svd:x", "shuffled", "lora")]
+    assert found.methods == ["shuffled", "lora", "svd:x"]
+    assert list(found.runs()["method"]) == ["shuffled", "lora", "svd:x"] * 2
+    ranks = final_ranks(tmp_path)
+    for seed in (0, 1):
+        assert sorted(ranks["shuffled", seed].values()) == sorted(ranks["svd:x", seed].values())
+    ran.clear()
+    compare(methods, tmp_path, tiny_bert, seeds=2)
+    assert ran == []
+    # Another allocation to shuffle is another arm, though its own options are the same.
+    compare([methods[0], "svd:x(initial_rank=8)"], tmp_path, tiny_bert)
+    assert ran == [("svd:x", 0), ("shuffled", 0)]
+
+
+def test_an_arm_whose_other_failed_says_so_and_succeeds_later(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = ["shuffled(of='svd')", "svd(initial_rank=16)"]
+    with monkeypatch.context() as patch:
+        patch.setattr(load("svd"), "end_phase", lambda self, view: 1 / 0)
+        failed = compare(methods, tmp_path, tiny_bert).failures
+    assert failed["shuffled, seed 0"].startswith("shuffled: needs the outcome of 'svd', which failed")
+    assert len(failed) == 2
+    assert len(compare(methods, tmp_path, tiny_bert).failures) == 0
+
+
+def test_the_other_label_must_be_in_the_study(tiny_bert: Path, tmp_path: Path) -> None:
+    problem = r"^shuffled depends on: 'lora-drop' is no method of this study. Add lora-drop to methods, or .*\(lora\)"
+    with pytest.raises(UsageError, match=problem):
+        compare("shuffled,lora", tmp_path / "never", tiny_bert)
+    assert not (tmp_path / "never").exists()
+
+
+def test_methods_may_not_depend_on_each_other() -> None:
+    with pytest.raises(UsageError, match=r"^methods: 'shuffled:a on shuffled:b on shuffled:a' depend on each other"):
+        in_order(parse("shuffled:a(of='shuffled:b'),shuffled:b(of='shuffled:a')"))
+
+
+def test_others_keep_their_order_and_their_hashes() -> None:
+    specs = parse("shuffled(of='delete'),lora,delete,svd")
+    assert [s.label for s, _ in in_order(specs)] == ["delete", "shuffled", "lora", "svd"]
+    assert [needed for _, needed in in_order(specs)] == [None, "delete", None, None]
+    assert RankPruningStrategy.depends_on.fget(load("lora")()) is None  # type: ignore[attr-defined]
+    assert "outcome" not in ArmBudget(1, 1, 1, 1).as_dict()
