@@ -54,9 +54,11 @@ def draw(comparison: Comparison, kind: str, *, baseline: str | None = None) -> F
         close = get_close_matches(kind, KINDS, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise UsageError.of("kind", kind, "is unknown", f"{hint}Kinds: {', '.join(KINDS)}")
-    if kind == "differences":
-        return _differences(comparison, baseline)
-    return _DRAWN[kind](comparison)
+    figure = _differences(comparison, baseline) if kind == "differences" else _DRAWN[kind](comparison)
+    # Once arranged it stays so: every saving would arrange all of it anew.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -255,7 +257,7 @@ def _differences(comparison: Comparison, baseline: str | None) -> Figure:
     others = [m for m in comparison.methods if m != against]
     found = dict(iter(frame.groupby(["task", "budget", "metric"], sort=False)))
     titles = [", ".join([str(metric), *_cell(comparison, task, budget)]) for task, budget, metric in found]
-    figure, axes = plots.facets(titles, width=9.0, height=0.32 * len(others) + 0.9)
+    figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
     for ax, ((_, _, metric), rows) in zip(axes, found.items(), strict=True):
         placed = rows.set_index("method").reindex(others)
         plots.forest(
