@@ -217,6 +217,7 @@ def _quality(comparison: Comparison) -> Figure:
     figure, axes = plots.facets([str(task) for task in found], width=4.5, height=3.0)
     for ax, (task, rows) in zip(axes, found.items(), strict=True):
         metric = rows["metric"].iloc[0]
+        what = measure(comparison.only(task=str(task)), metric)
         plots.quality_against_parameters(
             ax,
             rows["params"].to_numpy(),
@@ -226,7 +227,8 @@ def _quality(comparison: Comparison) -> Figure:
             rows["method"].tolist(),
             pareto=rows["pareto"].to_numpy(),
             metric=metric,
-            higher_is_better=measure(comparison.only(task=str(task)), metric).higher_is_better,
+            higher_is_better=what.higher_is_better,
+            limits=what.limits,
             legend=False,
         )
     plots.common_legend(figure, axes)

@@ -45,6 +45,11 @@ class TrainingSettings:
     checkpoints: int = 5
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # 2 epochs and 2.0 epochs are the same request, and must have the same hash.
+            if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
         whole = {"batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 2, "checkpoints": 0}
         for name, least in whole.items():
             value = getattr(self, name)

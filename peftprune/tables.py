@@ -70,8 +70,8 @@ def _show_differences(console: Console, result: Comparison) -> None:
     for name in ("method", "metric", "difference", "95 % interval", "p (Holm)", "smallest detectable", "verdict"):
         table.add_column(name, justify="left" if name in ("method", "metric", "verdict") else "right")
     for row in frame.to_dict("records"):
-        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-        numbers = (f"{row['difference']:+.4f}", interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
+        interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
+        numbers = (_signed(row["difference"]), interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
         table.add_row(row["method"], row["metric"], *numbers, row["verdict"])
     console.print(table)
     console.print(
@@ -96,7 +96,7 @@ def _show_pooled(result: Comparison) -> None:
         placed = ranks[ranks["budget"] == budget].set_index("method")["average_rank"]
         table.add_row(rows["baseline"].iloc[0], *[""] * 4, _number(placed.get(rows["baseline"].iloc[0]), 1, 2), "")
         for row in rows.to_dict("records"):
-            interval = "–" if _missing(row["low"]) else f"{row['low']:+.4f} to {row['high']:+.4f}"
+            interval = "–" if _missing(row["low"]) else f"{_signed(row['low'])} to {_signed(row['high'])}"
             numbers = (
                 f"{row['gain']:+.4f}",
                 interval,
@@ -182,6 +182,11 @@ def _score(mean: Any, std: Any) -> str:
     if _missing(mean):
         return "–"
     return f"{mean:.4f}" if _missing(std) else f"{mean:.4f} ± {std:.4f}"
+
+
+def _signed(value: float) -> str:
+    # Adding 0.0 takes the sign from what rounds to zero.
+    return f"{round(value, 4) + 0.0:+.4f}"
 
 
 def _count(value: Any) -> str:

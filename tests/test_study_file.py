@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from peftprune.budget import Budget
 from peftprune.cli import app
 from peftprune.errors import UsageError
 from peftprune.reproduce import command
+from peftprune.settings import resolve_settings
 from peftprune.study_file import read_study_file
 from tests.helpers import DEFAULTS, classification_task
 from tests.test_cli import files as files
@@ -45,6 +47,13 @@ def test_a_file_holds_the_arguments_of_compare(tmp_path: Path) -> None:
         "learning_rate": 0.001,
         "epochs": 2,
     }
+
+
+def test_whole_numbers_and_decimals_ask_for_the_same(tmp_path: Path) -> None:
+    whole, decimal = (
+        read_study_file(write(tmp_path, f"epochs: {n}\nlora_dropout: {d}")) for n, d in ((2, 0), ("2.0", "0.0"))
+    )
+    assert json.dumps(resolve_settings(whole).as_dict()) == json.dumps(resolve_settings(decimal).as_dict())
 
 
 @pytest.mark.parametrize(

@@ -180,8 +180,8 @@ def grouped(value: Any) -> str:
 
 
 def rounded(value: float, digits: int, signed: bool = False) -> str:
-    """A number with so many decimals; `signed` writes a plus as well."""
-    return f"{value:{'+' if signed else ''},.{digits}f}".replace("-", "−")
+    """A number with so many decimals; `signed` writes a plus as well. What rounds to zero has no minus."""
+    return f"{round(value, digits) + 0.0:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
 def p_text(value: float) -> str:
