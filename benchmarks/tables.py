@@ -22,8 +22,8 @@ def table(found: dict[str, Any]) -> str:
     """One row a task, budget and method: the primary metric over seeds, and its difference to the first method."""
     several = len(found["tasks"]) > 1
     lines = [
-        "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval | p (Holm) "
-        "| smallest detectable | verdict |",
+        "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval "
+        "| p (Holm) | smallest detectable | verdict |",
         "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|",
     ]
     against = {(r["task"], r["method"], r["metric"]): r for r in found["against"]}

@@ -98,7 +98,7 @@ def _show_pooled(result: Comparison) -> None:
         for row in rows.to_dict("records"):
             interval = "–" if _missing(row["low"]) else f"{_signed(row['low'])} to {_signed(row['high'])}"
             numbers = (
-                f"{row['gain']:+.4f}",
+                _signed(row["gain"]),
                 interval,
                 f"{row['p_holm']:.3f}",
                 _number(placed.get(row["method"]), 1, 2),
