@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peftprune.comparison import Comparison
     from peftprune.tasks import TaskInfo
 
+_LONGEST_STATUS = 60
 _PLAIN_WIDTH = 150
 """Columns used where stdout is a file or a pipe, so that no number is cut off."""
 
@@ -48,7 +49,7 @@ def _show_cell(result: Comparison) -> None:
         cells = [_score(row[f"{m}_mean"], row[f"{m}_std"]) for m in result.metrics]
         cells += [_count(row[n]) for n in sizes[:-2]]
         cells += [_number(row["flops"], 1e-12, 1), _number(row["seconds"], 1, 0)]
-        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], str(row["status"]))
+        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], _shortened(str(row["status"])))
     console = _console()
     console.print(table)
     request = result.request
@@ -182,6 +183,11 @@ def _score(mean: Any, std: Any) -> str:
     if _missing(mean):
         return "–"
     return f"{mean:.4f}" if _missing(std) else f"{mean:.4f} ± {std:.4f}"
+
+
+def _shortened(text: str) -> str:
+    """Enough of a message to know it by; the whole of it stands below the tables."""
+    return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"
 
 
 def _signed(value: float) -> str:

@@ -36,7 +36,7 @@ def broad(model: Path) -> Comparison:
     methods: list[Any] = ["lora,lorpa(initial_rank=8),prilora(start_rank=1,final_rank=3,prune_every=3),lora-drop"]
     return peftprune.compare(
         [*methods, Failing],
-        [classification_task(), classification_task(n=90, name="a<b>&'c'")],
+        [classification_task(), classification_task(n=90, name="a<b>  &'c'")],
         model=model,
         budget="rank=2,steps=10",
         seeds=2,

@@ -117,7 +117,7 @@ def test_what_is_stored_reads_back_the_same(small: Comparison) -> None:
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no readable study\.json"):
+    with pytest.raises(UsageError, match=r"holds no study\.json"):
         Comparison.load(tmp_path)
 
 

@@ -33,7 +33,9 @@ def test_markdown_has_a_titled_table_for_each_task_and_budget(study: Comparison)
     blocks = table_text(study, "markdown").split("**")[1:]
     titles, tables = blocks[::2], blocks[1::2]
     assert [t.replace("\\", "") for t in titles] == [
-        f"{task}, budget {budget.replace(',', ', ')}" for task in study.tasks for budget in study.budgets
+        f"{' '.join(task.split())}, budget {budget.replace(',', ', ')}"
+        for task in study.tasks
+        for budget in study.budgets
     ]
     frame = study.table()
     for i, text in enumerate(tables):

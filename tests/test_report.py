@@ -194,7 +194,7 @@ def test_labels_and_messages_are_text_whatever_they_hold(study: Comparison, page
     assert tags.count("script") == 2
     assert "i" not in tags
     assert Failing.name in page.text
-    assert "a<b>&'c'" in page.text
+    assert "a<b> &'c'" in page.text
     assert study.failures
     for arm, message in study.failures.items():
         assert " ".join(arm.split()) in page.text

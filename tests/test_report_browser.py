@@ -102,7 +102,7 @@ def test_the_page_opens_from_disk_without_a_word(tab: Tab) -> None:
 
 @pytest.mark.parametrize(
     ("method", "seed", "task"),
-    [("lorpa", 0, "tiny"), ("prilora", 1, "tiny"), ("lora-drop", 0, "a<b>&'c'"), ("lora", 1, "tiny")],
+    [("lorpa", 0, "tiny"), ("prilora", 1, "tiny"), ("lora-drop", 0, "a<b>  &'c'"), ("lora", 1, "tiny")],
 )
 def test_every_event_shows_what_the_store_holds(tab: Tab, study: Comparison, method: str, seed: int, task: str) -> None:
     tab.choose(task=task, method=method, seed=seed)

@@ -27,9 +27,8 @@ def predictions(cell: Comparison) -> Predictions:
     """Method to seed to the frame (split, label, prediction) of each finished arm of one task and budget."""
     found: Predictions = {method: {} for method in cell.methods}
     for key, folder in cell.arms():
-        if folder.result() is not None and folder.predictions.is_file():
-            columns = ["split", "label", "prediction"]
-            found[key["method"]][key["seed"]] = pd.read_parquet(folder.predictions, columns=columns)
+        if folder.result() is not None:
+            found[key["method"]][key["seed"]] = folder.read_predictions()[["split", "label", "prediction"]]
     return found
 
 

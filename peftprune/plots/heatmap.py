@@ -112,10 +112,16 @@ def density_heatmap(
 
 
 def write_values(ax: Axes, mesh: QuadMesh, values: Floats, pattern: str = "{:.0f}") -> None:
-    """Write the values into the cells of a heat map, if they fit; NaN is left out."""
+    """Write the values into the cells of a heat map, if they fit; NaN is left out.
+
+    Means that are no whole numbers get a decimal, lest unlike cells bear one number.
+    """
     import numpy as np
 
-    texts = {cell: pattern.format(values[cell]) for cell in where(~np.isnan(values))}
+    known = where(~np.isnan(values))
+    if pattern == "{:.0f}" and any(abs(values[cell] - round(values[cell])) > 0.05 for cell in known):
+        pattern = "{:.1f}"
+    texts = {cell: pattern.format(values[cell]).removesuffix(".0") for cell in known}
     write_in_cells(ax, texts, values.shape, lambda row, column: _ink(mesh, values[row, column]))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,9 +183,8 @@ def _configs(comparison: Comparison) -> dict[str, dict[str, Any]]:
     """Label to the stored configuration of one of its arms."""
     found: dict[str, dict[str, Any]] = {}
     for key, folder in comparison.arms():
-        file = folder.path / "config.json"
-        if key["method"] not in found and file.is_file():
-            found[key["method"]] = json.loads(file.read_text())
+        if key["method"] not in found and folder.result() is not None:
+            found[key["method"]] = folder.config()
     return found
 
 
