@@ -28,8 +28,8 @@ format: $(TOOLS)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-notebooks: $(TOOLS)
-	@ls notebooks/*.ipynb 2>/dev/null || echo "There are no notebooks yet."
+notebooks: $(TOOLS)  ## Runs the notebooks in order; changes none of them.
+	OMP_NUM_THREADS=1 $(BIN)/python notebooks/run.py
 
 DATA ?= $(PEFTPRUNE_DATA)
 FOUR := --methods lora,lorpa,prilora,lora-drop --budget rank=8 --seeds 1

@@ -38,11 +38,14 @@ class Budget:
 
     def __post_init__(self) -> None:
         sizes = {n: getattr(self, n) for n in ("rank", "params", "fraction") if getattr(self, n) is not None}
+        lengths = {n: getattr(self, n) for n in ("epochs", "steps", "samples") if getattr(self, n) is not None}
         if len(sizes) != 1:
             raise UsageError.of(
-                "budget", sizes or "", "must name one of rank, params and fraction", "Write rank=8, for example"
+                "budget",
+                sizes or lengths or "",
+                "must name one of rank, params and fraction",
+                "Write rank=8, for example; in a YAML list, put quotes around what holds a comma",
             )
-        lengths = {n: getattr(self, n) for n in ("epochs", "steps", "samples") if getattr(self, n) is not None}
         if len(lengths) > 1:
             raise UsageError.of("budget", lengths, "names more than one length of training", "Keep one of them")
         for name, value in (sizes | lengths).items():

@@ -109,18 +109,16 @@ def compare(
     """
     import peftprune
     from peftprune import tables
-    from peftprune.study_file import read_study_file
+    from peftprune.study_file import overridden, read_study_file
 
     asked = {name: value for name, value in context.params.items() if _given(context, name)}
     files = {name: asked.pop(name) for name in _OF_FILES if name in asked}
     for name in ("config", "debug"):
         asked.pop(name, None)
-    for name, read in (("seeds", _seeds), ("target_modules", _targets)):
-        if name in asked:
-            asked[name] = read(asked[name])
     if files:
         asked["task"] = _task_from_files(files)
-    result = peftprune.compare(**((read_study_file(config) if config else {}) | asked))
+    written = read_study_file(config) if config is not None else {}
+    result = peftprune.compare(**overridden(written, asked))
     tables.show_comparison(result)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
@@ -205,10 +203,18 @@ def plan(
 ) -> None:
     """Solve the budget for every method without weights or data: ranks, parameters, steps, compute."""
     from peftprune import tables
+    from peftprune.arguments import parse_targets
     from peftprune.overview import plan_methods
 
     plans = plan_methods(
-        methods, model, budget, _targets(target_modules), task, train_examples, epochs=epochs, batch_size=batch_size
+        methods,
+        model,
+        budget,
+        parse_targets(target_modules),
+        task,
+        train_examples,
+        epochs=epochs,
+        batch_size=batch_size,
     )
     if as_json:
         sys.stdout.write(json.dumps({"methods": plans}, indent=1) + "\n")
@@ -265,18 +271,6 @@ def _task_from_files(given: dict[str, Any]) -> Any:
             f"--{lacking.replace('_', '-')}", None, f"is missing beside {beside}", f"Give all of {', '.join(options)}"
         )
     return Task.from_files(**given)
-
-
-def _seeds(text: str) -> int | list[int]:
-    """`3` is three seeds; `11,12` are these seeds."""
-    parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdigit() for p in parts if p) or not any(parts):
-        raise UsageError.of("seeds", text, "is neither a number nor a list of seeds", "Write 3, or 11,12")
-    return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts if p]
-
-
-def _targets(text: str) -> str | list[str]:
-    return text if text in ("attention", "all-linear") else [p.strip() for p in text.split(",") if p.strip()]
 
 
 def main() -> None:

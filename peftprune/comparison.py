@@ -174,9 +174,9 @@ class Comparison:
             if runs["exemption"].notna().any():
                 row["exemption"] = next(iter(done["exemption"].dropna()), "")
             rows.append(row | {"status": _status(arms["status"])})
-        frame = pd.DataFrame(rows)
-        numbers = [f"{m}_{n}" for m in self.metrics for n in ("mean", "std", "low", "high")]
-        return frame.astype(dict.fromkeys(numbers, float))
+        scores = [f"{m}_{n}" for m in self.metrics for n in ("mean", "std", "low", "high")]
+        # Counts stay whole numbers beside a method that has none yet.
+        return pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(scores, float))
 
     def allocation(self) -> pd.DataFrame:
         """One row a site of a finished arm: site, layer, kind, rank, density, shared_with.

@@ -35,8 +35,13 @@ KINDS: Mapping[str, str] = {
 }
 """Kind to what it shows."""
 
+FORMATS = (".png", ".pdf", ".svg")
+
 _FULL = 0.995
 """A site counts as sparse below this density: a few entries are zero by chance."""
+
+_NARROW = 2.45
+"""Inches of a panel of which four stand side by side."""
 
 
 def draw(comparison: Comparison, kind: str, *, baseline: str | None = None) -> Figure:
@@ -54,9 +59,11 @@ def draw(comparison: Comparison, kind: str, *, baseline: str | None = None) -> F
         close = get_close_matches(kind, KINDS, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise UsageError.of("kind", kind, "is unknown", f"{hint}Kinds: {', '.join(KINDS)}")
-    if kind == "differences":
-        return _differences(comparison, baseline)
-    return _DRAWN[kind](comparison)
+    figure = _differences(comparison, baseline) if kind == "differences" else _DRAWN[kind](comparison)
+    # Once arranged it stays so: every saving would arrange all of it anew.
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
 
 
 def save(figure: Figure, path: str | Path) -> Path:
@@ -66,10 +73,8 @@ def save(figure: Figure, path: str | Path) -> Path:
         UsageError: an unknown ending, or a file that cannot be written.
     """
     target = Path(path)
-    known = sorted(figure.canvas.get_supported_filetypes())
-    ending = target.suffix.removeprefix(".").lower()
-    if ending not in known:
-        raise UsageError.of("path", str(path), "does not end in a known format", f"Formats: {', '.join(known)}")
+    if target.suffix.lower() not in FORMATS:
+        raise UsageError.of("path", str(path), "does not end in a known format", f"Endings: {', '.join(FORMATS)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(target, dpi=200)
@@ -91,7 +96,7 @@ def _lines(comparison: Comparison) -> Figure:
     found = _grids(comparison, comparison.allocation(), "rank")
     if not found:
         raise _nothing("lines", "no finished arm has adapters")
-    figure, axes = plots.facets(list(found))
+    figure, axes = plots.facets(list(found), width=_NARROW, height=2.0)
     for ax, grid in zip(axes, found.values(), strict=True):
         plots.rank_lines(ax, grid, list(grid.index), list(grid.columns), legend=False)
     _share_scale(axes)
@@ -114,7 +119,7 @@ def _training(comparison: Comparison) -> Figure:
         panels[_panel(comparison, key)] = (mean, _total_steps(comparison, key))
     if not panels:
         raise _nothing("training", "no method of the study changes its ranks in training")
-    figure, axes = plots.facets(list(panels))
+    figure, axes = plots.facets(list(panels), width=_NARROW, height=2.0)
     for ax, (values, end) in zip(axes, panels.values(), strict=True):
         plots.rank_over_training(
             ax, list(values.index), values.to_numpy(), list(values.columns), total_steps=end, legend=False
@@ -176,9 +181,8 @@ def _density(comparison: Comparison) -> Figure:
 def _sharing(comparison: Comparison) -> Figure:
     """One panel an arm, since who shares differs from seed to seed."""
     panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
-    for (task, budget, method, seed), rows in comparison.allocation().groupby(
-        ["task", "budget", "method", "seed"], sort=False
-    ):
+    allocation = pd.concat([cell.allocation() for cell in comparison.cells()])
+    for (task, budget, method, seed), rows in allocation.groupby(["task", "budget", "method", "seed"], sort=False):
         if not ((rows["shared_with"] != "").any() or (rows["rank"] == 0).any()):
             continue
         ids: dict[frozenset[str], int] = {}
@@ -215,6 +219,7 @@ def _quality(comparison: Comparison) -> Figure:
     figure, axes = plots.facets([str(task) for task in found], width=4.5, height=3.0)
     for ax, (task, rows) in zip(axes, found.items(), strict=True):
         metric = rows["metric"].iloc[0]
+        what = measure(comparison.only(task=str(task)), metric)
         plots.quality_against_parameters(
             ax,
             rows["params"].to_numpy(),
@@ -224,7 +229,8 @@ def _quality(comparison: Comparison) -> Figure:
             rows["method"].tolist(),
             pareto=rows["pareto"].to_numpy(),
             metric=metric,
-            higher_is_better=measure(comparison.only(task=str(task)), metric).higher_is_better,
+            higher_is_better=what.higher_is_better,
+            limits=what.limits,
             legend=False,
         )
     plots.common_legend(figure, axes)
@@ -255,7 +261,7 @@ def _differences(comparison: Comparison, baseline: str | None) -> Figure:
     others = [m for m in comparison.methods if m != against]
     found = dict(iter(frame.groupby(["task", "budget", "metric"], sort=False)))
     titles = [", ".join([str(metric), *_cell(comparison, task, budget)]) for task, budget, metric in found]
-    figure, axes = plots.facets(titles, width=9.0, height=0.32 * len(others) + 0.9)
+    figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
     for ax, ((_, _, metric), rows) in zip(axes, found.items(), strict=True):
         placed = rows.set_index("method").reindex(others)
         plots.forest(

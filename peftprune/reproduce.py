@@ -8,7 +8,9 @@ from typing import Any
 
 
 def command(request: Mapping[str, Any]) -> str:
-    """The `peftprune compare` command of a stored study; empty where a method or task exists only in a program.
+    """The `peftprune compare` command of a stored study; empty where no one command asks for it.
+
+    That is where a method or task exists only in a program, or several tasks are files of the user's own.
 
     Args:
         request: the contents of `study.json`.

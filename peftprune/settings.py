@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from math import isfinite
 from typing import Any, Literal
 
 from peftprune.errors import UsageError
@@ -45,13 +46,25 @@ class TrainingSettings:
     checkpoints: int = 5
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            # 2 epochs and 2.0 epochs are the same request, and must have the same hash.
+            if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, field.name, float(value))
+        numbers = {f.name for f in fields(self)} - {"dtype"}
+        for name in numbers:
+            value = getattr(self, name)
+            optional = name == "max_train_samples" and value is None
+            if not optional and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
+                raise UsageError.of(name, value, "is no number", "Give a finite number")
         whole = {"batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 2, "checkpoints": 0}
         for name, least in whole.items():
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise UsageError.of(name, value, "is not a whole number in range", f"Give {least} or more")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise UsageError.of("max_train_samples", self.max_train_samples, "is below 1", "Give 1 or more, or nothing")
+        samples = self.max_train_samples
+        if samples is not None and (not isinstance(samples, int) or samples < 1):
+            raise UsageError.of("max_train_samples", samples, "is no whole number from 1", "Give 1 or more, or nothing")
         for name in ("learning_rate", "epochs", "scaling"):
             if not getattr(self, name) > 0:
                 raise UsageError.of(name, getattr(self, name), "is not positive", "Give a number above 0")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from types import CodeType
 from typing import Any, Literal
 
 import torch
@@ -119,13 +120,36 @@ class Setup:
 
 
 def _source(cls: type) -> str:
-    """The code of a user's own strategy, so that editing it makes a new arm; empty for those the versions cover."""
-    if cls.__module__.startswith("peftprune."):
-        return ""
+    """The code of a user's own strategy and of what it inherits, so that editing any of it makes a new arm.
+
+    Empty for those that the versions cover.
+    """
+    own = [c for c in cls.__mro__ if not c.__module__.startswith(("peftprune.", "builtins", "abc"))]
+    return "\n".join(_code(c) for c in own)
+
+
+def _code(cls: type) -> str:
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
-        return cls.__qualname__
+        # A class typed into a notebook has no file, but its functions know their cell.
+        return "\n".join([cls.__qualname__, *(_member(name, vars(cls)[name]) for name in sorted(vars(cls)))])
+
+
+def _member(name: str, value: Any) -> str:
+    function = getattr(value, "__func__", value)
+    if inspect.isfunction(function):
+        try:
+            return inspect.getsource(function)
+        except (OSError, TypeError):
+            return _bytecode(function.__code__)
+    plain = isinstance(value, bool | int | float | str) and not name.startswith("__")
+    return f"{name} = {value!r}" if plain else ""
+
+
+def _bytecode(code: CodeType) -> str:
+    inner = [_bytecode(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
 def environment(study: StudyFolder, settings: TrainingSettings) -> dict[str, Any]:

@@ -14,18 +14,26 @@ import json
 import os
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import PeftPruneError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 """Of an arm's files."""
 
 STUDY_SCHEMA = 2
 """Of `study.json`."""
+
+
+_RESULT = ("metrics", "ledger", "allocation", "budget", "exemption", "phases", "settings")
+_STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
+"""Without these a file is not what it should be."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -93,7 +101,11 @@ class ArmFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The finished arm's result; None where there is none or it cannot be read."""
-        return _read_valid(self.path / "result.json")
+        return _read_valid(self.path / "result.json", SCHEMA, _RESULT)
+
+    def config(self) -> dict[str, Any]:
+        """What the arm's hash was made of."""
+        return self._read("config.json", lambda path: json.loads(path.read_text()))
 
     def error(self) -> dict[str, Any] | None:
         """The last failure, where the arm failed and has not finished since."""
@@ -101,11 +113,26 @@ class ArmFolder:
 
     def allocation(self) -> list[dict[str, Any]]:
         """The trace: one row an event, with the sites that changed."""
-        return read_jsonl(self.path / "allocation.jsonl")
+        return self._read("allocation.jsonl", read_jsonl)
 
     def history(self) -> list[dict[str, Any]]:
         """The Trainer's log."""
-        return read_jsonl(self.path / "history.jsonl")
+        return self._read("history.jsonl", read_jsonl)
+
+    def read_predictions(self) -> pd.DataFrame:
+        """One row an evaluation example: split, index, label, prediction, logits."""
+        import pandas as pd
+
+        return self._read(self.predictions.name, pd.read_parquet)
+
+    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        """A file that a finished arm has; damage to it is the user's to know, as the arm counts as done."""
+        try:
+            return read(self.path / name)
+        except (OSError, ValueError) as error:
+            problem = f"cannot be read ({type(error).__name__})"
+            cure = "Delete the arm's folder and run the same compare again: it trains that arm anew"
+            raise UsageError.of("file", str(self.path / name), problem, cure) from error
 
     def record_error(self, error: BaseException, label: str, seed: int) -> None:
         """Keep a failure with its traceback."""
@@ -126,12 +153,12 @@ class ArmFolder:
         (self.path / "error.json").unlink(missing_ok=True)
 
 
-def _read_valid(path: Path, schema: int = SCHEMA) -> dict[str, Any] | None:
+def _read_valid(path: Path, schema: int = SCHEMA, needed: Iterable[str] = ()) -> dict[str, Any] | None:
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) and value.get("schema") == schema else None
+    return value if isinstance(value, dict) and value.get("schema") == schema and value.keys() >= {*needed} else None
 
 
 @dataclass(frozen=True)
@@ -171,9 +198,11 @@ class StudyFolder:
         Raises:
             UsageError: when the folder holds no study.
         """
-        found = _read_valid(self.path / "study.json", STUDY_SCHEMA)
+        found = _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)
         if found is None:
-            raise UsageError.of(
-                "output_dir", str(self.path), "holds no readable study.json", "Name a folder that compare wrote"
-            )
+            problem, cure = "holds no study.json", "Name a folder that compare wrote"
+            if (self.path / "study.json").exists():
+                problem = "holds no readable study.json: it is damaged, or of another version"
+                cure = "Run the same compare again: finished arms are kept"
+            raise UsageError.of("output_dir", str(self.path), problem, cure)
         return found

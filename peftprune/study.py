@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from peftprune.arguments import check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
 from peftprune.arm import run_arm
-from peftprune.budget import Budget, Outcome, parse_budget
+from peftprune.budget import Budget, Outcome
 from peftprune.comparison import Comparison
 from peftprune.errors import RunError, UsageError
 from peftprune.methods import MethodSpec, parse
@@ -18,7 +19,7 @@ from peftprune.progress import Reporter
 from peftprune.settings import resolve_settings
 from peftprune.setup import Setup, environment
 from peftprune.store import StudyFolder, config_hash
-from peftprune.tasks import Task, load_task
+from peftprune.tasks import Task
 
 
 def compare(
@@ -27,7 +28,7 @@ def compare(
     *,
     model: str | Path = "minilm",
     budget: Budget | str | Sequence[Budget | str] = "rank=8",
-    seeds: int | Sequence[int] = 1,
+    seeds: int | str | Sequence[int] = 1,
     target_modules: str | Sequence[str] = "all-linear",
     data_dir: str | Path | None = None,
     output_dir: str | Path | None = None,
@@ -57,8 +58,9 @@ def compare(
         model: `minilm` (offline), a folder, or a hub name.
         budget: a `Budget`, its text (`"rank=8"`, `"params=300000"`, `"fraction=0.003"`), `"paper"` for each
             method's published setting, or a sequence of them. Arms are compared within a task and a budget.
-        seeds: how many (0, 1, ...), or which.
-        target_modules: `"attention"` (query and value), `"all-linear"`, or names as PEFT takes them.
+        seeds: how many (0, 1, ...), or which (`[11, 12]` or `"11,12"`).
+        target_modules: `"attention"` (query and value), `"all-linear"`, or names as PEFT takes them, in a list or
+            separated by commas.
         data_dir: folder with the data; default: the environment variable `PEFTPRUNE_DATA`.
         output_dir: the study's folder; default: `runs/<task>`, several tasks joined by "+".
         epochs: 3, unless the budget names a length of training.
@@ -104,12 +106,15 @@ def compare(
     if epochs is not None and clash is not None:
         raise UsageError.of("epochs", epochs, "is named beside the budget's length of training", "Keep one of them")
     seed_list = parse_seeds(seeds)
+    targets = parse_targets(target_modules)
+    for name, path in (("model", model), ("data_dir", data_dir), ("output_dir", output_dir)):
+        check_path(name, path)
     settings = resolve_settings(given)
-    tasks = _load_tasks(task, data_dir)
+    tasks = load_tasks(task, data_dir)
     default = Path("runs") / "+".join(t.name for t in tasks)
     study = StudyFolder(Path(output_dir) if output_dir is not None else default)
     study.prepare()
-    setups = {t.name: Setup(model, t, settings, target_modules) for t in tasks}
+    setups = {t.name: Setup(model, t, settings, targets) for t in tasks}
     plans = {
         (t, label, spec.label): setup.plan(spec, parsed, given)
         for t, setup in setups.items()
@@ -137,7 +142,7 @@ def compare(
             "tasks": [setup.describe() for setup in setups.values()],
             "budgets": [{"label": label} | ({} if isinstance(b, str) else asdict(b)) for label, b in budgets.items()],
             "seeds": seed_list,
-            "target_modules": target_modules if isinstance(target_modules, str) else list(target_modules),
+            "target_modules": targets,
             "data_dir": None if data_dir is None else str(data_dir),
             "given": {n: v for n, v in given.items() if v is not None},
             "settings": settings.as_dict(),
@@ -188,37 +193,6 @@ class _Arm:
         return plan.after(Outcome.of(result))
 
 
-def _load_tasks(asked: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
-    parts = [asked] if isinstance(asked, str | Task) else list(asked)
-    names = [
-        n.strip() if isinstance(n, str) else n for p in parts for n in (p.split(",") if isinstance(p, str) else [p])
-    ]
-    if not names or "" in names:
-        raise UsageError.of("task", asked, "names no task", "Give rte, or rte,mrpc")
-    tasks = [n if isinstance(n, Task) else load_task(n, data_dir=data_dir) for n in names]
-    found = [t.name for t in tasks]
-    twice = next((n for n in found if found.count(n) > 1), None)
-    if twice is not None:
-        raise UsageError.of("task", twice, "occurs twice", "Name each task once; give Task.from_files another name")
-    return tasks
-
-
-def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Budget | Literal["paper"]]:
-    """One or several budgets, by the label they have in tables.
-
-    Raises:
-        UsageError: for none, one that cannot be read, or two that are equal.
-    """
-    parsed = [parse_budget(b) for b in ([budget] if isinstance(budget, Budget | str) else budget)]
-    labels = [b if isinstance(b, str) else b.label for b in parsed]
-    if not parsed:
-        raise UsageError.of("budget", budget, "names no budget", "Give rank=8, or [Budget(rank=2), Budget(rank=8)]")
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise UsageError.of("budget", twice, "occurs twice", "Name each budget once")
-    return dict(zip(labels, parsed, strict=True))
-
-
 def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]:
     """The methods with the label each depends on, which comes before it; else in the order in which they were named.
 
@@ -245,20 +219,6 @@ def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]
     for label in known:
         add(label, ())
     return list(ordered.values())
-
-
-def parse_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """A number of seeds as 0, 1, ...; a sequence as it is.
-
-    Raises:
-        UsageError: for none, negative or repeated seeds.
-    """
-    found = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not found:
-        raise UsageError.of("seeds", seeds, "leaves nothing to run", "Give at least 1")
-    if any(not isinstance(s, int) or s < 0 for s in found) or len(set(found)) < len(found):
-        raise UsageError.of("seeds", seeds, "are not distinct whole numbers from 0", "Give 3, or [0, 1, 2]")
-    return found
 
 
 def _run_all(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from peftprune.budget import Budget
 from peftprune.errors import UsageError
 from peftprune.settings import TrainingSettings
 
+_WHOLE = {"batch_size", "gradient_accumulation_steps", "max_length", "max_train_samples", "checkpoints"}
 _NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype"}
 
 
@@ -36,7 +38,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
 
     file = Path(path)
     try:
-        found = yaml.safe_load(file.read_text("utf-8"))
+        found = yaml.load(file.read_text("utf-8"), _loader())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError.of("config", str(path), f"cannot be read ({error})", "Name a YAML file") from None
     except yaml.YAMLError as error:
@@ -57,6 +59,42 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _loader() -> Any:
+    """YAML's safe loader, which however takes the last of two equal keys without a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise UsageError.of("config", twice, "occurs twice", "Keep one of the lines")
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
+
+
+def overridden(written: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's arguments with options over them. A length of training that is asked for replaces the file's.
+
+    Args:
+        written: what `read_study_file` returned.
+        asked: arguments given beside the file.
+    """
+    from peftprune.arguments import parse_budgets
+
+    result = {**written, **asked}
+    budgets = parse_budgets(result.get("budget", "rank=8"))
+    lengths = [b for b in budgets.values() if isinstance(b, Budget) and b.has_length]
+    if "epochs" in asked and "budget" not in asked and lengths:
+        result["budget"] = [
+            replace(b, epochs=None, steps=None, samples=None) if isinstance(b, Budget) else b for b in budgets.values()
+        ]
+    if "budget" in asked and "epochs" not in asked and lengths:
+        result.pop("epochs", None)
+    return result
+
+
 def _arguments() -> list[str]:
     from peftprune.study import compare
 
@@ -68,7 +106,8 @@ def _number(file: Path, name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return float(value)
+        number = float(value)
+        return int(number) if name in _WHOLE and number.is_integer() else number
     except ValueError:
         raise UsageError.of(f"{file.name}: {name}", value, "is no number", "Write 0.001, for example") from None
 
@@ -86,8 +125,6 @@ def _task(value: Any) -> Any:
 
 
 def _budget(value: Any) -> Any:
-    from peftprune.budget import Budget
-
     return _called("budget", Budget, value) if isinstance(value, Mapping) else value
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from peftprune.comparison import Comparison
     from peftprune.tasks import TaskInfo
 
+_LONGEST_STATUS = 60
 _PLAIN_WIDTH = 150
 """Columns used where stdout is a file or a pipe, so that no number is cut off."""
 
@@ -48,7 +49,7 @@ def _show_cell(result: Comparison) -> None:
         cells = [_score(row[f"{m}_mean"], row[f"{m}_std"]) for m in result.metrics]
         cells += [_count(row[n]) for n in sizes[:-2]]
         cells += [_number(row["flops"], 1e-12, 1), _number(row["seconds"], 1, 0)]
-        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], str(row["status"]))
+        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], _shortened(str(row["status"])))
     console = _console()
     console.print(table)
     request = result.request
@@ -70,8 +71,8 @@ def _show_differences(console: Console, result: Comparison) -> None:
     for name in ("method", "metric", "difference", "95 % interval", "p (Holm)", "smallest detectable", "verdict"):
         table.add_column(name, justify="left" if name in ("method", "metric", "verdict") else "right")
     for row in frame.to_dict("records"):
-        interval = f"{row['low']:+.4f} to {row['high']:+.4f}"
-        numbers = (f"{row['difference']:+.4f}", interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
+        interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
+        numbers = (_signed(row["difference"]), interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
         table.add_row(row["method"], row["metric"], *numbers, row["verdict"])
     console.print(table)
     console.print(
@@ -96,9 +97,9 @@ def _show_pooled(result: Comparison) -> None:
         placed = ranks[ranks["budget"] == budget].set_index("method")["average_rank"]
         table.add_row(rows["baseline"].iloc[0], *[""] * 4, _number(placed.get(rows["baseline"].iloc[0]), 1, 2), "")
         for row in rows.to_dict("records"):
-            interval = "–" if _missing(row["low"]) else f"{row['low']:+.4f} to {row['high']:+.4f}"
+            interval = "–" if _missing(row["low"]) else f"{_signed(row['low'])} to {_signed(row['high'])}"
             numbers = (
-                f"{row['gain']:+.4f}",
+                _signed(row["gain"]),
                 interval,
                 f"{row['p_holm']:.3f}",
                 _number(placed.get(row["method"]), 1, 2),
@@ -215,6 +216,16 @@ def _score(mean: Any, std: Any) -> str:
     if _missing(mean):
         return "–"
     return f"{mean:.4f}" if _missing(std) else f"{mean:.4f} ± {std:.4f}"
+
+
+def _shortened(text: str) -> str:
+    """Enough of a message to know it by; the whole of it stands below the tables."""
+    return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"
+
+
+def _signed(value: float) -> str:
+    # Adding 0.0 takes the sign from what rounds to zero.
+    return f"{round(value, 4) + 0.0:+.4f}"
 
 
 def _count(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import combinations, product
 from pathlib import Path
 
@@ -174,12 +175,10 @@ def test_the_pareto_set_is_what_nothing_beats(study: peftprune.Comparison) -> No
     frame = study.frontier()
     assert len(frame) == len(CELLS) * len(METHODS)
     for _, rows in frame.groupby("task"):
-        points = rows.to_dict("records")
+        points = [row | {"size": int(row["budget"][5])} for row in rows.to_dict("records")]
         for p in points:
             beaten = any(
-                q["params"] <= p["params"]
-                and q["mean"] >= p["mean"]
-                and (q["params"], q["mean"]) != (p["params"], p["mean"])
+                q["size"] <= p["size"] and q["mean"] >= p["mean"] and (q["size"], q["mean"]) != (p["size"], p["mean"])
                 for q in points
             )
             assert p["pareto"] == (not beaten)
@@ -249,8 +248,6 @@ def test_losses_and_costs_are_those_recorded(study: peftprune.Comparison) -> Non
 
 
 def test_a_failed_arm_is_left_out_and_named(study: peftprune.Comparison, tmp_path: Path) -> None:
-    import shutil
-
     folder = tmp_path / "study"
     shutil.copytree(study.path, folder)
     copy = peftprune.Comparison.load(folder)
@@ -268,3 +265,29 @@ def test_a_failed_arm_is_left_out_and_named(study: peftprune.Comparison, tmp_pat
     assert pooled.loc[(BUDGETS[0], "lorpa"), "pairs"] == 3
     for frame in (copy.frontier(), copy.stability(), copy.trace(), copy.history(), copy.costs(), copy.average_ranks()):
         assert not frame.empty
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        ("predictions.parquet", ["against", "mcnemar"]),
+        ("allocation.jsonl", ["trace", "stability"]),
+        ("history.jsonl", ["history"]),
+    ],
+)
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_file_is_named(
+    study: peftprune.Comparison, name: str, reads: list[str], damage: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    shutil.copytree(study.path, folder)
+    copy = peftprune.Comparison.load(folder)
+    file = copy.arm("lorpa", 1, task="small", budget=BUDGETS[0]).path / name
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:100])
+    for frame in reads:
+        with pytest.raises(UsageError, match=rf"file: .*{name}.* cannot be read .* Delete the arm's folder"):
+            getattr(copy, frame)()
+    assert len(copy.table()) == len(study.table())

@@ -56,7 +56,7 @@ def test_parse(text, expected):
     ("text", "parts"),
     [
         ("", ("budget: ''", "rank=8")),
-        ("epochs=3", ("budget: ''", "one of rank, params and fraction")),
+        ("epochs=3", ("budget: ", "one of rank, params and fraction")),
         ("rank=8,params=100", ("budget: {'rank': 8, 'params': 100}", "one of rank")),
         ("rank=8,epochs=3,steps=5", ("budget: {'epochs': 3.0, 'steps': 5}", "one length")),
         ("rank", ("budget: 'rank'", "NAME=VALUE", "e.g. rank=8")),

@@ -45,7 +45,7 @@ def test_tables_are_printed_or_written(folder: Path, tmp_path: Path, format: str
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["plot", "nowhere"], "holds no readable study.json"),
+        (["plot", "nowhere"], "holds no study.json"),
         (["plot", "STUDY", "--kind", "rank"], "Did you mean 'ranks'"),
         (["plot", "STUDY", "--budget", "rank=3"], "budget: 'rank=3' is not in the study. It has: rank=8"),
         (["plot", "STUDY", "--kind", "average-ranks", "--task", "rte"], "has nothing to show"),

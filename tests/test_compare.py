@@ -17,9 +17,11 @@ from peftprune import study
 from peftprune.budget import ArmBudget
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
+from peftprune.setup import _source
 from peftprune.sites import SiteShape
 from peftprune.strategy import AdapterSpec, PruningPlan, RankPruningStrategy, StepView
 from tests.helpers import DEFAULTS, classification_task, regression_task
+from tests.strategies import Penalised
 
 LEDGER = ["final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds"]
 LORPA = "lorpa(initial_rank=16)"
@@ -115,7 +117,7 @@ def test_what_is_stored_reads_back_the_same(small: Comparison) -> None:
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no readable study\.json"):
+    with pytest.raises(UsageError, match=r"holds no study\.json"):
         Comparison.load(tmp_path)
 
 
@@ -339,3 +341,21 @@ def test_a_request_that_cannot_run_is_refused_before_any_training(
     forbid_training(monkeypatch)
     with pytest.raises(UsageError, match=message):
         compare(**({"methods": "lora"} | request_), folder=tmp_path, model=tiny_bert)
+
+
+def typed_in(body: str, base: str = "peftprune.RankPruningStrategy") -> dict[str, type]:
+    """Classes as a notebook's cell makes them: without a file of their own."""
+    made: dict[str, Any] = {"__name__": "__main__", "peftprune": peftprune}
+    exec(f"class Mine({base}):\n    name = 'mine'\n    def decide(self, view):\n        {body}\n", made)
+    exec("class Child(Mine):\n    name = 'child'\n", made)
+    return made
+
+
+def test_the_code_of_a_users_strategy_is_part_of_the_arm() -> None:
+    first, same, other = (typed_in(body) for body in ("return 1", "return 1", "return 2"))
+    for name in ("Mine", "Child"):
+        assert _source(first[name]) == _source(same[name])
+        assert _source(first[name]) != _source(other[name])
+    assert _source(first["Mine"]) != _source(first["Child"])
+    assert all(f"class {name}(" in _source(Penalised) for name in ("Warm", "Penalised"))
+    assert _source(peftprune.methods.load("lorpa")) == ""

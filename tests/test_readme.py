@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,9 @@ def test_files_named_in_the_contributing_guide_exist() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     for name in re.findall(r"`([\w/]+\.py)`", guide):
         assert (ROOT / name).exists() or (ROOT / "peftprune" / name).exists(), name
+
+
+def test_the_benchmarks_tables_are_those_of_the_results() -> None:
+    subprocess.run([sys.executable, "benchmarks/tables.py", "--check"], cwd=ROOT, check=True)
+    for name in re.findall(r"<!-- table: ([\w-]+) -->", (ROOT / "benchmarks" / "README.md").read_text()):
+        assert (ROOT / "benchmarks" / "results" / f"{name}.json").is_file()

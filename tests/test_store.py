@@ -75,13 +75,14 @@ def arm(tmp_path):
 
 def test_a_finished_arm_is_read_back(arm):
     assert arm.result() is None
-    result = {"schema": store.SCHEMA, "value": 1.5}
+    result = {"schema": store.SCHEMA, "value": 1.5, **dict.fromkeys(store._RESULT, 1)}
     write_json(arm.path / "result.json", result)
     assert arm.result() == result
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b'{"schema": 1, "val', b"[1, 2]", b'{"value": 1}', b'{"schema": 999}', b"\xff\xfe"]
+    "content",
+    [b"", b'{"schema": 1, "val', b"[1, 2]", b'{"value": 1}', b'{"schema": 999}', b'{"schema": 1}', b"\xff\xfe"],
 )
 def test_a_torn_or_foreign_result_is_no_result(arm, content):
     write_atomically(arm.path / "result.json", content)
@@ -141,14 +142,19 @@ def test_preparing_leaves_only_the_folder_for_arms(tmp_path):
 
 def test_the_request_round_trips(tmp_path):
     study = StudyFolder(tmp_path)
-    study.write_request({"methods": ["lora"]})
-    assert study.read_request() == {"schema": store.STUDY_SCHEMA, "methods": ["lora"]}
+    request = {**dict.fromkeys(store._STUDY, 1), "methods": ["lora"]}
+    study.write_request(request)
+    assert study.read_request() == {"schema": store.STUDY_SCHEMA, **request}
     assert json.loads((tmp_path / "study.json").read_text())["methods"] == ["lora"]
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"schema": 999}'])
-def test_a_folder_without_a_study_is_refused(tmp_path, content):
-    if content is not None:
-        (tmp_path / "study.json").write_text(content)
-    with pytest.raises(UsageError, match=r"^output_dir: .* holds no readable study\.json\. Name a folder"):
+def test_a_folder_without_a_study_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"^output_dir: .* holds no study\.json\. Name a folder"):
+        StudyFolder(tmp_path).read_request()
+
+
+@pytest.mark.parametrize("content", ["{", '{"schema": 999}', '{"schema": 2}'])
+def test_a_damaged_study_is_refused(tmp_path, content):
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UsageError, match=r"holds no readable study\.json: .*Run the same compare again"):
         StudyFolder(tmp_path).read_request()

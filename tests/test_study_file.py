@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 import typer
 
 import peftprune
+from peftprune.arguments import parse_budgets, parse_seeds, parse_targets
 from peftprune.budget import Budget
 from peftprune.cli import app
 from peftprune.errors import UsageError
 from peftprune.reproduce import command
-from peftprune.study_file import read_study_file
+from peftprune.settings import resolve_settings
+from peftprune.study_file import overridden, read_study_file
 from tests.helpers import DEFAULTS, classification_task
 from tests.test_cli import files as files
 from tests.test_cli import peftprune as run
@@ -45,6 +48,13 @@ def test_a_file_holds_the_arguments_of_compare(tmp_path: Path) -> None:
         "learning_rate": 0.001,
         "epochs": 2,
     }
+
+
+def test_whole_numbers_and_decimals_ask_for_the_same(tmp_path: Path) -> None:
+    whole, decimal = (
+        read_study_file(write(tmp_path, f"epochs: {n}\nlora_dropout: {d}")) for n, d in ((2, 0), ("2.0", "0.0"))
+    )
+    assert json.dumps(resolve_settings(whole).as_dict()) == json.dumps(resolve_settings(decimal).as_dict())
 
 
 @pytest.mark.parametrize(
@@ -104,6 +114,32 @@ def test_the_stored_command_asks_for_the_same_study(files: list[str], tiny_bert:
 
 
 @pytest.mark.parametrize(
+    ("written", "asked", "length"),
+    [
+        ({"budget": "rank=8,steps=12"}, {"epochs": 1.0}, ("rank=8", 1.0)),
+        ({"budget": ["rank=8,steps=12", "paper"]}, {"epochs": 1.0}, ("rank=8", 1.0)),
+        ({"epochs": 2}, {"budget": ["rank=8,steps=20"]}, ("rank=8,steps=20", None)),
+        ({"epochs": 2}, {"budget": ["rank=4"]}, ("rank=4", 2)),
+        ({"budget": "rank=8,steps=12"}, {"budget": ["rank=2"]}, ("rank=2", None)),
+    ],
+)
+def test_a_length_that_is_asked_for_replaces_the_files(written: dict, asked: dict, length: tuple) -> None:
+    found = overridden(written, asked)
+    assert (next(iter(parse_budgets(found["budget"]))), found.get("epochs")) == length
+
+
+def test_seeds_and_targets_may_be_text(tmp_path: Path) -> None:
+    assert parse_seeds("11,12") == [11, 12]
+    assert parse_seeds("3") == [0, 1, 2]
+    assert parse_seeds("7,") == [7]
+    assert parse_targets("query, value") == parse_targets(["query", "value"]) == ["query", "value"]
+    assert parse_targets("all-linear") == "all-linear"
+    assert read_study_file(write(tmp_path, "batch_size: 1e1"))["batch_size"] == 10
+    with pytest.raises(UsageError, match="'seeds' occurs twice"):
+        read_study_file(write(tmp_path, "seeds: 1\nseeds: 2"))
+
+
+@pytest.mark.parametrize(
     ("methods", "text"),
     [
         (["lora"], "lora"),
@@ -150,6 +186,28 @@ def test_the_command_line_has_the_defaults_of_the_function() -> None:
         ({"budget": []}, "names no budget"),
         ({"budget": ["rank=8", "rank=8"]}, "'rank=8' occurs twice"),
         ({"budget": ["rank=8", "rank=2,epochs=1"], "epochs": 2}, "named beside the budget's length"),
+        ({"budget": 8}, "budget: 8 is no budget. Write rank=8"),
+        ({"budget": ["rank=2", 8]}, "budget: 8 is no budget"),
+        ({"budget": ["rank=2", "steps=12"]}, "steps.* must name one of rank.*quotes"),
+        ({"task": 3}, "task: 3 is no task. Write rte"),
+        ({"task": [None]}, "task: .* is no task"),
+        ({"methods": 3}, "methods: 3 are neither text nor a list"),
+        ({"methods": {"lora": 1}}, "methods: .* are neither text nor a list"),
+        ({"target_modules": 3}, "target_modules: 3 is no target modules"),
+        ({"target_modules": []}, "target_modules: .* names nothing"),
+        ({"seeds": 2.0}, "seeds: 2.0 are neither"),
+        ({"seeds": True}, "seeds: True are neither"),
+        ({"seeds": "x"}, "seeds: 'x' is neither"),
+        ({"seeds": [2**40]}, "seeds: .* are not distinct whole numbers"),
+        ({"model": 3}, "model: 3 is no name or path"),
+        ({"output_dir": [3]}, "output_dir: .* is no name or path"),
+        ({"data_dir": 3}, "data_dir: 3 is no name or path"),
+        ({"learning_rate": [1, 2]}, "learning_rate: .* is no number"),
+        ({"learning_rate": float("inf")}, "learning_rate: inf is no number"),
+        ({"batch_size": True}, "batch_size: True is no number"),
+        ({"checkpoints": False}, "checkpoints: False is no number"),
+        ({"max_train_samples": 1.5}, "max_train_samples: 1.5 is no whole number"),
+        ({"dtype": 3}, "dtype: 3 is not supported"),
     ],
 )
 def test_lists_that_cannot_run_are_refused(asked: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,17 +19,19 @@ def frontier(comparison: Comparison) -> pd.DataFrame:
 
     One row a task, budget and method that finished at least one seed. `low` and `high` are the ends of Student's 95 %
     interval of the mean, NaN for one seed. `pareto` marks the points of a task that no other point of it beats: at
-    least as good with at most as many parameters, and strictly so in one of the two.
+    least as good with at most as many parameters, and strictly so in one of the two. Methods that met one budget count
+    as equally large, since whole ranks leave each of them within one unit of rank below it.
 
     Args:
         comparison: a stored study.
     """
-    table = comparison.table()
+    table, runs = comparison.table(), comparison.runs()
+    allowed = runs[runs["exemption"].isna()].groupby(["task", "budget"])["budget_params"].max()
     rows = []
     for task, metric in comparison.primary.items():
         better = 1 if measure(comparison.only(task=task), metric).higher_is_better else -1
         found = table[(table["task"] == task) & (table["seeds"] > 0)]
-        points = [(float(row["final_params"]), better * float(row[f"{metric}_mean"])) for _, row in found.iterrows()]
+        points = [(_size(row, allowed), better * float(row[f"{metric}_mean"])) for _, row in found.iterrows()]
         for (_, row), point in zip(found.iterrows(), points, strict=True):
             rows.append(
                 {
@@ -37,13 +39,19 @@ def frontier(comparison: Comparison) -> pd.DataFrame:
                     "budget": row["budget"],
                     "method": row["method"],
                     "metric": metric,
-                    "params": point[0],
+                    "params": float(row["final_params"]),
                     **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
                     "seeds": row["seeds"],
                     "pareto": not any(_beats(other, point) for other in points),
                 }
             )
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _size(row: pd.Series[Any], allowed: pd.Series[float]) -> float:
+    """What was allowed where the budget binds, else what was used."""
+    bound = row["budget"] != "paper" and not row.get("exemption")
+    return float(allowed[row["task"], row["budget"]] if bound else row["final_params"])
 
 
 def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:

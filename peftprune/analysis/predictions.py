@@ -15,20 +15,20 @@ Predictions = dict[str, dict[int, pd.DataFrame]]
 
 
 class Measure(NamedTuple):
-    """A reported metric: its `name` in `peftprune.metrics`, the evaluation `split`, and its direction."""
+    """A reported metric: its `name` in `peftprune.metrics`, the evaluation `split`, its direction and its range."""
 
     name: str
     split: str
     higher_is_better: bool
+    limits: tuple[float, float]
 
 
 def predictions(cell: Comparison) -> Predictions:
     """Method to seed to the frame (split, label, prediction) of each finished arm of one task and budget."""
     found: Predictions = {method: {} for method in cell.methods}
     for key, folder in cell.arms():
-        if folder.result() is not None and folder.predictions.is_file():
-            columns = ["split", "label", "prediction"]
-            found[key["method"]][key["seed"]] = pd.read_parquet(folder.predictions, columns=columns)
+        if folder.result() is not None:
+            found[key["method"]][key["seed"]] = folder.read_predictions()[["split", "label", "prediction"]]
     return found
 
 
@@ -37,4 +37,5 @@ def measure(cell: Comparison, metric: str) -> Measure:
     splits = list(cell.request["tasks"][0]["evaluation_examples"])
     split = next((s for s in splits[1:] if metric.endswith(f"_{s}")), splits[0])
     name = metric.removesuffix(f"_{split}")
-    return Measure(name, split, METRICS[name].higher_is_better)
+    info = METRICS[name]
+    return Measure(name, split, info.higher_is_better, (info.low, info.high))

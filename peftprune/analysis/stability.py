@@ -59,7 +59,7 @@ def rank_overlap(a: Mapping[str, int], b: Mapping[str, int]) -> float:
 
 def component_overlap(a: Mapping[str, list[int]], b: Mapping[str, list[int]]) -> float:
     """Mean Jaccard overlap of the kept components over the sites that both name; NaN where there is none."""
-    found = [_jaccard(set(a[n]), set(b[n])) for n in a.keys() & b.keys()]
+    found = [_jaccard(set(a[n]), set(b[n])) for n in a if n in b]
     return sum(found) / len(found) if found else math.nan
 
 

@@ -118,7 +118,9 @@ class PRILoRA(RankPruningStrategy):
             self.input_norm[name] = (1 - beta) * norm if old is None else beta * old + (1 - beta) * norm
 
     def decide(self, view: StepView) -> PruningPlan:
-        return self._prune(view) if view.step % self.config.prune_every == 0 else PruningPlan()
+        # The last step's event comes with the end of the phase.
+        due = view.step % self.config.prune_every == 0 and view.step < view.total_steps
+        return self._prune(view) if due else PruningPlan()
 
     def end_phase(self, view: StepView) -> PruningPlan:
         return self._prune(view)

@@ -112,11 +112,24 @@ def density_heatmap(
 
 
 def write_values(ax: Axes, mesh: QuadMesh, values: Floats, pattern: str = "{:.0f}") -> None:
-    """Write the values into the cells of a heat map, if they fit; NaN is left out."""
+    """Write the values into the cells of a heat map, if they fit; NaN is left out.
+
+    Means that are no whole numbers get a decimal, lest unlike cells bear one number.
+    """
     import numpy as np
 
-    texts = {cell: pattern.format(values[cell]) for cell in where(~np.isnan(values))}
+    if pattern == "{:.0f}" and has_decimals(values):
+        pattern = "{:.1f}"
+    texts = {cell: pattern.format(values[cell]).removesuffix(".0") for cell in where(~np.isnan(values))}
     write_in_cells(ax, texts, values.shape, lambda row, column: _ink(mesh, values[row, column]))
+
+
+def has_decimals(values: Floats) -> bool:
+    """Whether any value is shown with a decimal."""
+    import numpy as np
+
+    known = values[~np.isnan(values)]
+    return bool((np.abs(known - known.round()) > 0.05).any())
 
 
 def _ink(mesh: QuadMesh, value: float) -> str:

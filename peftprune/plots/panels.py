@@ -10,7 +10,7 @@ from peftprune.errors import UsageError
 from peftprune.plots.arrays import largest
 from peftprune.plots.cells import panel_size
 from peftprune.plots.facets import even_columns
-from peftprune.plots.heatmap import rank_heatmap, write_values
+from peftprune.plots.heatmap import has_decimals, rank_heatmap, write_values
 from peftprune.plots.labels import short_kinds, wrap
 from peftprune.plots.legends import colour_bar
 from peftprune.plots.style import TICK_SIZE, TITLE_SIZE, new_figure
@@ -47,6 +47,8 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -
     grids = {name: _grid(allocation[allocation["method"].astype(str) == name], layers, kinds) for name in methods}
 
     width, height = panel_size(len(layers), len(kinds))
+    if any(has_decimals(ranks) for ranks, _ in grids.values()):
+        width = min(1.5 * width, 4.5)
     columns = even_columns(len(methods), width)
     rows = -(-len(methods) // columns)
     titles = {name: wrap(name, width) for name in methods}

@@ -45,6 +45,7 @@ def quality_against_parameters(
     pareto: ArrayLike | None = None,
     metric: str = "",
     higher_is_better: bool = True,
+    limits: tuple[float, float] | None = None,
     title: str = "",
     legend: bool = True,
 ) -> Axes:
@@ -63,6 +64,7 @@ def quality_against_parameters(
         pareto: n truth values, the points to ring and to join by the frontier; None finds those that no other beats
             (`pareto_set`).
         metric: name of the metric. higher_is_better: its direction.
+        limits: (least, greatest) value that the metric can take; intervals that reach further run out of the axes.
         legend: name the methods at the right.
 
     Raises:
@@ -99,7 +101,7 @@ def quality_against_parameters(
         shift = ScaledTranslation(lanes[i] / 72, 0, figure.dpi_scale_trans)
         _draw_method(drawn, method, i, size, quality, lows, highs, best, of == i, drawn.transData + shift)
     _draw_frontier(drawn, size[best], quality[best])
-    _vertical(drawn, np.concatenate([quality, lows, highs]))
+    _vertical(drawn, np.concatenate([quality, lows, highs]), limits)
     direction = "higher is better" if higher_is_better else "lower is better"
     beside = "\n(methods of equal size drawn side by side)" if any(lanes) else ""
     finish(drawn, title=title, xlabel=f"trainable parameters{beside}", ylabel=f"{metric} ({direction})".strip())
@@ -117,7 +119,9 @@ def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float)
     ax.set_xscale("log" if log else "linear")
     at = np.log(size) if log else size
     low, high = at.min(), at.max()
-    length = (high - low) or abs(high) * 0.2 or 1.0
+    # Sizes a rounding apart must not look far apart: the axis spans a fifth of the largest at least.
+    length = max(high - low, (0.2 if log else 0.2 * abs(high)) or 1.0)
+    low, high = (low + high - length) / 2, (low + high + length) / 2
     order = np.argsort(at)
     starts = np.r_[True, np.diff(at[order]) > _SAME * length]
     cluster = np.empty(len(at), int)
@@ -187,9 +191,11 @@ def _draw_frontier(ax: Axes, size: Floats, quality: Floats) -> None:
     ax.plot([], [], label="beaten by none", **line | _RING)
 
 
-def _vertical(ax: Axes, values: Floats) -> None:
+def _vertical(ax: Axes, values: Floats, limits: tuple[float, float] | None) -> None:
     known = values[values == values]
     low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    if limits is not None:
+        low, high = max(low, limits[0]), min(high, limits[1])
     margin = 0.08 * ((high - low) or abs(high) * 0.1 or 1.0)
     ax.set_ylim(low - margin, high + margin)
 

@@ -74,8 +74,10 @@ def arrange(ax: Axes) -> None:
 
 
 def contrasting(colour: Any) -> str:
-    """`DARK_INK` or `LIGHT_INK`, whichever is easier to read on the colour."""
+    """`DARK_INK` or `LIGHT_INK`, whichever stands out more from the colour, by the contrast that WCAG 2 defines."""
     from matplotlib.colors import to_rgb
 
-    red, green, blue = to_rgb(colour)
-    return DARK_INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else LIGHT_INK
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    # Contrast with black exceeds that with white above the geometric mean of 0.05 and 1.05.
+    return DARK_INK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else LIGHT_INK

@@ -1,0 +1,82 @@
+"""Write the tables of `benchmarks/README.md` from the files in `results/`, between their markers.
+
+python benchmarks/tables.py            # rewrite
+python benchmarks/tables.py --check    # only say whether they are up to date
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE / "README.md"
+_MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(found: dict[str, Any]) -> str:
+    """One row a task, budget and method: the primary metric over seeds, and its difference to the first method."""
+    several = len(found["tasks"]) > 1
+    lines = [
+        "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval "
+        "| p (Holm) | smallest detectable | verdict |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|",
+    ]
+    against = {(r["task"], r["method"], r["metric"]): r for r in found["against"]}
+    for task in found["tasks"]:
+        metric = task["metrics"][0]
+        for method in (m["label"] for m in found["methods"]):
+            runs = [r for r in found["runs"] if (r["task"], r["method"]) == (task["name"], method)]
+            scores = [r[metric] for r in runs if r["status"] == "done"]
+            row = [task["name"], method, metric, f"{mean(scores):.4f}"]
+            row += [f"{stdev(scores):.4f}" if len(scores) > 1 else "–", str(len(scores))]
+            row += [f"{mean(r[n] for r in runs):,.0f}" for n in ("final_params", "peak_params")]
+            row += _difference(against.get((task["name"], method, metric)))
+            lines.append(f"| {' | '.join(row)} |")
+    text = "\n".join(lines) + "\n"
+    return text + _pooled(found) if several else text
+
+
+def _difference(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return [""] * 5
+    detectable = "–" if row["detectable"] is None else f"{row['detectable']:.4f}"
+    interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
+    return [_signed(row["difference"]), interval, f"{row['p_holm']:.3f}", detectable, row["verdict"]]
+
+
+def _signed(value: float) -> str:
+    # Adding 0.0 takes the sign from what rounds to zero.
+    return f"{round(value, 4) + 0.0:+.4f}"
+
+
+def _pooled(found: dict[str, Any]) -> str:
+    ranks = {r["method"]: f"{r['average_rank']:.2f}" for r in found["average_ranks"]}
+    said = [
+        f"{r['method']} {_signed(r['gain'])} over {r['pairs']} pairs (p = {r['p_holm']:.3f}; {r['verdict']})"
+        for r in found["pooled"]
+    ]
+    placed = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+    return f"\nOver all tasks: {'; '.join(said)}. Average ranks: {placed}.\n"
+
+
+def written(text: str) -> str:
+    """The README with every table anew."""
+
+    def fill(found: re.Match[str]) -> str:
+        result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
+        return f"{found[1]}{table(result)}{found[3]}"
+
+    return _MARKED.sub(fill, text)
+
+
+if __name__ == "__main__":
+    before = README.read_text()
+    after = written(before)
+    if sys.argv[1:] == ["--check"]:
+        sys.exit(0 if after == before else "benchmarks/README.md is out of date: run python benchmarks/tables.py")
+    README.write_text(after)
