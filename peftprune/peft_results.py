@@ -20,7 +20,7 @@ from peftprune.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIRST = ["method", "seed"]
+_FIRST = ["task", "budget", "method", "seed"]
 _LAST = [
     "final_params",
     "total_params",
@@ -32,7 +32,7 @@ _LAST = [
     "steps",
     "created_at",
 ]
-_ALLOCATION = ["method", "seed", "site", "layer", "kind", "rank", "density", "shared_with"]
+_ALLOCATION = [*_FIRST, "site", "layer", "kind", "rank", "density", "shared_with"]
 
 # A module's number in the list of blocks that holds it: the first one in its name.
 _BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
@@ -43,11 +43,14 @@ class PeftResults:
 
     Attributes:
         path: the folder.
+        task: what the folder is of, by its name or, where that is "results", by the one above it.
         skipped: file to the reason, for those that are broken or are no such result.
     """
 
     def __init__(self, path: Path, results: Mapping[Path, Mapping[str, Any]], skipped: Mapping[Path, str]) -> None:
         self.path = path
+        folder = path.resolve()
+        self.task = folder.parent.name if folder.name.endswith("results") else folder.name
         self.skipped = dict(skipped)
         self._results = dict(results)
         self._labels = _labels(results)
@@ -60,11 +63,12 @@ class PeftResults:
     def runs(self) -> pd.DataFrame:
         """One row a file.
 
-        `method` (the experiment's name; with the time of the run where several files share it), `seed`, each test
-        metric, `final_params` (trainable, as PEFT counts them; for AdaLoRA that is before its ranks are cut),
-        `total_params` (with the frozen ones), `file_bytes`, `seconds` of training, `memory_bytes` (most reserved on the
-        accelerator), `peft_type` (lower case, "full-finetuning" without PEFT), `model`, `steps`, `created_at`, and
-        `status` ("done", or "failed: why"). What a file does not state is missing.
+        `task`, `budget` (empty: the experiments are not held to one), `method` (the experiment's name; with the time of
+        the run where several files share it), `seed`, each test metric, `final_params` (trainable, as PEFT counts them;
+        for AdaLoRA that is before its ranks are cut), `total_params` (with the frozen ones), `file_bytes`, `seconds` of
+        training, `memory_bytes` (most reserved on the accelerator), `peft_type` (lower case, "full-finetuning" without
+        PEFT), `model`, `steps`, `created_at`, and `status` ("done", or "failed: why"). What a file does not state is
+        missing.
         """
         rows = []
         for file, result in self._results.items():
@@ -73,6 +77,8 @@ class PeftResults:
             status, message = train["status"], run.get("error_msg") or ""
             rows.append(
                 {
+                    "task": self.task,
+                    "budget": "",
                     "method": self._labels[file],
                     "seed": config.get("seed"),
                     **_metrics(result),
@@ -109,6 +115,8 @@ class PeftResults:
                 stack = (match["stack"] or "").rpartition(".")[2]
                 rows.append(
                     {
+                        "task": self.task,
+                        "budget": "",
                         "method": self._labels[file],
                         "seed": result["run_info"]["train_config"].get("seed"),
                         "site": site,

@@ -314,6 +314,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
 # --- accumulation -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_method
 def test_accumulation_of_4_times_8_is_a_batch_of_32(method: str, still_bert: Path, tmp_path: Path) -> None:
     found = []

@@ -116,9 +116,11 @@ def test_allocation_counts_what_is_kept(folder: Path) -> None:
 
 def test_frames_fit_those_of_a_study(folder: Path, tmp_path: Path) -> None:
     found = read_peft_method_comparison(folder)
-    empty = Comparison(tmp_path, {"arms": [], "metrics": ["test_accuracy"]})
+    request = {"arms": [], "tasks": [{"name": "a-task", "metrics": ["test_accuracy"]}], "budgets": [], "methods": []}
+    empty = Comparison(tmp_path, request)
     assert list(found.allocation().columns) == list(empty.allocation().columns)
-    shared = {"method", "seed", "test_accuracy", "final_params", "seconds", "status"}
+    assert set(found.runs()["task"]) == set(found.allocation()["task"]) == {found.task}
+    shared = {"task", "budget", "method", "seed", "test_accuracy", "final_params", "seconds", "status"}
     assert shared <= set(found.runs().columns) & set(empty.runs().columns)
 
 
