@@ -66,7 +66,7 @@ class ArmInputs:
     dtype: str
 
 
-class _BaselineEvents(RankPruningStrategy):
+class BaselineEvents(RankPruningStrategy):
     """Stands in where a baseline is trained: nothing is decided, its own events are passed on."""
 
     name = "baseline"
@@ -121,7 +121,7 @@ def run_arm(
         # A resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
-        plan = _finish_ledger(plan, inputs.head, sites, model, ledger)
+        plan = finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
         logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
         ledger.evaluation_seconds += time.perf_counter() - mark
@@ -183,7 +183,7 @@ def _trainer(
         settings.gradient_accumulation_steps,
     )
     callback = PruningCallback(
-        _BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
+        BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
         sites,
         plan.budget,
         plan.phases,
@@ -253,7 +253,7 @@ def _quiet_transformers() -> Iterator[None]:
             enable_progress_bar()
 
 
-def _finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
+def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
     """Count and verify what is left; returns the plan with the ranks that a baseline found in training."""
     method = plan.method
     if isinstance(method, Baseline):

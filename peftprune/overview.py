@@ -91,39 +91,41 @@ _SAID_BY: dict[Mark, str] = {
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """One entry a registered method.
+    """One entry a registered method: what `describe_method` says, and `observed`: what it was seen to do.
 
-    Returns:
-        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `signals`, `summary`; `options` with
-        default, the default's origin (`mark`) and meaning; `claims`: the sentences of its documentation that say where
-        something comes from, with the `marks` they carry; `observed`: what it was seen to do (`peftprune.probe`).
+    See `peftprune.probe` for the latter.
     """
     from peftprune.probe import capabilities
 
     observed = capabilities(names())
-    described = []
-    for name in names():
-        cls = load(name)
-        strategy = issubclass(cls, RankPruningStrategy)
-        year = re.search(r"\b(?:19|20)\d\d\b", cls.source)
-        described.append(
-            {
-                "name": name,
-                "year": int(year[0]) if year else None,
-                "source": cls.source,
-                "kind": "strategy" if strategy else "baseline",
-                "prunes": cls.prunes,
-                "signals": sorted(cls.signals) if strategy else [],
-                "summary": (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "),
-                "options": [
-                    {"name": f.name, "default": f.default, **{k: f.metadata.get(k, "") for k in ("mark", "help")}}
-                    for f in fields(cls.Config)
-                ],
-                "claims": _claims(cls),
-                "observed": observed[name],
-            }
-        )
-    return described
+    return [describe_method(name) | {"observed": observed[name]} for name in names()]
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """What a registered method states of itself.
+
+    Returns:
+        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `signals`, `summary`; `options` with
+        default, the default's origin (`mark`) and meaning; `claims`: the sentences of its documentation that say where
+        something comes from, with the `marks` they carry.
+    """
+    cls = load(name)
+    strategy = issubclass(cls, RankPruningStrategy)
+    year = re.search(r"\b(?:19|20)\d\d\b", cls.source)
+    return {
+        "name": name,
+        "year": int(year[0]) if year else None,
+        "source": cls.source,
+        "kind": "strategy" if strategy else "baseline",
+        "prunes": cls.prunes,
+        "signals": sorted(cls.signals) if strategy else [],
+        "summary": (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "),
+        "options": [
+            {"name": f.name, "default": f.default, **{k: f.metadata.get(k, "") for k in ("mark", "help")}}
+            for f in fields(cls.Config)
+        ],
+        "claims": _claims(cls),
+    }
 
 
 def _claims(cls: type) -> list[dict[str, Any]]:

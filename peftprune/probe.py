@@ -20,13 +20,13 @@ import torch
 
 from peftprune import surgery
 from peftprune.architectures.discover import discover_sites, head_modules
-from peftprune.arm import _BaselineEvents
-from peftprune.budget import Budget, Outcome, verify
+from peftprune.arm import BaselineEvents, finish_ledger
+from peftprune.budget import Budget, Outcome
 from peftprune.callback import PruningCallback
 from peftprune.data import cache_folder
 from peftprune.errors import PeftPruneError
 from peftprune.inject import inject
-from peftprune.ledger import BaseCost, Ledger, headroom
+from peftprune.ledger import BaseCost, Ledger
 from peftprune.methods import MethodSpec, load, parse
 from peftprune.planning import ArmPlan, plan_arm
 from peftprune.probe_model import BATCH, STEPS, tiny_model, train
@@ -87,7 +87,7 @@ def _observe(name: str) -> dict[str, Any]:
     model, sites = _prepared(plan)
     method = plan.method
     watched = _Watched(
-        _BaselineEvents(method, model) if isinstance(method, Baseline) else method,
+        BaselineEvents(method, model) if isinstance(method, Baseline) else method,
         sites,
         plan.budget,
         plan.phases,
@@ -96,22 +96,11 @@ def _observe(name: str) -> dict[str, Any]:
         base_cost=BaseCost(1, 1),
     )
     train(model, watched)
-    ranks, ledger = plan.ranks, watched.ledger
-    if isinstance(method, Baseline):
-        ledger.add_baseline(model, head_modules(tiny_model()))
-        ranks = dict(method.finish(model) or ranks)
-        peak = ledger.peak_params
-        ledger.add_baseline(model, head_modules(tiny_model()))
-        ledger.peak_params = peak
-        if any(ranks[n] < plan.spec.ranks[n] for n in ranks):
-            watched.note(STEPS, {"ranks"})
-        if method.exemption is None:
-            verify(ledger.final_params, plan.budget, plan.unit_left)
-    else:
-        surgery.fold(sites)
-        ledger.add_final(sites, model)
-        verify(ledger.final_params, plan.budget, headroom(sites, {}))
-    return _facts(plan, watched, ledger)
+    surgery.fold(sites)
+    finished = finish_ledger(plan, head_modules(tiny_model()), sites, model, watched.ledger)
+    if isinstance(method, Baseline) and any(finished.ranks[n] < plan.spec.ranks[n] for n in finished.ranks):
+        watched.note(STEPS, {"ranks"})
+    return _facts(plan, watched, watched.ledger)
 
 
 def _facts(plan: ArmPlan, watched: _Watched, ledger: Ledger) -> dict[str, Any]:

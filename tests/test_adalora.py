@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
 from peftprune import surgery
-from peftprune.arm import _finish_ledger
+from peftprune.arm import finish_ledger
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.adalora_peft import AdaLoRAPeft
@@ -357,7 +357,7 @@ def test_a_run_that_stops_early_is_over_the_budget_or_within_it(
     surgery.fold(sites)
 
     def finish() -> None:
-        _finish_ledger(arm.plan, arm.inputs.head, sites, model, trainer.pruning.ledger)
+        finish_ledger(arm.plan, arm.inputs.head, sites, model, trainer.pruning.ledger)
 
     if met:
         finish()

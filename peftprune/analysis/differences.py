@@ -56,13 +56,18 @@ def against(comparison: Comparison, baseline: str) -> pd.DataFrame:
         comparison: a stored study.
         baseline: label of the method that the others are held against.
     """
-    rows = [row for cell in comparison.cells() for metric in cell.metrics for row in _tested(cell, metric, baseline)]
+    rows = []
+    for cell in comparison.cells():
+        stored, runs = predictions(cell), cell.runs().set_index(["method", "seed"])
+        for metric in cell.metrics:
+            rows += _tested(cell, metric, baseline, stored, runs[metric])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _tested(cell: Comparison, metric: str, baseline: str) -> list[dict[str, Any]]:
-    stored, what = predictions(cell), measure(cell, metric)
-    scores = cell.runs().set_index(["method", "seed"])[metric]
+def _tested(
+    cell: Comparison, metric: str, baseline: str, stored: Predictions, scores: pd.Series[float]
+) -> list[dict[str, Any]]:
+    what = measure(cell, metric)
     found = [
         _row(method, baseline, what, stored, scores)
         for method in cell.methods

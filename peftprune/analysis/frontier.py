@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from peftprune.analysis.predictions import measure
+from peftprune.plots import pareto_set
 
 if TYPE_CHECKING:
     from peftprune.comparison import Comparison
@@ -29,10 +30,11 @@ def frontier(comparison: Comparison) -> pd.DataFrame:
     allowed = runs[runs["exemption"].isna()].groupby(["task", "budget"])["budget_params"].max()
     rows = []
     for task, metric in comparison.primary.items():
-        better = 1 if measure(comparison.only(task=task), metric).higher_is_better else -1
+        higher = measure(comparison.only(task=task), metric).higher_is_better
         found = table[(table["task"] == task) & (table["seeds"] > 0)]
-        points = [(_size(row, allowed), better * float(row[f"{metric}_mean"])) for _, row in found.iterrows()]
-        for (_, row), point in zip(found.iterrows(), points, strict=True):
+        sizes = [_size(row, allowed) for _, row in found.iterrows()]
+        best = pareto_set(sizes, found[f"{metric}_mean"].tolist(), higher_is_better=higher)
+        for (_, row), unbeaten in zip(found.iterrows(), best, strict=True):
             rows.append(
                 {
                     "task": task,
@@ -42,7 +44,7 @@ def frontier(comparison: Comparison) -> pd.DataFrame:
                     "params": float(row["final_params"]),
                     **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
                     "seeds": row["seeds"],
-                    "pareto": not any(_beats(other, point) for other in points),
+                    "pareto": bool(unbeaten),
                 }
             )
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -52,8 +54,3 @@ def _size(row: pd.Series[Any], allowed: pd.Series[float]) -> float:
     """What was allowed where the budget binds, else what was used."""
     bound = row["budget"] != "paper" and not row.get("exemption")
     return float(allowed[row["task"], row["budget"]] if bound else row["final_params"])
-
-
-def _beats(a: tuple[float, float], b: tuple[float, float]) -> bool:
-    """Whether a has at most b's parameters and at least its quality, and is not the same in both."""
-    return a != b and a[0] <= b[0] and a[1] >= b[1]

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from peftprune.comparison import Comparison
-from peftprune.overview import describe_methods
+from peftprune.methods import names
+from peftprune.overview import describe_method
 from peftprune.report.views import Column, View, as_text, count, facts, number, plain, view, words
 
 _TERA, _MEGA = 1e-12, 1e-6
@@ -111,8 +112,7 @@ def setup_views(comparison: Comparison) -> list[View]:
 
 def method_entries(comparison: Comparison) -> list[MethodEntry]:
     """The methods of the study: what is known of each, with its options and where their defaults come from."""
-    known = {entry["name"]: entry for entry in describe_methods()}
-    configs = _configs(comparison)
+    registered, configs = names(), _configs(comparison)
     found = []
     for asked in comparison.request["methods"]:
         label, text = asked["label"], asked["text"]
@@ -120,7 +120,7 @@ def method_entries(comparison: Comparison) -> list[MethodEntry]:
         # An arm that has not begun has left no configuration; then the text that asked for it begins with its name.
         name = config.get("method", text.partition("(")[0].partition(":")[0])
         # A registered name says nothing of code that came from elsewhere.
-        entry = None if config.get("source") else known.get(name)
+        entry = describe_method(name) if name in registered and not config.get("source") else None
         options = _options(label, entry, config.get("options", {}))
         source, summary = (entry["source"], entry["summary"]) if entry else ("", "")
         found.append(MethodEntry(label, text, source, summary, entry is not None, options))
