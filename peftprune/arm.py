@@ -34,6 +34,7 @@ from peftprune.planning import ArmPlan
 from peftprune.rng import generator
 from peftprune.sampler import PhaseBatchSampler
 from peftprune.sites import LiveTensors, SiteSet
+from peftprune.speed import MaskStream, keep_frozen_weights_in, use_keyed_dropout, use_matmul_attention
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
 from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
 from peftprune.tasks import Task
@@ -205,7 +206,18 @@ def _trainer(
         checkpoints=folder.checkpoints,
     )
     trainer.remove_callback(PrinterCallback)
+    if trainer.args.device.type == "cpu":
+        trainer.masks = _make_fast(plan, model, inputs.dtype, seed)
     return trainer
+
+
+def _make_fast(plan: ArmPlan, model: nn.Module, dtype: str, seed: int) -> MaskStream:
+    masks = MaskStream(seed)
+    use_keyed_dropout(model, masks)
+    use_matmul_attention(model, masks)
+    if dtype == "bfloat16" and not (isinstance(plan.method, Baseline) and plan.method.reads_weights):
+        keep_frozen_weights_in(model, torch.bfloat16)
+    return masks
 
 
 def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:

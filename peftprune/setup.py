@@ -28,6 +28,8 @@ from peftprune.settings import TrainingSettings
 from peftprune.store import StudyFolder
 from peftprune.tasks import Task
 
+_NUMERICS = 2
+"""Counts the changes after which equal requests give other bits: arms from before are not taken for new ones."""
 _PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -116,6 +118,7 @@ class Setup:
             "threads": found["threads"],
             "device": found["hardware"]["device"],
             "versions": found["versions"],
+            "numerics": _NUMERICS,
         }
 
 

@@ -335,6 +335,8 @@ class Baseline(ABC):
             of one that can is verified as a strategy's is.
         backward: what its backward pass computes in the base model: "none", the gradients of "activations" (as every
             adapter needs), or those of "weights" too. For the ledger's FLOPs.
+        reads_weights: it computes with the frozen weights themselves, not only with their products, so that they keep
+            their precision.
     """
 
     name: ClassVar[str]
@@ -342,6 +344,7 @@ class Baseline(ABC):
     prunes: ClassVar[str] = "nothing"
     exemption: ClassVar[str | None] = None
     backward: ClassVar[Literal["none", "activations", "weights"]] = "activations"
+    reads_weights: ClassVar[bool] = False
     Config: ClassVar[type] = NoOptions
 
     def __init__(self, config: Any = None, **options: Any) -> None:

@@ -40,6 +40,7 @@ from peftprune.errors import RunError
 from peftprune.phases import learning_rate_factors, phase_at
 from peftprune.rng import stream_seed
 from peftprune.sampler import PhaseBatchSampler
+from peftprune.speed import MaskStream
 from peftprune.strategy import ParameterGroup
 
 STATE_FILE = "peftprune_state.pt"
@@ -91,6 +92,7 @@ class PruningTrainer(Trainer):
         self.groups = groups
         self.warmup_ratio = warmup_ratio
         self.checkpoints = checkpoints
+        self.masks: MaskStream | None = None
 
     def run(self) -> None:
         """Train to the end, from the newest valid checkpoint where there is one."""
@@ -143,6 +145,8 @@ class PruningTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
+        if self.masks is not None:
+            self.masks.begin(self.state.global_step, len(next(iter(inputs.values()))))
         if phase_at(self.pruning.phases, self.state.global_step).phase.kind == "train":
             return super().training_step(model, inputs, num_items_in_batch)
         model.eval()

@@ -29,6 +29,7 @@ class DoRA(Baseline):
 
     name: ClassVar[str] = "dora"
     source: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353"
+    reads_weights: ClassVar[bool] = True
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         magnitudes = sum(s.d_out for s in sites)
