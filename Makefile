@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 READY := .venv/.ready
 TOOLS := .venv/.tools
 
-.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence clean
+.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers clean
 
 demo: $(READY)  ## A real comparison with the offline model: prints the table, draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
@@ -49,6 +49,11 @@ benchmark-evidence: $(READY)  ## Five methods on MRPC and CoLA, two seeds; DATA=
 	$(NAMED)$(COMPARE) --config benchmarks/mrpc-cola.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-cola
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-cola benchmarks/results/mrpc-cola.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-cola
+
+benchmark-peers: $(READY)  ## Every method on MRPC against the head alone, two seeds; DATA=path/to/glue. Hours.
+	$(NAMED)$(COMPARE) --config benchmarks/mrpc-peers.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-peers
+	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-peers benchmarks/results/mrpc-peers.json
+	$(BIN)/peftprune report runs/benchmark/mrpc-peers
 
 clean:
 	rm -rf .venv runs

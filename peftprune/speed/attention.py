@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,7 @@ def matmul_attention(
             module, query, key, value, attention_mask, dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
     repeats = query.shape[1] // key.shape[1]
-    key = cast(torch.Tensor, repeat_kv(key, repeats))
-    value = cast(torch.Tensor, repeat_kv(value, repeats))
+    key, value = repeat_kv(key, repeats), repeat_kv(value, repeats)
     factor = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * factor, key.transpose(2, 3))
     if attention_mask is not None:
@@ -73,8 +72,8 @@ def matmul_attention(
 
 def use_matmul_attention(model: nn.Module, stream: MaskStream) -> None:
     """Let a transformers model on the CPU attend by `matmul_attention` where it would take torch's fused function."""
-    config = getattr(model, "config", None)
-    base = getattr(model, "get_base_model", lambda: model)()
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    config = getattr(base, "config", None)
     if getattr(config, "_attn_implementation", None) != "sdpa" or not base._can_set_attn_implementation():
         return
     AttentionInterface.register(NAME, matmul_attention)

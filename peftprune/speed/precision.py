@@ -33,7 +33,9 @@ def keep_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _narrow(dtype: torch.dtype) -> Any:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def hook(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if args:
             return (args[0].to(dtype), *args[1:]), kwargs
         return args, kwargs | {"hidden_states": kwargs["hidden_states"].to(dtype)}
