@@ -1,4 +1,4 @@
-"""Metrics: a small registry, and `evaluate.Metric` classes that need no hub, over scikit-learn, scipy and libraries of text."""
+"""Metrics: a small registry, and `evaluate.Metric` classes over well-known libraries that need no hub."""
 
 from __future__ import annotations
 

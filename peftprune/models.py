@@ -40,7 +40,9 @@ TaskKind = Literal["classification", "regression", "generation"]
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pre-trained model, with a fresh task head where it does not generate. It is shared by all callers in the process: copy before changing.
+    """A pre-trained model, with a fresh task head where it does not generate.
+
+    It is shared by all callers in the process: copy before changing.
 
     Attributes:
         name: what the user asked for.

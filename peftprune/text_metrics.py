@@ -1,7 +1,7 @@
 """Metrics of generated text, from the statistics of each example.
 
-Every metric here is a function of sums over examples, so that a paired bootstrap can resample them. Most are the mean of
-one number an example. Corpus BLEU is not: it adds up n-gram counts and lengths over the corpus first.
+Every metric here is a function of sums over examples, so that a paired bootstrap can resample them. Most are the mean
+of one number an example. Corpus BLEU is not: it adds up n-gram counts and lengths over the corpus first.
 
 METEOR is left out: nltk's needs WordNet, which no package carries.
 """

@@ -104,8 +104,8 @@ def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores:
 
     resamples, score = _resamples(what.name), score_column(what.name)
     if METRICS[what.name].kind == "generation":
-        of_statistics = {"metric": what.name} if what.name in SUM_METRICS else {}
-        found = paired_bootstrap(chosen(method, score), chosen(baseline, score), resamples=resamples, **of_statistics)
+        metric = what.name if what.name in SUM_METRICS else None
+        found = paired_bootstrap(chosen(method, score), chosen(baseline, score), metric=metric, resamples=resamples)
     else:
         found = paired_bootstrap(
             chosen(method, "prediction"),

