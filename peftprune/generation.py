@@ -6,7 +6,9 @@ target with the decoder. Only tokens of the target, its end token included, coun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +89,7 @@ def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int):
         return
-    written = max(form.max_target_length, decoding.max_new_tokens + 1)
+    written = max(form.max_target_length, decoding.max_new_tokens)
     needed = max(form.max_length, written) if both else form.max_length + written
     if needed > positions:
         problem = f"with {written} tokens of target needs {needed} positions; {model.name} has {positions}"
@@ -232,12 +234,26 @@ def generate(
         chosen = order[start : start + batch_size]
         ids = _padded([prompts[i] for i in chosen], pad, left=left).to(device)
         mask = _padded([[1] * len(prompts[i]) for i in chosen], 0, left=left).to(device)
-        with trainer.accelerator.autocast():
+        with trainer.accelerator.autocast(), _only_settings(trained, config):
             written = trained.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         new = written[:, ids.shape[1] :] if left else written
         for i, text in zip(chosen, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             texts[i] = text.strip()
     return texts
+
+
+@contextlib.contextmanager
+def _only_settings(trained: nn.Module, config: Any) -> Iterator[None]:
+    """Let a model know no other generation settings: transformers fills in from its own what a call leaves open."""
+    holders: list[Any] = [m for m in trained.modules() if "generation_config" in vars(m)]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = copy.deepcopy(config)
+    try:
+        yield
+    finally:
+        for holder, own in zip(holders, before, strict=True):
+            holder.generation_config = own
 
 
 def _generation_config(model: LoadedModel, decoding: Decoding) -> Any:

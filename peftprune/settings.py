@@ -73,7 +73,7 @@ class TrainingSettings:
                 continue
             if not isinstance(value, int) or value < least:
                 nothing = ", or nothing" if name in _OPTIONAL else ""
-                raise UsageError.of(name, value, "is not a whole number in range", f"Give {least} or more{nothing}")
+                raise UsageError.of(name, value, f"is no whole number from {least}", f"Give {least} or more{nothing}")
         if self.prompt is not None and (not isinstance(self.prompt, str) or self.prompt.count("{source}") != 1):
             raise UsageError.of(
                 "prompt", self.prompt, "does not hold {source} once", 'Write "Summarise: {source}", for example'
