@@ -20,6 +20,7 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from peftprune import surgery
+from peftprune.base_weights import frozen_bytes
 from peftprune.budget import verify
 from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
@@ -122,6 +123,7 @@ def run_arm(
         # A resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
+        ledger.base_bytes = frozen_bytes(model)
         plan = finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
         scored = evaluate(trainer, inputs, plan.settings)

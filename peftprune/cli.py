@@ -108,6 +108,11 @@ def compare(
         str | None,
         typer.Option(help='Generation: what the model reads, with "{source}" in it.  [default: the task\'s]'),
     ] = None,
+    base_dtype: Annotated[
+        str | None, typer.Option(help="Frozen weights: float32, bfloat16 or float16.  [default: float32]")
+    ] = None,
+    load_in: Annotated[str | None, typer.Option(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Place the model as transformers does, such as auto.")] = None,
     train_file: Annotated[Path | None, typer.Option(help="Your own data: CSV, TSV, JSONL or parquet.")] = None,
     test_file: Annotated[Path | None, typer.Option(help="The file that results are reported on.")] = None,
     text: Annotated[str | None, typer.Option(help="Text column, or two: COL,COL2.")] = None,

@@ -154,6 +154,7 @@ class Ledger:
         optimizer_bytes: largest optimizer state seen at the end of a phase.
         adapter_bytes: size of the PEFT adapter's weights file.
         peak_memory_bytes: largest memory seen when logging.
+        base_bytes: size of the frozen weights, as they are held.
         steps, samples, tokens: all passes charged to the budget; tokens without padding.
         forward_only_samples: those of them that were forward-only.
         base_flops, adapter_flops: analytic, all passes (see `BaseCost.step_flops`).
@@ -171,6 +172,7 @@ class Ledger:
     optimizer_bytes: int = 0
     adapter_bytes: int = 0
     peak_memory_bytes: int = 0
+    base_bytes: int = 0
     steps: int = 0
     samples: int = 0
     tokens: int = 0

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from peftprune.architectures import HUB_NAMES, bundled_config, bundled_names
 from peftprune.architectures.discover import head_modules, language_model_head
 from peftprune.architectures.packaged import SMALL_DECODER, packaged_file
+from peftprune.base_weights import BaseForm, keep_head_exact
 from peftprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class LoadedModel:
 
     Attributes:
         name: what the user asked for.
-        model: in eval mode, float32, on the CPU. Its `config.problem_type` is unset: the caller computes the loss.
+        model: in eval mode; float32 and on the CPU where nothing else was asked for.
+            Its `config.problem_type` is unset: the caller computes the loss.
         tokenizer: has a padding token.
         fingerprint: sha256 (hex) over the configuration and the pre-trained tensors; the head is not part of it.
         source: the folder or the hub name that the weights came from.
@@ -82,7 +84,9 @@ def describe(model: str | Path, num_labels: int = 2, kind: TaskKind = "classific
             return _unloaded(model, config, kind)
 
 
-def load_model(name: str | Path, num_labels: int = 2, kind: TaskKind = "classification") -> LoadedModel:
+def load_model(
+    name: str | Path, num_labels: int = 2, kind: TaskKind = "classification", form: BaseForm = BaseForm()
+) -> LoadedModel:
     """Load weights and tokenizer, once per process and combination of arguments.
 
     The head is initialised by transformers from a fixed seed; the global random state is left as it was. Use
@@ -92,6 +96,7 @@ def load_model(name: str | Path, num_labels: int = 2, kind: TaskKind = "classifi
         name: folder, bundled name or hub name.
         num_labels: outputs of the task head: classes, or 1 for regression; of no meaning for generation.
         kind: of task: "generation" takes the language-model head, the other two a fresh task head.
+        form: how the weights are held.
 
     Raises:
         UsageError: the model cannot be found or read, lacks weights or a padding token, or has no head for this kind
@@ -104,7 +109,7 @@ def load_model(name: str | Path, num_labels: int = 2, kind: TaskKind = "classifi
             "num_labels", num_labels, f"does not fit {kind}", "Regression has 1, classification 2 or more"
         )
     place = str(name.expanduser().absolute()) if isinstance(name, Path) else name
-    return _load_cached(place, 0 if kind == "generation" else num_labels)
+    return _load_cached(place, 0 if kind == "generation" else num_labels, form)
 
 
 def initialise_head(model: nn.Module, head_modules: Sequence[str], generator: torch.Generator) -> None:
@@ -233,13 +238,13 @@ def _hub_arguments() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _load_cached(name: str, num_labels: int) -> LoadedModel:
+def _load_cached(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
     """`num_labels` is 0 for the language-model head."""
     with _quiet():
-        return _load(name, num_labels)
+        return _load(name, num_labels, form)
 
 
-def _load(name: str, num_labels: int) -> LoadedModel:
+def _load(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
     import torch
     from transformers import AutoTokenizer
 
@@ -256,6 +261,7 @@ def _load(name: str, num_labels: int) -> LoadedModel:
     source = str(folder) if folder is not None else HUB_NAMES.get(name, name)
     if folder is None:
         arguments |= _hub_arguments()
+    held = form.arguments()
     head = {"num_labels": num_labels, "ignore_mismatched_sizes": True} if num_labels else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
@@ -263,13 +269,13 @@ def _load(name: str, num_labels: int) -> LoadedModel:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
             # A head of another width may be in the checkpoint; other tensors of another shape are refused.
-            model, report = auto.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, **head, **arguments
-            )
+            model, report = auto.from_pretrained(source, output_loading_info=True, **held, **head, **arguments)
     except Exception as error:
         raise _cannot_load(name, source, folder, error) from error
     untrained = _untrained(name, model, report)
     model.config.problem_type = None
+    if form != BaseForm():
+        keep_head_exact(model, head_modules(model))
     if "gguf_file" in arguments:
         # The weights are floats by now, which nothing below needs to know of.
         model.config.__dict__.pop("quantization_config", None)
@@ -365,7 +371,7 @@ def _fingerprint(model: Any) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     heads = tuple(f"{head}." for head in head_modules(model))
     for key, tensor in sorted(model.state_dict().items()):
-        if not key.startswith(heads):
+        if isinstance(tensor, torch.Tensor) and not key.startswith(heads):
             digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

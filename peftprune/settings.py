@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from peftprune.errors import UsageError
 from peftprune.strategy import PaperSettings
+
+BaseDtype = Literal["float32", "bfloat16", "float16"]
+LoadIn = Literal["8bit", "4bit"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class TrainingSettings:
         num_beams: generation: 1 is greedy, more is beam search.
         prompt: generation: what the model reads, with "{source}" for the source text; None takes the task's own for
             decoders and the source alone for encoder-decoders.
+        base_dtype: number format in which the frozen weights are held; None is float32. Adapters and head stay float32.
+        load_in: "8bit" or "4bit": quantise the frozen linear layers with bitsandbytes; None leaves them as they are.
+        device_map: where the base model is placed, as transformers takes it ("auto"); None: on the one device.
     """
 
     learning_rate: float = 1e-3
@@ -55,6 +61,9 @@ class TrainingSettings:
     max_new_tokens: int | None = None
     num_beams: int = 1
     prompt: str | None = None
+    base_dtype: BaseDtype | None = None
+    load_in: LoadIn | None = None
+    device_map: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -87,6 +96,12 @@ class TrainingSettings:
         for name in ("warmup_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError.of(name, getattr(self, name), "is outside [0, 1)", "Give 0.06, for example")
+        for name, choices in (("base_dtype", get_args(BaseDtype)), ("load_in", get_args(LoadIn))):
+            if getattr(self, name) not in (None, *choices):
+                cure = f"Give one of {', '.join(choices)}, or nothing"
+                raise UsageError.of(name, getattr(self, name), "is not supported", cure)
+        if self.device_map is not None and not isinstance(self.device_map, str):
+            raise UsageError.of("device_map", self.device_map, "is no text", 'Give "auto", for example')
         if self.gradient_accumulation_steps > self.batch_size:
             raise UsageError.of(
                 "gradient_accumulation_steps",
@@ -102,10 +117,11 @@ class TrainingSettings:
     def identity(self, kind: str) -> dict[str, Any]:
         """What of the settings decides the result of a task of this kind, beside the number format.
 
-        Settings of generation say nothing of other tasks, and no limit on evaluation is no setting.
+        Settings of generation say nothing of other tasks, and those that came later nothing where they are not given.
         """
         ignored = {"dtype", "checkpoints", *(GENERATION_ONLY if kind != "generation" else ())}
-        ignored |= {"max_eval_samples"} if self.max_eval_samples is None else set()
+        # Where the weights lie is the machine's matter, which an arm's identity holds apart.
+        ignored |= {"device_map", *(n for n in _LATER if getattr(self, n) is None)}
         return {name: value for name, value in self.as_dict().items() if name not in ignored}
 
 
@@ -125,8 +141,9 @@ WHOLE = {
 GENERATION_ONLY = ("max_target_length", "max_new_tokens", "num_beams", "prompt")
 """Settings that say nothing of other tasks."""
 
+_LATER = ("max_eval_samples", "base_dtype", "load_in")
 _OPTIONAL = ("max_train_samples", "max_eval_samples", "max_new_tokens", "prompt")
-NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype", "prompt"}
+NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype", "prompt", "base_dtype", "load_in", "device_map"}
 """Settings that are numbers, where they are given."""
 
 

@@ -18,13 +18,14 @@ import torch
 
 from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
 from peftprune.arm import ArmInputs
+from peftprune.base_weights import BaseForm
 from peftprune.budget import Budget
 from peftprune.data import Example, cached, check_lengths, sample_evaluation, sample_training, tokenise
 from peftprune.errors import UsageError
 from peftprune.generation import Decoding, TextForm, check_form, encode, is_encoder_decoder
 from peftprune.ledger import BaseCost
 from peftprune.methods import MethodSpec
-from peftprune.models import load_model, pick_dtype
+from peftprune.models import describe, load_model, pick_dtype
 from peftprune.planning import ArmPlan, plan_arm
 from peftprune.settings import TrainingSettings
 from peftprune.store import StudyFolder
@@ -50,12 +51,15 @@ class Setup:
             task = replace(task, evaluation={s: sample_evaluation(d, limit) for s, d in task.evaluation.items()})
         self.task = task
         self.settings = settings
-        self.model = load_model(model, task.num_labels, task.kind)
+        form = BaseForm.of(settings)
+        self.model = load_model(model, task.num_labels, task.kind, form)
         self.target_modules = target_modules
         self.shapes = discover_sites(self.model.model, target_modules)
         self.head = head_modules(self.model.model)
-        in_head = {id(p) for name in self.head for p in self.model.model.get_submodule(name).parameters()}
-        self.base_parameters = sum(p.numel() for p in self.model.model.parameters() if id(p) not in in_head)
+        # Quantised tensors hold several weights in an entry, so that counting them would count too few.
+        shape = self.model.model if form.load_in is None else describe(model, max(1, task.num_labels), task.kind)
+        in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
+        self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
         self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
 
     def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
@@ -68,6 +72,9 @@ class Setup:
             base_parameters=self.base_parameters,
             task=self.task.name,
         )
+        if plan.settings.load_in is not None and getattr(plan.method, "backward", "") in ("weights", "none"):
+            cure = "Leave load_in out, or this method"
+            raise UsageError.of("load_in", plan.settings.load_in, f"needs an adapter, and {plan.label} has none", cure)
         if self.task.kind == "generation":
             form = TextForm.of(plan.settings, self.task, self.model)
             check_form(form, Decoding.of(plan.settings), self.model)

@@ -50,6 +50,9 @@ def compare(
     max_new_tokens: int | None = None,
     num_beams: int | None = None,
     prompt: str | None = None,
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    load_in: Literal["8bit", "4bit"] | None = None,
+    device_map: str | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train every method on every task, budget and seed, and return what came out.
@@ -87,6 +90,9 @@ def compare(
         num_beams: 1, which is greedy decoding.
         prompt: what the model reads, with "{source}" in it: the task's own for decoders, the source alone for
             encoder-decoders.
+        base_dtype: float32 for the frozen weights, or "bfloat16" or "float16", which halve them.
+        load_in: "8bit" or "4bit" quantises them with bitsandbytes.
+        device_map: where the model is placed, as transformers takes it, such as "auto".
         progress: show progress; default: only on a terminal.
 
     Returns:
@@ -114,6 +120,9 @@ def compare(
         "max_new_tokens": max_new_tokens,
         "num_beams": num_beams,
         "prompt": prompt,
+        "base_dtype": base_dtype,
+        "load_in": load_in,
+        "device_map": device_map,
     }
     specs = parse(methods)
     in_order(specs)

@@ -204,6 +204,7 @@ def spelled(method: str) -> str:
     return f"{method}({','.join(f'{k}={v}' for k, v in METHODS[method].items())})" if METHODS[method] else method
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_training_helps_and_the_adapter_loads_in_peft(
     architecture: str, writers: dict[str, Path], tmp_path: Path
