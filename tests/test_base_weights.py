@@ -45,10 +45,9 @@ def test_a_quantised_base_trains(tmp_path: Path) -> None:
     )
     same = make_arm("lora", tmp_path / "same", folder, task=writing_task(), budget="fraction=0.1,steps=24", **WRITING)
     assert arm.plan.ranks == same.plan.ranks
-    first = {"budget": "fraction=0.1,steps=1", "load_in": "8bit"}
-    before = make_arm("lora", tmp_path / "first", folder, task=writing_task(), **first, **WRITING).run()
     result = arm.run()
-    assert result["evaluation"]["loss"]["test"] < before["evaluation"]["loss"]["test"] - 0.1
+    losses = [row["loss"] for row in arm.folder.history() if "loss" in row]
+    assert min(losses[-4:]) < losses[0] - 0.1
     assert result["ledger"]["base_bytes"] < 0.7 * plain.run()["ledger"]["base_bytes"]
     with pytest.raises(UsageError, match="load_in: '8bit' needs an adapter, and full has none"):
         make_arm("full", tmp_path / "full", folder, task=writing_task(), load_in="8bit", **WRITING)
