@@ -14,21 +14,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from peftprune import surgery
+from peftprune.base_weights import frozen_bytes
 from peftprune.budget import verify
 from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
-from peftprune.errors import RunError
+from peftprune.evaluation import evaluate
 from peftprune.export import save_baseline, save_peft
+from peftprune.generation import GenerationCollator, loss_for
 from peftprune.inject import inject
 from peftprune.ledger import BaseCost, Ledger, headroom, release_memory
-from peftprune.metrics import compute_metrics
 from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
 from peftprune.rng import generator
@@ -39,7 +39,7 @@ from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, wri
 from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
 from peftprune.tasks import Task
 from peftprune.trace import density
-from peftprune.trainer import PruningTrainer, classification_loss, predict, regression_loss
+from peftprune.trainer import PruningTrainer, classification_loss, regression_loss
 
 _LOGS_PER_RUN = 50
 
@@ -118,16 +118,19 @@ def run_arm(
     trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
     ledger = trainer.pruning.ledger
     with _quiet_transformers():
-        trainer.run()
+        # A baseline may have nothing to train: then there is nothing to run.
+        if any(p.requires_grad for p in model.parameters()):
+            trainer.run()
         # A resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
+        ledger.base_bytes = frozen_bytes(model)
         plan = finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
-        logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
+        scored = evaluate(trainer, inputs, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
-    metrics = _metrics(inputs.task, logits)
-    _write_predictions(folder, inputs, logits)
+    metrics = scored.metrics
+    write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
     if isinstance(plan.method, Baseline):
         ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
@@ -136,6 +139,7 @@ def run_arm(
     write_jsonl(folder.path / "history.jsonl", trainer.state.log_history)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
     result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
+    result["evaluation"] = scored.facts
     write_json(folder.path / "result.json", result)
     folder.clear_error()
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -174,9 +178,11 @@ def _trainer(
     if isinstance(plan.method, Baseline):
         entries, trained = plan.method.multiplied(plan.shapes, plan.spec)
         base_cost = replace(base_cost, backward=plan.method.backward, multiplied=entries, multiplied_trained=trained)
-    classes = inputs.task.kind == "classification"
+    kind = inputs.task.kind
+    classes = kind == "classification"
+    losses = {"classification": classification_loss, "regression": regression_loss}
     sampler = PhaseBatchSampler(
-        [len(row["input_ids"]) for row in inputs.train],
+        [row.get("length", len(row["input_ids"])) for row in inputs.train],
         [row["labels"] for row in inputs.train] if classes else None,
         plan.phases,
         settings.batch_size,
@@ -200,9 +206,9 @@ def _trainer(
         callback=callback,
         groups=dict(plan.spec.groups),
         warmup_ratio=settings.warmup_ratio,
-        loss=classification_loss if classes else regression_loss,
+        loss=losses.get(kind) or loss_for(inputs.model.model),
         train_dataset=inputs.train,  # type: ignore[arg-type]
-        data_collator=collator(inputs.model),
+        data_collator=GenerationCollator(inputs.model) if kind == "generation" else collator(inputs.model),
         checkpoints=folder.checkpoints,
     )
     trainer.remove_callback(PrinterCallback)
@@ -284,38 +290,6 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
     spent = ledger.nonzero_params if nonzero else ledger.final_params
     verify(spent, plan.budget, headroom(sites, dict(plan.spec.density) if nonzero else {}))
     return plan
-
-
-def _metrics(task: Task, logits: Mapping[str, Tensor]) -> dict[str, float]:
-    """Metrics of every evaluation split; those of the second and later splits carry the split's name."""
-    found: dict[str, float] = {}
-    for i, (split, values) in enumerate(logits.items()):
-        if not bool(torch.isfinite(values).all()):
-            raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
-        references = list(task.evaluation[split]["label"])
-        scores = compute_metrics(task.metrics, _predictions(task, values).tolist(), references)
-        found |= {name if i == 0 else f"{name}_{split}": score for name, score in scores.items()}
-    return found
-
-
-def _predictions(task: Task, logits: Tensor) -> Tensor:
-    return logits.argmax(-1) if task.kind == "classification" else logits.squeeze(-1)
-
-
-def _write_predictions(folder: ArmFolder, inputs: ArmInputs, logits: Mapping[str, Tensor]) -> None:
-    frames = [
-        pd.DataFrame(
-            {
-                "split": split,
-                "index": range(len(values)),
-                "label": list(inputs.task.evaluation[split]["label"]),
-                "prediction": _predictions(inputs.task, values).tolist(),
-                "logits": values.tolist(),
-            }
-        )
-        for split, values in logits.items()
-    ]
-    write_atomically(folder.predictions, pd.concat(frames).to_parquet(index=False))
 
 
 def _result(

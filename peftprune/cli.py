@@ -27,14 +27,14 @@ app = typer.Typer(
 Methods = Annotated[
     str, typer.Option(help="Comma-separated: NAME, NAME(option=value), NAME:LABEL(...) or FILE.py:CLASS.")
 ]
-ModelOption = Annotated[str, typer.Option(help="minilm, a folder, or a hub name.")]
+ModelOption = Annotated[str, typer.Option(help="minilm, smollm2 (generates), a folder, or a hub name.")]
 BudgetOption = Annotated[
     str, typer.Option(help="rank=R, params=N or fraction=F, also with epochs=, steps=, samples=, count=; or paper.")
 ]
 Targets = Annotated[str, typer.Option(help="attention (query and value), all-linear, or comma-separated names.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training data.  [default: 3]")]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.  [default: 32]")]
-_OF_FILES = ("train_file", "test_file", "text", "label", "regression")
+_OF_FILES = ("train_file", "test_file", "text", "label", "regression", "kind")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
 
@@ -96,11 +96,31 @@ def compare(
     max_train_samples: Annotated[int | None, typer.Option(help="Train on a fixed sample.  [default: all]")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: auto]")] = None,
     checkpoints: Annotated[int | None, typer.Option(help="Saves per run.  [default: 5]")] = None,
+    max_eval_samples: Annotated[int | None, typer.Option(help="Evaluate on a fixed sample.  [default: all]")] = None,
+    max_target_length: Annotated[
+        int | None, typer.Option(help="Generation: tokens of a target.  [default: 128]")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Generation: tokens written at most.  [default: --max-target-length]")
+    ] = None,
+    num_beams: Annotated[int | None, typer.Option(help="Generation: 1 is greedy decoding.  [default: 1]")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help='Generation: what the model reads, with "{source}" in it.  [default: the task\'s]'),
+    ] = None,
+    base_dtype: Annotated[
+        str | None, typer.Option(help="Frozen weights: float32, bfloat16 or float16.  [default: float32]")
+    ] = None,
+    load_in: Annotated[str | None, typer.Option(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
+    device_map: Annotated[str | None, typer.Option(help="Place the model as transformers does, such as auto.")] = None,
     train_file: Annotated[Path | None, typer.Option(help="Your own data: CSV, TSV, JSONL or parquet.")] = None,
     test_file: Annotated[Path | None, typer.Option(help="The file that results are reported on.")] = None,
     text: Annotated[str | None, typer.Option(help="Text column, or two: COL,COL2.")] = None,
     label: Annotated[str | None, typer.Option(help="Label column.")] = None,
     regression: Annotated[bool, typer.Option("--regression", help="The label is a number to predict.")] = False,
+    kind: Annotated[
+        str | None, typer.Option(help="classification, regression or generation.  [default: classification]")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Train every method on every seed under one budget; print the table and draw the ranks.
@@ -262,7 +282,7 @@ def _task_from_files(given: dict[str, Any]) -> Any:
     """A task of the user's own files, or an error that names the option that is missing."""
     from peftprune.tasks import Task
 
-    needed = _OF_FILES[:-1]
+    needed = _OF_FILES[:4]
     lacking = next((name for name in needed if name not in given), None)
     if lacking is not None:
         options = [f"--{name.replace('_', '-')}" for name in needed]

@@ -39,14 +39,23 @@ def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fin
         max_length: longer examples are cut, the longer text first.
         fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
     """
-    key = hashlib.sha256(f"{fingerprint}/{_tokenizer_text(model.tokenizer)}/{max_length}".encode()).hexdigest()[:24]
+
+    def encode() -> pa.Table:
+        texts = [list(dataset["text_a"])] + ([list(dataset["text_b"])] if "text_b" in dataset.column_names else [])
+        encoded = model.tokenizer(*texts, truncation=True, max_length=max_length)
+        return pa.table({**encoded, "labels": list(dataset["label"])})
+
+    return cached(model, f"{fingerprint}/", f"/{max_length}", encode)
+
+
+def cached(model: LoadedModel, before: str, after: str, encode: Callable[[], pa.Table]) -> list[Example]:
+    """The rows of a table, made once for each tokenizer and the texts around it that name it."""
+    key = hashlib.sha256(f"{before}{_tokenizer_text(model.tokenizer)}{after}".encode()).hexdigest()[:24]
     path = cache_folder() / "tokenised" / f"{key}.parquet"
     if path.is_file():
         with contextlib.suppress(OSError, pa.ArrowException):
             return pq.read_table(path).to_pylist()
-    texts = [list(dataset["text_a"])] + ([list(dataset["text_b"])] if "text_b" in dataset.column_names else [])
-    encoded = model.tokenizer(*texts, truncation=True, max_length=max_length)
-    table = pa.table({**encoded, "labels": list(dataset["label"])})
+    table = encode()
     # The cache saves time only: where it cannot be written, tokenising again is right.
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +72,18 @@ def _tokenizer_text(tokenizer: Any) -> str:
 
 def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
     """A fixed random sample of the training set, the same for every seed; all of it for None or too large a size."""
+    return _sample(dataset, size, "max_train_samples")
+
+
+def sample_evaluation(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
+    """The same of an evaluation split."""
+    return _sample(dataset, size, "max_eval_samples")
+
+
+def _sample(dataset: datasets.Dataset, size: int | None, purpose: str) -> datasets.Dataset:
     if size is None or size >= len(dataset):
         return dataset
-    order = np.random.default_rng(stream_seed(0, "max_train_samples")).permutation(len(dataset))[:size]
+    order = np.random.default_rng(stream_seed(0, purpose)).permutation(len(dataset))[:size]
     return dataset.select(sorted(order.tolist()))
 
 

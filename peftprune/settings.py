@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from peftprune.errors import UsageError
 from peftprune.strategy import PaperSettings
+
+BaseDtype = Literal["float32", "bfloat16", "float16"]
+LoadIn = Literal["8bit", "4bit"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,21 @@ class TrainingSettings:
         warmup_ratio: share of each schedule segment that warms up, in [0, 1).
         weight_decay: AdamW's, at least 0; biases and gates have none.
         max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
-        max_length: tokens of an example, both texts together; longer ones are cut.
+        max_length: tokens of an example, both texts together; longer ones are cut. Of the prompt in generation.
         scaling: factor on B A (alpha = scaling · rank), above 0.
         lora_dropout: dropout on the adapters' input, in [0, 1).
         max_train_samples: use a fixed random sample of the training set; None uses all.
         dtype: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the hardware multiplies it natively.
         checkpoints: how many times a run is saved on its way, at least 0.
+        max_eval_samples: evaluate a fixed random sample of each evaluation split; None evaluates all.
+        max_target_length: generation: tokens of a target in training, its end included; longer ones are cut.
+        max_new_tokens: generation: tokens written at most at evaluation; None takes `max_target_length`.
+        num_beams: generation: 1 is greedy, more is beam search.
+        prompt: generation: what the model reads, with "{source}" for the source text; None takes the task's own for
+            decoders and the source alone for encoder-decoders.
+        base_dtype: number format in which the frozen weights are held; None is float32. Adapters and head stay float32.
+        load_in: "8bit" or "4bit": quantise the frozen linear layers with bitsandbytes; None leaves them as they are.
+        device_map: where the base model is placed, as transformers takes it ("auto"); None: on the one device.
     """
 
     learning_rate: float = 1e-3
@@ -44,6 +56,14 @@ class TrainingSettings:
     max_train_samples: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpoints: int = 5
+    max_eval_samples: int | None = None
+    max_target_length: int = 128
+    max_new_tokens: int | None = None
+    num_beams: int = 1
+    prompt: str | None = None
+    base_dtype: BaseDtype | None = None
+    load_in: LoadIn | None = None
+    device_map: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,20 +71,22 @@ class TrainingSettings:
             # 2 epochs and 2.0 epochs are the same request, and must have the same hash.
             if isinstance(field.default, float) and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, field.name, float(value))
-        numbers = {f.name for f in fields(self)} - {"dtype"}
-        for name in numbers:
+        for name in NUMBERS:
             value = getattr(self, name)
-            optional = name == "max_train_samples" and value is None
+            optional = name in _OPTIONAL and value is None
             if not optional and (isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value)):
                 raise UsageError.of(name, value, "is no number", "Give a finite number")
-        whole = {"batch_size": 1, "gradient_accumulation_steps": 1, "max_length": 2, "checkpoints": 0}
-        for name, least in whole.items():
+        for name, least in WHOLE.items():
             value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
             if not isinstance(value, int) or value < least:
-                raise UsageError.of(name, value, "is not a whole number in range", f"Give {least} or more")
-        samples = self.max_train_samples
-        if samples is not None and (not isinstance(samples, int) or samples < 1):
-            raise UsageError.of("max_train_samples", samples, "is no whole number from 1", "Give 1 or more, or nothing")
+                nothing = ", or nothing" if name in _OPTIONAL else ""
+                raise UsageError.of(name, value, f"is no whole number from {least}", f"Give {least} or more{nothing}")
+        if self.prompt is not None and (not isinstance(self.prompt, str) or self.prompt.count("{source}") != 1):
+            raise UsageError.of(
+                "prompt", self.prompt, "does not hold {source} once", 'Write "Summarise: {source}", for example'
+            )
         for name in ("learning_rate", "epochs", "scaling"):
             if not getattr(self, name) > 0:
                 raise UsageError.of(name, getattr(self, name), "is not positive", "Give a number above 0")
@@ -74,6 +96,12 @@ class TrainingSettings:
         for name in ("warmup_ratio", "lora_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError.of(name, getattr(self, name), "is outside [0, 1)", "Give 0.06, for example")
+        for name, choices in (("base_dtype", get_args(BaseDtype)), ("load_in", get_args(LoadIn))):
+            if getattr(self, name) not in (None, *choices):
+                cure = f"Give one of {', '.join(choices)}, or nothing"
+                raise UsageError.of(name, getattr(self, name), "is not supported", cure)
+        if self.device_map is not None and not isinstance(self.device_map, str):
+            raise UsageError.of("device_map", self.device_map, "is no text", 'Give "auto", for example')
         if self.gradient_accumulation_steps > self.batch_size:
             raise UsageError.of(
                 "gradient_accumulation_steps",
@@ -85,6 +113,38 @@ class TrainingSettings:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def identity(self, kind: str) -> dict[str, Any]:
+        """What of the settings decides the result of a task of this kind, beside the number format.
+
+        Settings of generation say nothing of other tasks, and those that came later nothing where they are not given.
+        """
+        ignored = {"dtype", "checkpoints", *(GENERATION_ONLY if kind != "generation" else ())}
+        # Where the weights lie is the machine's matter, which an arm's identity holds apart.
+        ignored |= {"device_map", *(n for n in _LATER if getattr(self, n) is None)}
+        return {name: value for name, value in self.as_dict().items() if name not in ignored}
+
+
+WHOLE = {
+    "batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "max_length": 2,
+    "checkpoints": 0,
+    "max_train_samples": 1,
+    "max_eval_samples": 2,
+    "max_target_length": 2,
+    "max_new_tokens": 1,
+    "num_beams": 1,
+}
+"""Settings that are whole numbers, with their least values."""
+
+GENERATION_ONLY = ("max_target_length", "max_new_tokens", "num_beams", "prompt")
+"""Settings that say nothing of other tasks."""
+
+_LATER = ("max_eval_samples", "base_dtype", "load_in")
+_OPTIONAL = ("max_train_samples", "max_eval_samples", "max_new_tokens", "prompt")
+NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype", "prompt", "base_dtype", "load_in", "device_map"}
+"""Settings that are numbers, where they are given."""
 
 
 def resolve_settings(given: Mapping[str, Any], paper: PaperSettings | None = None, task: str = "") -> TrainingSettings:

@@ -7,26 +7,33 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
 import torch
 
 from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
 from peftprune.arm import ArmInputs
+from peftprune.base_weights import BaseForm
 from peftprune.budget import Budget
-from peftprune.data import check_lengths, sample_training, tokenise
+from peftprune.data import Example, cached, check_lengths, sample_evaluation, sample_training, tokenise
 from peftprune.errors import UsageError
+from peftprune.generation import Decoding, TextForm, check_form, encode, is_encoder_decoder
 from peftprune.ledger import BaseCost
 from peftprune.methods import MethodSpec
-from peftprune.models import load_model, pick_dtype
+from peftprune.models import describe, load_model, pick_dtype
 from peftprune.planning import ArmPlan, plan_arm
 from peftprune.settings import TrainingSettings
 from peftprune.store import StudyFolder
 from peftprune.tasks import Task
+from peftprune.text_metrics import check_libraries
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _NUMERICS = 2
 """Counts the changes after which equal requests give other bits: arms from before are not taken for new ones."""
@@ -39,14 +46,22 @@ class Setup:
     def __init__(
         self, model: str | Path, task: Task, settings: TrainingSettings, target_modules: str | Sequence[str]
     ) -> None:
+        check_libraries(task.metrics)
+        self.all_examples = {split: len(rows) for split, rows in task.evaluation.items()}
+        limit = settings.max_eval_samples
+        if limit is not None:
+            task = replace(task, evaluation={s: sample_evaluation(d, limit) for s, d in task.evaluation.items()})
         self.task = task
         self.settings = settings
-        self.model = load_model(model, task.num_labels, task.kind)
+        form = BaseForm.of(settings)
+        self.model = load_model(model, task.num_labels, task.kind, form)
         self.target_modules = target_modules
         self.shapes = discover_sites(self.model.model, target_modules)
         self.head = head_modules(self.model.model)
-        in_head = {id(p) for name in self.head for p in self.model.model.get_submodule(name).parameters()}
-        self.base_parameters = sum(p.numel() for p in self.model.model.parameters() if id(p) not in in_head)
+        # Quantised tensors hold several weights in an entry, so that counting them would count too few.
+        shape = self.model.model if form.load_in is None else describe(model, max(1, task.num_labels), task.kind)
+        in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
+        self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
         self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
 
     def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
@@ -59,28 +74,50 @@ class Setup:
             base_parameters=self.base_parameters,
             task=self.task.name,
         )
-        check_lengths(self.model, plan.settings.max_length)
+        if plan.settings.load_in is not None and getattr(plan.method, "backward", "") in ("weights", "none"):
+            cure = "Leave load_in out, or this method"
+            raise UsageError.of("load_in", plan.settings.load_in, f"needs an adapter, and {plan.label} has none", cure)
+        if self.task.kind == "generation":
+            form = TextForm.of(plan.settings, self.task, self.model)
+            check_form(form, Decoding.of(plan.settings), self.model)
+        else:
+            check_lengths(self.model, plan.settings.max_length)
         return plan
 
     def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
         """Tokenised data for an arm; arms with the same lengths and sample share it."""
         length, samples = plan.settings.max_length, plan.settings.max_train_samples
         if (length, samples) not in self._inputs:
-            task, cost = self.task, base_linear_cost(self.model.model)
-            train = sample_training(task.train, samples)
-            prefix = task.fingerprint
+            task = self.task
+            train = self._tokenised(sample_training(task.train, samples), plan.settings, f"train/{samples}")
             self._inputs[length, samples] = ArmInputs(
                 model=self.model,
                 head=self.head,
-                base_cost=BaseCost(
-                    sum(cost["linear_params_per_layer"].values()), cost["hidden_size"] * cost["attention_layers"]
-                ),
+                base_cost=self._base_cost(train),
                 task=task,
-                train=tokenise(train, self.model, length, f"{prefix}/train/{samples}"),
-                evaluation={s: tokenise(d, self.model, length, f"{prefix}/{s}") for s, d in task.evaluation.items()},
+                train=train,
+                evaluation={s: self._tokenised(d, plan.settings, s) for s, d in task.evaluation.items()},
                 dtype=dtype,
             )
         return self._inputs[length, samples]
+
+    def _tokenised(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
+        place = f"{self.task.fingerprint}/{part}"
+        if self.task.kind != "generation":
+            return tokenise(rows, self.model, settings.max_length, place)
+        form = TextForm.of(settings, self.task, self.model)
+        return cached(self.model, f"{place}/", f"/{form}", lambda: pa.Table.from_pylist(encode(rows, self.model, form)))
+
+    def _base_cost(self, train: Sequence[Example]) -> BaseCost:
+        """What a token costs. Where encoder and decoder read different texts, each costs its share of the tokens."""
+        cost = base_linear_cost(self.model.model)
+        share: dict[str, float] = {}
+        if self.task.kind == "generation" and is_encoder_decoder(self.model.model):
+            source = sum(len(row["input_ids"]) for row in train) / sum(row["length"] for row in train)
+            share = {"encoder": source, "cross": source, "decoder": 1 - source}
+        params = cost["linear_params_per_layer"]
+        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in params.items())
+        return BaseCost(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
 
     def describe(self) -> dict[str, Any]:
         """The task as `study.json` holds it."""
@@ -89,13 +126,23 @@ class Setup:
             "name": task.name,
             "kind": task.kind,
             "metrics": self.metric_names(),
-            "evaluation_split": task.evaluation_split,
+            "evaluation_split": self._reported(),
             "train_examples": len(task.train),
             "evaluation_examples": {split: len(rows) for split, rows in task.evaluation.items()},
             "source": task.source,
             "named": task.named,
             "files": dict(task.files),
         }
+
+    def _reported(self) -> str:
+        """What results are reported on, with everything that makes it other than the plain split."""
+        words = [self.task.evaluation_split]
+        for split, rows in self.task.evaluation.items():
+            if len(rows) < self.all_examples[split]:
+                words.append(f"a fixed sample of {len(rows):,} of {self.all_examples[split]:,} examples ({split})")
+        if self.task.kind == "generation":
+            words.append(str(Decoding.of(self.settings)))
+        return ", ".join(words)
 
     def metric_names(self) -> list[str]:
         """As in the results: those of the second and later evaluation splits carry the split's name."""
@@ -113,13 +160,17 @@ class Setup:
             "model": self.model.fingerprint,
             "sites": [s.name for s in self.shapes],
             "budget": plan.budget.as_dict(),
-            "settings": {k: v for k, v in plan.settings.as_dict().items() if k not in ("dtype", "checkpoints")},
+            "settings": plan.settings.identity(self.task.kind) | self._read(plan.settings),
             "dtype": found["dtype"],
             "threads": found["threads"],
             "device": found["hardware"]["device"],
             "versions": found["versions"],
             "numerics": _NUMERICS,
         }
+
+    def _read(self, settings: TrainingSettings) -> dict[str, Any]:
+        """What a model of generation reads, the task's own prompt included."""
+        return {"prompt": TextForm.of(settings, self.task, self.model).prompt} if self.task.kind == "generation" else {}
 
 
 def _source(cls: type) -> str:

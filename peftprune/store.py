@@ -120,7 +120,7 @@ class ArmFolder:
         return self._read("history.jsonl", read_jsonl)
 
     def read_predictions(self) -> pd.DataFrame:
-        """One row an evaluation example: split, index, label, prediction, logits."""
+        """One row an evaluation example: split, index, label, prediction, logits; see `peftprune.evaluation.Scored`."""
         import pandas as pd
 
         return self._read(self.predictions.name, pd.read_parquet)

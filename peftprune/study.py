@@ -16,7 +16,7 @@ from peftprune.errors import RunError, UsageError
 from peftprune.methods import MethodSpec, parse
 from peftprune.planning import ArmPlan
 from peftprune.progress import Reporter
-from peftprune.settings import resolve_settings
+from peftprune.settings import GENERATION_ONLY, resolve_settings
 from peftprune.setup import Setup, environment
 from peftprune.store import StudyFolder, config_hash
 from peftprune.tasks import Task
@@ -45,6 +45,14 @@ def compare(
     max_train_samples: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     checkpoints: int | None = None,
+    max_eval_samples: int | None = None,
+    max_target_length: int | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    prompt: str | None = None,
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    load_in: Literal["8bit", "4bit"] | None = None,
+    device_map: str | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train every method on every task, budget and seed, and return what came out.
@@ -70,12 +78,21 @@ def compare(
         warmup_ratio: 0.06.
         weight_decay: 0.01.
         max_grad_norm: 1.0.
-        max_length: 256 tokens.
+        max_length: 256 tokens; in generation, of the prompt.
         scaling: 2.0 at every site (alpha = 2 · rank).
         lora_dropout: 0.
         max_train_samples: all.
         dtype: "auto" (bfloat16 where the hardware has it, recorded).
         checkpoints: 5 per run.
+        max_eval_samples: all examples of each evaluation split, else a fixed random sample.
+        max_target_length: 128 tokens of a target, for tasks of generation; so for what follows.
+        max_new_tokens: `max_target_length`: tokens written at most at evaluation.
+        num_beams: 1, which is greedy decoding.
+        prompt: what the model reads, with "{source}" in it: the task's own for decoders, the source alone for
+            encoder-decoders.
+        base_dtype: float32 for the frozen weights, or "bfloat16" or "float16", which halve them.
+        load_in: "8bit" or "4bit" quantises them with bitsandbytes.
+        device_map: where the model is placed, as transformers takes it, such as "auto".
         progress: show progress; default: only on a terminal.
 
     Returns:
@@ -98,6 +115,14 @@ def compare(
         "max_train_samples": max_train_samples,
         "dtype": dtype,
         "checkpoints": checkpoints,
+        "max_eval_samples": max_eval_samples,
+        "max_target_length": max_target_length,
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "prompt": prompt,
+        "base_dtype": base_dtype,
+        "load_in": load_in,
+        "device_map": device_map,
     }
     specs = parse(methods)
     in_order(specs)
@@ -111,6 +136,10 @@ def compare(
         check_path(name, path)
     settings = resolve_settings(given)
     tasks = load_tasks(task, data_dir)
+    misplaced = next((n for n in GENERATION_ONLY if given[n] is not None), None)
+    if misplaced is not None and all(t.kind != "generation" for t in tasks):
+        cure = f"Leave it out, or name a task of generation beside {', '.join(t.name for t in tasks)}"
+        raise UsageError.of(misplaced, given[misplaced], "concerns no task of this study", cure)
     default = Path("runs") / "+".join(t.name for t in tasks)
     study = StudyFolder(Path(output_dir) if output_dir is not None else default)
     study.prepare()

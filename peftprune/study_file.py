@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from peftprune.budget import Budget
 from peftprune.errors import UsageError
-from peftprune.settings import TrainingSettings
-
-_WHOLE = {"batch_size", "gradient_accumulation_steps", "max_length", "max_train_samples", "checkpoints"}
-_NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype"}
+from peftprune.settings import NUMBERS, WHOLE
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
@@ -51,7 +48,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
             close = get_close_matches(str(name), known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
             raise UsageError.of(f"{file.name}: argument", name, "does not exist", hint)
-    values = {name: _number(file, name, value) if name in _NUMBERS else value for name, value in found.items()}
+    values = {name: _number(file, name, value) if name in NUMBERS else value for name, value in found.items()}
     if "task" in values:
         values["task"] = _each(values["task"], _task)
     if "budget" in values:
@@ -107,7 +104,7 @@ def _number(file: Path, name: str, value: Any) -> Any:
         return value
     try:
         number = float(value)
-        return int(number) if name in _WHOLE and number.is_integer() else number
+        return int(number) if name in WHOLE and number.is_integer() else number
     except ValueError:
         raise UsageError.of(f"{file.name}: {name}", value, "is no number", "Write 0.001, for example") from None
 

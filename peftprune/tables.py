@@ -200,7 +200,10 @@ def show_tasks(tasks: Sequence[TaskInfo]) -> None:
         table.add_row(t.name, t.kind, f"{t.train_size:,}", sizes, ", ".join(t.metrics), t.evaluation_split)
     console = _console()
     console.print(table)
-    console.print("Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL")
+    console.print(
+        "Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL "
+        "[--kind generation]"
+    )
 
 
 def budget_in_words(label: str) -> str:

@@ -62,11 +62,12 @@ PUBLISHED = {
     "bart-base": 139_420_416,
     "llama-2-7b": 6_738_415_616 - 32_000 * 4096,  # without the language-model head
     "minilm": 22_713_216,
+    "smollm2": 134_515_008,
 }
 
 
 def test_every_bundled_shape_has_its_published_size():
-    assert set(bundled_names()) == set(PUBLISHED) == {*HUB_NAMES, "minilm"}
+    assert set(bundled_names()) == set(PUBLISHED) == {*HUB_NAMES, "minilm", "smollm2"}
     for name, count in PUBLISHED.items():
         assert sum(p.numel() for p in describe(name).base_model.parameters()) == count, name
 

@@ -79,8 +79,10 @@ def costs(comparison: Comparison) -> pd.DataFrame:
         if result is None:
             continue
         ledger = result["ledger"]
+        # An arm that had nothing to train spent no time in its phases.
+        seconds = ledger["phase_seconds"]
         spent = [
-            {"phase": p["name"], "start": p["start"], "stop": p["stop"], "seconds": ledger["phase_seconds"][p["name"]]}
+            {"phase": p["name"], "start": p["start"], "stop": p["stop"], "seconds": seconds.get(p["name"], 0.0)}
             for p in result["phases"]
         ]
         spent.append({"phase": "evaluation", "start": None, "stop": None, "seconds": ledger["evaluation_seconds"]})

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from peftprune.analysis.predictions import Measure, Predictions, measure, predictions
+from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, score_column
+from peftprune.metrics import METRICS
 from peftprune.stats import (
     detectable_from,
     effect_size,
@@ -16,6 +17,7 @@ from peftprune.stats import (
     probability_of_improvement,
     verdict,
 )
+from peftprune.stats.sums import SUM_METRICS
 
 if TYPE_CHECKING:
     from peftprune.comparison import Comparison
@@ -96,17 +98,22 @@ def _tested(
 def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores: pd.Series[float]) -> dict[str, Any]:
     seeds = sorted(stored[method].keys() & stored[baseline].keys())
 
-    def chosen(label: str, column: str) -> list[list[float]]:
+    def chosen(label: str, column: str) -> list[list[Any]]:
         frames = [stored[label][seed] for seed in seeds]
         return [f.loc[f["split"] == what.split, column].tolist() for f in frames]
 
-    found = paired_bootstrap(
-        chosen(method, "prediction"),
-        chosen(baseline, "prediction"),
-        references=chosen(method, "label")[0],
-        metric=what.name,
-        resamples=_resamples(what.name),
-    )
+    resamples, score = _resamples(what.name), score_column(what.name)
+    if METRICS[what.name].kind == "generation":
+        metric = what.name if what.name in SUM_METRICS else None
+        found = paired_bootstrap(chosen(method, score), chosen(baseline, score), metric=metric, resamples=resamples)
+    else:
+        found = paired_bootstrap(
+            chosen(method, "prediction"),
+            chosen(baseline, "prediction"),
+            references=chosen(method, "label")[0],
+            metric=what.name,
+            resamples=resamples,
+        )
     ours, theirs = ([float(scores[label, seed]) for seed in seeds] for label in (method, baseline))
     return {
         "method": method,

@@ -24,12 +24,23 @@ class Measure(NamedTuple):
 
 
 def predictions(cell: Comparison) -> Predictions:
-    """Method to seed to the frame (split, label, prediction) of each finished arm of one task and budget."""
+    """Method to seed to the stored predictions of each finished arm of one task and budget.
+
+    Columns: split, label and prediction; of generated text split and, by metric, what each example adds to it.
+    """
+    generated = cell.request["tasks"][0]["kind"] == "generation"
+    columns = ["split", *map(score_column, METRICS)] if generated else ["split", "label", "prediction"]
     found: Predictions = {method: {} for method in cell.methods}
     for key, folder in cell.arms():
         if folder.result() is not None:
-            found[key["method"]][key["seed"]] = folder.read_predictions()[["split", "label", "prediction"]]
+            frame = folder.read_predictions()
+            found[key["method"]][key["seed"]] = frame[[c for c in columns if c in frame.columns]]
     return found
+
+
+def score_column(metric: str) -> str:
+    """The column of stored predictions that holds what each example adds to a metric of generated text."""
+    return f"score_{metric}"
 
 
 def measure(cell: Comparison, metric: str) -> Measure:

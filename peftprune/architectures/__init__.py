@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-# Where the weights of each bundled shape live on the hub; "minilm" comes from an installed package instead.
+# Where the weights of each bundled shape live on the hub; "minilm" and "smollm2" come from installed packages instead.
 HUB_NAMES = {
     "roberta-base": "FacebookAI/roberta-base",
     "roberta-large": "FacebookAI/roberta-large",

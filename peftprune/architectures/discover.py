@@ -4,7 +4,8 @@ There is no table of architectures. Three conventions, which transformers keeps,
 
 - the blocks of a stack sit in a list called `layer`, `layers`, `h`, `block` or `blocks`;
 - query, key and value projections are called by one of a few names;
-- everything beside the base model (`base_model_prefix`) is the task head.
+- everything beside the base model (`base_model_prefix`) is the task head. A model that generates has none: its
+  language-model head came with it and stays frozen.
 
 All functions read names and shapes only, so that they work on the meta device.
 """
@@ -102,12 +103,21 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
 
     They are the children of the model, other than the base model, that hold parameters: `classifier` for BERT,
     `pooler` and `classifier` for DeBERTa, `score` for Llama, `classification_head` for BART. The pooler of BERT is part
-    of the base model and keeps its pre-trained weights. What PEFT calls `modules_to_save`.
+    of the base model and keeps its pre-trained weights. What PEFT calls `modules_to_save`. Models that generate have
+    none.
     """
+    if language_model_head(model) is not None:
+        return ()
     prefix = getattr(model, "base_model_prefix", "")
     return tuple(
         name for name, child in model.named_children() if name != prefix and next(child.parameters(), None) is not None
     )
+
+
+def language_model_head(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into scores of tokens, where the model has one."""
+    find = getattr(model, "get_output_embeddings", None)
+    return None if find is None else find()
 
 
 def base_linear_cost(model: nn.Module) -> dict[str, Any]:
@@ -155,11 +165,14 @@ def _linear_layers(model: nn.Module) -> list[_Linear]:
 
 
 def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
-    """(name, (d_in, d_out)) of every linear layer, the head's included."""
+    """(name, (d_in, d_out)) of every linear layer, the task head's included and the language-model head left out."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    frozen = language_model_head(model)
     for name, module in model.named_modules():
+        if module is frozen:
+            continue
         if isinstance(module, nn.Linear):
             yield name, (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from peft import AdaLoraConfig, TaskType, get_peft_model
+from peft import AdaLoraConfig, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
 from torch import Tensor, nn
 
 from peftprune.budget import ArmBudget
 from peftprune.errors import RunError, UsageError
-from peftprune.inject import ADAPTER
+from peftprune.inject import ADAPTER, task_type_of
 from peftprune.methods.adalora import AdaLoRA, AdaLoRAConfig, check_numbers
 from peftprune.methods.triplets import INITIAL_STD
 from peftprune.phases import resolve_phases
@@ -129,7 +129,7 @@ class AdaLoRAPeft(Baseline):
         steps = self._steps(budget)
         rank = self._initial_rank(given.sites, budget)
         config = AdaLoraConfig(
-            task_type=TaskType.SEQ_CLS,
+            task_type=task_type_of(model),
             init_r=rank,
             target_r=max(1, target // len(given.sites)),
             tinit=steps.get("full", 0),

@@ -23,12 +23,14 @@ def train_head(model: nn.Module, head: Sequence[str]) -> None:
 class HeadOnly(Baseline):
     """Trains the head on the frozen model: what the pre-trained features give without any adapter. A control of ours.
 
+    A generation task has no head, so there nothing is trained: what the model writes before any training.
+
     PEFT has no format for it; the head's tensors are stored.
     """
 
     name: ClassVar[str] = "head-only"
     source: ClassVar[str] = "control of ours"
-    exemption: ClassVar[str | None] = "has no adapter: the head alone is trained"
+    exemption: ClassVar[str | None] = "has no adapter: the head alone is trained, where the task has one"
     backward: ClassVar[Literal["none", "activations", "weights"]] = "none"
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peft import TaskType, VeraConfig, get_peft_model
+from peft import VeraConfig, get_peft_model
 from torch import nn
 
+from peftprune.inject import task_type_of
 from peftprune.rng import stream_seed
 from peftprune.sites import SiteShape
 from peftprune.strategy import AdapterSpec, Baseline, Preparation, check_option, option
@@ -59,7 +60,7 @@ class VeRA(Baseline):
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         config = VeraConfig(
-            task_type=TaskType.SEQ_CLS,
+            task_type=task_type_of(model),
             r=self.config.rank,
             d_initial=self.config.d_initial,
             target_modules=[s.name for s in given.sites],

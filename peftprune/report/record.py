@@ -22,6 +22,7 @@ _HELD = {
     "head_params": count("head_params"),
     "optimizer_bytes": number("optimizer_bytes", 2, "optimizer MB", factor=_MEGA),
     "adapter_bytes": number("adapter_bytes", 2, "adapter file MB", factor=_MEGA),
+    "base_bytes": number("base_bytes", 1, "frozen weights MB", factor=_MEGA),
     "peak_memory_bytes": number("peak_memory_bytes", 0, "peak memory MB", factor=_MEGA),
 }
 _SPENT = {
@@ -66,6 +67,7 @@ def ledger_views(comparison: Comparison) -> list[View]:
     if frame.empty:
         return []
     names = _names(comparison)
+    held = [column for name, column in _HELD.items() if name in frame.columns]
     # A field that a later version adds is shown under its own name.
     new = [count(name) for name in frame.columns if name not in {*_KEY, *_HELD, *_SPENT}]
     phases = [
@@ -80,7 +82,7 @@ def ledger_views(comparison: Comparison) -> list[View]:
     flops = "TFLOP: analytic, a multiply-add counted as two; embeddings, head and element-wise work left out."
     once = "unique: tied tensors once; expanded: with a copy for every site that shares. MB: a million bytes."
     return [
-        view("What every arm held", "ledger", frame, [*names, *_HELD.values()], f"Adapter parameters; {once}"),
+        view("What every arm held", "ledger", frame, [*names, *held], f"Adapter parameters; {once}"),
         view("What every arm spent", "ledger", frame, [*names, *_SPENT.values(), *new], f"{flops} {clock}"),
         view("Seconds by phase", "costs", costs, phases, clock),
     ]

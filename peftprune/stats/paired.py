@@ -87,9 +87,10 @@ def paired_bootstrap(
 
     Args:
         scores_a: seeds × examples (or examples, for one seed): what a got on each example, for a metric that is their
-            mean, such as accuracy from 0 and 1. With `metric`, a's predictions.
+            mean, such as accuracy from 0 and 1. With `metric`, a's predictions; for "bleu" (seeds × examples × 10) the
+            statistics of each example, see `peftprune.text_metrics.statistics`.
         scores_b: the other method's, with the same seeds and examples in the same order.
-        references: with `metric`, the n true answers.
+        references: with `metric`, the n true answers; none for "bleu".
         metric: None for the mean of scores. A metric's name (all but "spearman" are vectorised), or a function of
             (predictions, references), which is called 2·S times a replicate.
         confidence: of the interval, strictly between 0 and 1.
@@ -103,12 +104,14 @@ def paired_bootstrap(
         UsageError: shapes that do not fit, values that are not finite, fewer than two examples, a metric without
             references or the reverse, or one that is not known.
     """
-    a, b = pair(scores_a, scores_b, names="scores_a and scores_b")
-    models = np.concatenate([np.atleast_2d(a), np.atleast_2d(b)])
+    sums = SUM_METRICS.get(metric) if isinstance(metric, str) else None
+    extra = int(sums is not None and sums.of_statistics)
+    a, b = pair(scores_a, scores_b, dimensions=(1 + extra, 2 + extra), names="scores_a and scores_b")
+    models = np.concatenate([scores if scores.ndim == 2 + extra else scores[None] for scores in (a, b)])
     n_seeds, n_examples = len(models) // 2, models.shape[1]
     if n_examples < 2:
         raise UsageError.of("scores_a and scores_b", a.shape, "hold fewer than two examples", "Give seeds × examples")
-    truth = _references(references, metric, n_examples)
+    truth = np.zeros(n_examples) if extra and references is None else _references(references, metric, n_examples)
     tail = (1 - share("confidence", confidence)) / 2
     at_least("resamples", resamples, 1)
 

@@ -21,10 +21,12 @@ class SumMetric:
     Attributes:
         features: (predictions (models, n), references (n,)) to features (models, k, n).
         evaluate: sums (..., k) to values (...).
+        of_statistics: its "predictions" are (models, n, k): what each example adds to the sums. It takes no references.
     """
 
     features: Callable[[Floats, Floats], Floats]
     evaluate: Callable[[Floats], Floats]
+    of_statistics: bool = False
 
 
 def _mean_features(scores: Floats, references: Floats) -> Floats:
@@ -88,6 +90,21 @@ def _pearson(sums: Floats) -> Floats:
     return np.clip(_ratio(xy - x * y / n, np.sqrt(x_spread * y_spread)), -1.0, 1.0)
 
 
+def _bleu(sums: Floats) -> Floats:
+    """Corpus BLEU in [0, 1] as sacrebleu computes it, with its default smoothing ("exp").
+
+    Sums are (..., 10): length, reference length, matching 1- to 4-grams, all 1- to 4-grams. The m-th order without a
+    match counts as a precision of 1 / (2^m · all); without any match at all, or an order without n-grams, it is 0.
+    """
+    length, reference, matching, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    missing = np.cumsum(matching == 0, axis=-1)
+    possible = total > 0
+    precision = np.where(matching > 0, matching, 0.5**missing) / np.where(possible, total, 1.0)
+    defined = possible.all(-1) & (matching > 0).any(-1)
+    brevity = np.exp(np.minimum(0.0, 1 - reference / np.maximum(length, 1e-9)))
+    return np.where(defined, brevity * np.exp(np.log(precision).mean(-1)), 0.0)
+
+
 MEAN = SumMetric(_mean_features, lambda sums: sums[..., 0] / sums[..., 1])
 """The mean of per-example scores; needs no references."""
 
@@ -97,5 +114,6 @@ SUM_METRICS = {
     "f1_macro": SumMetric(_class_features, _f1_macro),
     "matthews": SumMetric(_class_features, _matthews),
     "pearson": SumMetric(_moment_features, _pearson),
+    "bleu": SumMetric(lambda statistics, _: np.moveaxis(statistics, -1, 1), _bleu, of_statistics=True),
 }
 """By their names in `peftprune.metrics.METRICS`; a test holds the two together."""

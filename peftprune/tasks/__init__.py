@@ -1,4 +1,4 @@
-"""Tasks: named ones (GLUE and the generated `entailment-mini`), and tasks made of files.
+"""Tasks: named ones (GLUE, generation tasks and the generated `entailment-mini`), and tasks made of files.
 
 Importing this is cheap; what needs `datasets` imports it when data is loaded.
 """

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from peftprune.errors import UsageError
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "generation"]
 TEXT_COLUMNS = ("text_a", "text_b")
 """What the text columns of every `Task` are called, whatever their source calls them."""
 
@@ -24,7 +26,7 @@ class TaskInfo:
 
     Attributes:
         name: the name it is asked for by.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "generation".
         hub_path: dataset on the hub; None for generated tasks.
         hub_config: configuration of that dataset.
         hub_text: its one or two text columns.
@@ -43,6 +45,7 @@ class TaskInfo:
         evaluation_split: what the reported split is, in words for tables.
         broken_rows: how many rows of the official training file may have the wrong number of fields and are left out,
             as the hub's copy leaves them out; any further one is an error.
+        prompt: what a decoder reads in a generation task: text that holds "{source}"; empty for other tasks.
     """
 
     name: str
@@ -64,6 +67,7 @@ class TaskInfo:
     file_header: tuple[str, ...] | None = None
     file_labels: tuple[str, ...] | None = None
     broken_rows: int = 0
+    prompt: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,17 +76,20 @@ class Task:
 
     Attributes:
         name: short name, used in tables and folder names.
-        kind: "classification" or "regression".
+        kind: "classification", "regression" or "generation".
         text: the text columns of the data: `("text_a",)` or `("text_a", "text_b")`.
-        label_names: class names by class index; None for regression.
+        label_names: class names by class index; None for regression and generation.
         metrics: names from `peftprune.metrics`, the primary one first.
-        train: columns `text` and `label` (a class index, or a float32).
+        train: columns `text` and `label` (a class index, a float32, or for generation the list of references, one in
+            training).
         evaluation: split name -> data with the same columns; the first split is the primary one. Never used to select.
         source: where the data came from, in words.
         evaluation_split: what the reported split is, in words for tables, such as "official dev".
         validation: data to select on, where the task brings its own.
         named: it can be had again by its name.
         files: the arguments of `from_files` that made it.
+        prompt: what a decoder reads in a generation task: text that holds "{source}", which stands for the source text.
+            Encoder-decoders read the source alone.
     """
 
     name: str
@@ -97,10 +104,11 @@ class Task:
     validation: Dataset | None = None
     named: bool = False
     files: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
 
     @property
     def num_labels(self) -> int:
-        """Width of the model's output: the number of classes, 1 for regression."""
+        """Width of the model's output: the number of classes, 1 for regression; of no meaning for generation."""
         return 1 if self.label_names is None else len(self.label_names)
 
     @cached_property
@@ -130,6 +138,7 @@ class Task:
         regression: bool = False,
         name: str | None = None,
         metrics: Sequence[str] | None = None,
+        kind: Kind | None = None,
     ) -> Task:
         """Make a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
 
@@ -141,16 +150,29 @@ class Task:
             regression: labels are numbers to predict, not classes.
             name: of the task; by default that of the training file, or of its folder if the file is called "train".
             metrics: names from `peftprune.metrics`, the primary one first. By default accuracy and F1 (macro-averaged
-                for more than two classes), or Pearson and Spearman correlation for regression.
+                for more than two classes), Pearson and Spearman correlation for regression, or ROUGE and BLEU for
+                generation.
+            kind: "classification" (the default), "regression" (which `regression` says too) or "generation": `text` is
+                then the one column to read from, `label` the one to write, a text or a list of texts.
 
-        The classes are those of the training file, sorted; whole numbers in numeric order.
+        The classes are those of the training file, sorted; whole numbers in numeric order. In generation, rows of the
+        test file with the same source are one example with several references.
 
         Raises:
             UsageError: a file, column, row or label does not fit; the message names it.
         """
         from peftprune.tasks.files import task_from_files
 
-        return task_from_files(train_file, test_file, text, label, regression, name, metrics)
+        asked = kind or ("regression" if regression else "classification")
+        if asked not in get_args(Kind) or (regression and asked != "regression"):
+            beside = " beside regression" if regression else ""
+            cure = f"Give one of {', '.join(get_args(Kind))}"
+            raise UsageError.of("kind", kind, f"is no kind of task{beside}", cure)
+        if asked == "generation":
+            from peftprune.tasks.generation import generation_from_files
+
+            return generation_from_files(train_file, test_file, text, label, name, metrics)
+        return task_from_files(train_file, test_file, text, label, asked == "regression", name, metrics)
 
 
 def make_dataset(

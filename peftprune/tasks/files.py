@@ -268,7 +268,7 @@ def task_from_files(
     chosen = tuple(default if metrics is None else metrics)
     check_metrics(chosen, kind, None if classes is None else len(classes))
     return Task(
-        name=name or _default_name(train.path),
+        name=name or default_name(train.path),
         kind=kind,
         text=TEXT_COLUMNS[: len(names)],
         label_names=classes,
@@ -287,6 +287,6 @@ def task_from_files(
     )
 
 
-def _default_name(path: Path) -> str:
+def default_name(path: Path) -> str:
     stem = path.name.split(".")[0]
     return path.resolve().parent.name or stem if stem == "train" else stem

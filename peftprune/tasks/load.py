@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from peftprune.errors import UsageError
 from peftprune.tasks import entailment_mini
 from peftprune.tasks.base import TEXT_COLUMNS, Task, TaskInfo, make_dataset, split_features
+from peftprune.tasks.generation import GENERATION, GenerationInfo, find_file, hub_pairs, in_evaluation, in_training
+from peftprune.tasks.generation import read_pairs as read_generation
 from peftprune.tasks.glue import GLUE
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ logger = logging.getLogger(__name__)
 DATA_VARIABLE = "PEFTPRUNE_DATA"
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer; datasets alone retries for half a minute or more
 
-TASKS: dict[str, TaskInfo] = GLUE | {
+TASKS: dict[str, TaskInfo] = {
+    **GLUE,
+    **GENERATION,
     "entailment-mini": TaskInfo(
         name="entailment-mini",
         kind="classification",
@@ -33,7 +37,7 @@ TASKS: dict[str, TaskInfo] = GLUE | {
         evaluation_split="test",
         columns=("premise", "hypothesis"),
         label_names=entailment_mini.LABEL_NAMES,
-    )
+    ),
 }
 """Every task that has a name."""
 
@@ -70,7 +74,8 @@ def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -
     Args:
         name: one of `TASKS`.
         data_dir: a folder in the official GLUE layout (it holds `RTE/train.tsv` and so on), or the parent of one that
-            is called `glue`.
+            is called `glue`; for generation tasks one that holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on,
+            possibly compressed.
         seed: of a generated task; other tasks have none to choose.
 
     Raises:
@@ -121,6 +126,7 @@ def _task(
         evaluation_split=info.evaluation_split,
         validation=validation,
         named=True,
+        prompt=info.prompt,
     )
 
 
@@ -134,7 +140,7 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
     root = Path(given).expanduser()
     if not root.is_dir():
         # A folder that was asked for and is not there is a mistake, not a reason to read something else.
-        raise UsageError.of(field, str(given), "is not a folder", "Give the folder that holds the GLUE folders.")
+        raise UsageError.of(field, str(given), "is not a folder", "Give the folder that holds the tasks' folders.")
     assert info.folder is not None
     assert info.evaluation_files is not None
     candidates = [root / info.folder, root / "glue" / info.folder]
@@ -144,12 +150,23 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
         raise _NotFoundError(
             f"the folder of {field}: neither {places} exists. Put the official {info.folder} files there."
         )
-    for file in (info.train_file, *info.evaluation_files.values()):
-        if not (folder / file).is_file():
+    found = {file: _find(info, folder, file) for file in (info.train_file, *info.evaluation_files.values())}
+    for file, path in found.items():
+        if path is None:
             raise _NotFoundError(f"the folder of {field}: {folder / file} is missing. Put the official file there.")
+    if isinstance(info, GenerationInfo):
+        pairs = {file: read_generation(info, path) for file, path in found.items() if path is not None}
+        texts = {split: in_evaluation(pairs[file]) for split, file in info.evaluation_files.items()}
+        return _task(info, in_training(pairs[info.train_file]), texts, f"folder {folder}")
     evaluation = {split: _read_glue(info, folder / file) for split, file in info.evaluation_files.items()}
     train = _read_glue(info, folder / info.train_file, info.broken_rows)
     return _task(info, train, evaluation, f"folder {folder}")
+
+
+def _find(info: TaskInfo, folder: Path, file: str) -> Path | None:
+    if isinstance(info, GenerationInfo):
+        return find_file(folder, file)
+    return folder / file if (folder / file).is_file() else None
 
 
 def _read_glue(info: TaskInfo, path: Path, broken_rows: int = 0) -> Dataset:
@@ -179,15 +196,20 @@ def _from_hub(info: TaskInfo) -> Task:
     unreachable = _hub_problem(info.hub_path)
     try:
         with _only_cache(unreachable is not None):
-            loaded = datasets.load_dataset(info.hub_path, info.hub_config)
+            revision = {"revision": info.hub_revision} if isinstance(info, GenerationInfo) and info.hub_revision else {}
+            loaded = datasets.load_dataset(info.hub_path, info.hub_config, **revision)
     # What the hub, the network or the cache can raise is not one family of exceptions.
     except Exception as error:
         raise _NotFoundError(
-            f"the hub: {info.hub_path} ({info.hub_config}) could not be loaded ({unreachable or error}). Connect, "
-            "unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
+            f"the hub: {info.hub_path} ({info.hub_config or 'default'}) could not be loaded ({unreachable or error}). "
+            "Connect, unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
         ) from error
+    source = f"hub {info.hub_path}" + (f", {info.hub_config}" if info.hub_config else "")
+    if isinstance(info, GenerationInfo):
+        texts = {split: in_evaluation(hub_pairs(info, loaded[hub])) for split, hub in info.hub_splits.items()}
+        return _task(info, in_training(hub_pairs(info, loaded["train"])), texts, source)
     evaluation = {split: _convert(info, loaded[hub]) for split, hub in info.hub_splits.items()}
-    return _task(info, _convert(info, loaded["train"]), evaluation, f"hub {info.hub_path}, {info.hub_config}")
+    return _task(info, _convert(info, loaded["train"]), evaluation, source)
 
 
 def _hub_problem(path: str) -> str | None:

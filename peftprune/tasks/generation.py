@@ -1,0 +1,303 @@
+"""Generation tasks: where their data is, and how it becomes pairs of a source text and its references.
+
+In training every reference is an example of its own. In evaluation rows that share their source are one example with
+several references, wherever they come from.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+from peftprune.metrics import check_metrics
+from peftprune.tasks.base import Task, TaskInfo
+from peftprune.tasks.files import Table, default_name, read_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+Pair = tuple[str, list[str]]
+"""A source text and its references."""
+
+PROMPT = "{source}\n"
+"""What a decoder reads where a task has no words of its own."""
+
+_ENDINGS = ("", ".gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class GenerationInfo(TaskInfo):
+    """What is known of a generation task. `label_column` and `label_names` say nothing here.
+
+    Attributes:
+        targets: columns of the references in files; those that a file lacks count as absent, but one must be there.
+        hub_targets: the same on the hub.
+        hub_revision: branch of the hub's dataset; None for the main one.
+        triples: the source column holds lists of triples, and the references are annotations with a text (DART).
+    """
+
+    targets: tuple[str, ...] = ()
+    hub_targets: tuple[str, ...] = ()
+    hub_revision: str | None = None
+    triples: bool = False
+
+
+def _info(
+    name: str,
+    source: str,
+    targets: tuple[str, ...],
+    files: tuple[str, str],
+    hub: tuple[str, str | None],
+    hub_columns: tuple[str, str],
+    metrics: tuple[str, ...],
+    sizes: tuple[int, int],
+    prompt: str,
+    **others: Any,
+) -> GenerationInfo:
+    """One row of the table; `files`: of training and test, `sizes`: training pairs and test examples."""
+    return GenerationInfo(
+        name=name,
+        kind="generation",
+        metrics=metrics,
+        train_size=sizes[0],
+        evaluation_sizes={"test": sizes[1]},
+        evaluation_split="official test",
+        columns=(source,),
+        label_names=None,
+        hub_path=hub[0],
+        hub_config=hub[1],
+        hub_text=hub_columns[:1],
+        hub_splits={"test": "test"},
+        folder=name,
+        train_file=files[0],
+        evaluation_files={"test": files[1]},
+        prompt=prompt,
+        targets=targets,
+        hub_targets=hub_columns[1:],
+        **others,
+    )
+
+
+_ROUGE = ("rougeL", "rouge1", "rouge2")
+_BLEU = ("bleu", "rougeL")
+# The hub keeps a converted copy of what was published as a program.
+_CONVERTED = {"hub_revision": "refs/convert/parquet"}
+
+GENERATION: dict[str, GenerationInfo] = {
+    info.name: info
+    for info in (
+        _info(
+            "e2e",
+            "mr",
+            ("ref",),
+            ("trainset.csv", "testset_w_refs.csv"),
+            ("tuetschek/e2e_nlg", None),
+            ("meaning_representation", "human_reference"),
+            _BLEU,
+            (42061, 630),
+            "{source}\nDescription:\n",
+            **_CONVERTED,
+        ),
+        _info(
+            "dart",
+            "tripleset",
+            ("annotations",),
+            ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-test.json"),
+            ("Yale-LILY/dart", None),
+            ("tripleset", "annotations"),
+            _BLEU,
+            (62659, 5097),
+            "{source}\nDescription:\n",
+            triples=True,
+            **_CONVERTED,
+        ),
+        _info(
+            "dialogsum",
+            "dialogue",
+            ("summary", "summary1", "summary2", "summary3"),
+            ("dialogsum.train.jsonl", "dialogsum.test.jsonl"),
+            ("knkarthick/dialogsum", None),
+            ("dialogue", "summary"),
+            _ROUGE,
+            (12460, 500),
+            "{source}\nSummary:\n",
+        ),
+        _info(
+            "xsum",
+            "document",
+            ("summary",),
+            ("train", "test"),
+            ("EdinburghNLP/xsum", None),
+            ("document", "summary"),
+            _ROUGE,
+            (204045, 11334),
+            "{source}\nSummary:\n",
+        ),
+        _info(
+            "cnn_dailymail",
+            "article",
+            ("highlights",),
+            ("train", "test"),
+            ("abisee/cnn_dailymail", "3.0.0"),
+            ("article", "highlights"),
+            _ROUGE,
+            (287113, 11490),
+            "{source}\nSummary:\n",
+        ),
+        _info(
+            "gsm8k",
+            "question",
+            ("answer",),
+            ("train.jsonl", "test.jsonl"),
+            ("openai/gsm8k", "main"),
+            ("question", "answer"),
+            ("exact_number",),
+            (7473, 1319),
+            "Question: {source}\nAnswer:\n",
+        ),
+    )
+}
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+def in_training(pairs: Iterable[Pair]) -> Dataset:
+    """One example a reference."""
+    return _dataset([(source, [reference]) for source, references in pairs for reference in references])
+
+
+def in_evaluation(pairs: Iterable[Pair]) -> Dataset:
+    """One example a source, with all its references, in the order in which sources first occur."""
+    grouped: dict[str, dict[str, None]] = {}
+    for source, references in pairs:
+        grouped.setdefault(source, {}).update(dict.fromkeys(references))
+    return _dataset([(source, list(references)) for source, references in grouped.items()])
+
+
+def _dataset(pairs: Sequence[Pair]) -> Dataset:
+    import datasets
+
+    features = datasets.Features({"text_a": datasets.Value("string"), "label": datasets.List(datasets.Value("string"))})
+    columns = {"text_a": [source for source, _ in pairs], "label": [references for _, references in pairs]}
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def linearised(triples: Sequence[Sequence[str]]) -> str:
+    """Subject, predicate and object of each triple in one line: `a : b : c | d : e : f`."""
+    return " | ".join(" : ".join(str(part) for part in triple) for triple in triples)
+
+
+def _annotated(annotations: Any) -> list[str]:
+    """The texts of DART's annotations: a list of mappings in the files, a mapping of lists on the hub."""
+    if isinstance(annotations, Mapping):
+        return list(annotations["text"])
+    return [annotation["text"] for annotation in annotations]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+def find_file(folder: Path, name: str) -> Path | None:
+    """The file of that name, possibly compressed, or with the ending of a format that can be read."""
+    candidates = [folder / f"{name}{ending}" for ending in _ENDINGS]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def read_pairs(info: GenerationInfo, path: Path) -> list[Pair]:
+    """The pairs of an official file.
+
+    Raises:
+        UsageError: a column is missing, or a row holds no text; the message names file and row.
+    """
+    return _read_triples(path) if info.triples else _table_pairs(read_table(path), info.columns[0], info.targets, path)
+
+
+def _table_pairs(table: Table, source: str, targets: Sequence[str], path: Path) -> list[Pair]:
+    texts = table.texts(source)
+    present = [t for t in targets if t in table.columns]
+    if not present:
+        cure = f"Its columns: {', '.join(table.columns)}"
+        raise UsageError.of("file", str(path), f"has no column {' or '.join(targets)}", cure)
+    columns = [table.column(target, "label") for target in present]
+    pairs = []
+    for index, text in enumerate(texts):
+        references = [r for column in columns if column[index] is not None for r in _listed(column[index])]
+        if not references or not all(isinstance(r, str) and r.strip() for r in references):
+            problem = f"is no text to learn ({table.where(index)})"
+            raise UsageError.of(present[0], columns[0][index], problem, "Give every row a text, or a list of texts")
+        pairs.append((text, references))
+    return pairs
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _read_triples(path: Path) -> list[Pair]:
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        entries = json.loads(raw)
+        return [(linearised(entry["tripleset"]), _annotated(entry["annotations"])) for entry in entries]
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        problem = f"is no file of triples with annotations ({type(error).__name__}: {error})"
+        raise UsageError.of("file", str(path), problem, "Put the official file there") from error
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+def hub_pairs(info: GenerationInfo, split: Iterable[Mapping[str, Any]]) -> list[Pair]:
+    """The pairs of a split as the hub has it."""
+    read: Callable[[Any], str] = linearised if info.triples else str
+    write: Callable[[Any], list[str]] = _annotated if info.triples else _listed
+    source = info.hub_text[0]
+    try:
+        return [(read(row[source]), [r for t in info.hub_targets for r in write(row[t])]) for row in split]
+    except KeyError as error:
+        cure = "The hub's copy has changed; use data_dir"
+        raise UsageError.of("task", info.name, f"lacks the column {error} on the hub", cure) from error
+
+
+# --- the user's own ---------------------------------------------------------------------------------------------------
+def generation_from_files(
+    train_file: str | Path,
+    test_file: str | Path,
+    text: str | Sequence[str],
+    label: str,
+    name: str | None = None,
+    metrics: Sequence[str] | None = None,
+) -> Task:
+    """See `Task.from_files`."""
+    names = [text] if isinstance(text, str) else list(text)
+    if len(names) != 1 or not names[0].strip() or "," in names[0]:
+        raise UsageError.of("text", text, "does not name one column", "Generation reads from one column")
+    source = names[0].strip()
+    if label == source:
+        raise UsageError.of("label", label, "is also the text column", "Name the column that is to be written")
+    train, test = read_table(train_file), read_table(test_file)
+    if os.path.realpath(train.path) == os.path.realpath(test.path):
+        raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+    for table in (train, test):
+        table.column(label, "label")
+    chosen = tuple((*_ROUGE, "bleu") if metrics is None else metrics)
+    check_metrics(chosen, "generation")
+    return Task(
+        name=name or default_name(train.path),
+        kind="generation",
+        text=("text_a",),
+        label_names=None,
+        metrics=chosen,
+        train=in_training(_table_pairs(train, source, [label], train.path)),
+        evaluation={"test": in_evaluation(_table_pairs(test, source, [label], test.path))},
+        source=f"files {train_file} and {test_file}",
+        evaluation_split="test",
+        files={
+            "train_file": str(train_file),
+            "test_file": str(test_file),
+            "text": source,
+            "label": label,
+            "kind": "generation",
+        },
+        prompt=PROMPT,
+    )
