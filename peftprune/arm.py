@@ -21,10 +21,11 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from peftprune import surgery
+from peftprune.batches import PhaseBatchSampler
 from peftprune.budget import verify
-from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
 from peftprune.errors import RunError
+from peftprune.events import Progress, PruningEvents
 from peftprune.export import save_baseline, save_peft
 from peftprune.inject import inject
 from peftprune.ledger import BaseCost, Ledger, headroom, release_memory
@@ -32,7 +33,6 @@ from peftprune.metrics import compute_metrics
 from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
 from peftprune.rng import generator
-from peftprune.sampler import PhaseBatchSampler
 from peftprune.sites import LiveTensors, SiteSet
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
 from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
@@ -182,7 +182,7 @@ def _trainer(
         seed,
         settings.gradient_accumulation_steps,
     )
-    callback = PruningCallback(
+    callback = PruningEvents(
         BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
         sites,
         plan.budget,

@@ -155,15 +155,21 @@ def _linear_layers(model: nn.Module) -> list[_Linear]:
 
 
 def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
-    """(name, (d_in, d_out)) of every linear layer, the head's included."""
+    """(name, (d_in, d_out)) of every linear layer, the head's included; one that PEFT adapted is still that layer."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    adapted = "\0"
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            yield name, (module.in_features, module.out_features)
-        elif isinstance(module, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
-            yield name, (module.weight.shape[0], module.weight.shape[1])
+        if name.startswith(adapted):
+            continue
+        layer = getattr(module, "base_layer", module)
+        if layer is not module:
+            adapted = f"{name}."
+        if isinstance(layer, nn.Linear):
+            yield name, (layer.in_features, layer.out_features)
+        elif isinstance(layer, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
+            yield name, (layer.weight.shape[0], layer.weight.shape[1])
 
 
 def _inside(name: str, modules: Iterable[str]) -> bool:
