@@ -46,7 +46,7 @@ def attach(model: Any) -> SiteSet:
         raise UsageError.of("model", adapter, "adapts no layer", "Name target_modules in LoraConfig")
     shapes = discover_sites(base, list(layers))
     sites = SiteSet({s.name: Site(s, layers[s.name], adapter) for s in shapes}, config)
-    if any(not p.requires_grad for s in sites.values() for p in (s._lora_A.weight, s._lora_B.weight)):
+    if not any(p.requires_grad for site in sites.values() if not site.is_dropped for p in site._lora_B.parameters()):
         raise UsageError.of(
             "model", adapter, "is not trainable", "Load it with is_trainable=True, or set inference_mode=False"
         )
@@ -77,6 +77,8 @@ def _check_config(config: Any) -> None:
 
 
 def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
+    if layer.r[adapter] == 0 and adapter not in layer.lora_A:
+        return  # prepared without an adapter here
     if layer.merged:
         raise UsageError.of("model", name, "has its adapter merged", "Call model.unmerge_adapter() first")
     plain = adapter in layer.lora_A and type(layer.lora_A[adapter]) is nn.Linear

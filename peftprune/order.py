@@ -245,5 +245,6 @@ def _serve_ordered(
     )
     order = ProcessBatches(whole, process, processes)
     # A loader refuses a new batch sampler, since that could change its length; this one has the same.
-    object.__setattr__(loader, "batch_sampler", order)
+    # accelerate's loaders pass everything on to one that they hold.
+    object.__setattr__(getattr(loader, "base_dataloader", loader), "batch_sampler", order)
     return order
