@@ -1,6 +1,6 @@
 """Run by test_callback_processes, alone and under torchrun: trains and writes this process's adapter.
 
-    processes_script.py MODEL OUTPUT METHOD EXAMPLES_PER_PROCESS [ordered|free]
+processes_script.py MODEL OUTPUT METHOD EXAMPLES_PER_PROCESS [ordered|free]
 """
 
 from __future__ import annotations
