@@ -7,6 +7,7 @@ import functools
 import math
 import os
 import pickle
+import warnings
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal
@@ -315,7 +316,7 @@ class PruningCallback(TrainerCallback):
     ) -> None:
         self._release_best(state)
         if self._order is not None:
-            self._order.epoch = state.global_step // self._steps_per_epoch
+            self._order.start_epoch(state.global_step // self._steps_per_epoch)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -470,7 +471,10 @@ class PruningCallback(TrainerCallback):
         surgery.restore_structure(self._sites, saved["structure"])
         if not self._training:
             self._loaded = saved
-        return load(model_id, *args, **kwargs)
+        with warnings.catch_warnings():
+            # PEFT knows no gates; they are loaded all the same.
+            warnings.filterwarnings("ignore", message="(?s).*rank_gate")
+            return load(model_id, *args, **kwargs)
 
     @staticmethod
     def _read(path: Path) -> dict[str, Any]:

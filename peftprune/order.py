@@ -15,9 +15,10 @@ from peftprune.rng import generator
 
 
 class Order(Protocol):
-    """What serves the phases; `epoch` says which epoch the next iteration is."""
+    """What serves the phases."""
 
-    epoch: int
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves."""
 
 
 class OrderedDataset(Dataset[Any]):
@@ -117,6 +118,12 @@ class PhasedOrder(Sampler[int]):
         self._turn: tuple[str, int] = ("", -1)
         self._order: list[int] = []
 
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves, of the user's sampler too."""
+        self.epoch = epoch
+        if hasattr(self.inner, "set_epoch"):
+            self.inner.set_epoch(epoch)
+
     def __len__(self) -> int:
         return len(self.inner)
 
@@ -158,6 +165,10 @@ class ProcessBatches(Sampler[list[int]]):
         self.processes = processes
         self.epoch = 0
         self.drop_last = False
+
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.whole) // self.processes

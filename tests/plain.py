@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
@@ -32,6 +33,7 @@ def examples(n: int = 70, seed: int = 1) -> list[dict[str, Any]]:
 
 def adapted(folder: Path, rank: int = 16, **options: Any) -> Any:
     """The tiny encoder with LoRA on query and value."""
+    torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
     given = {"task_type": "SEQ_CLS", "r": rank, "lora_alpha": 2 * rank, "target_modules": ["query", "value"]}
     with warnings.catch_warnings():

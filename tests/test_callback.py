@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -24,11 +23,14 @@ from peftprune.methods import load, names
 from peftprune.phases import PhaseRange, rewarm_factors
 from peftprune.refusals import check_trainer
 from peftprune.strategy import Phase, RankPruningStrategy
-from tests.helpers import classification_task, make_arm, same
+from peftprune.trainer import classification_loss
+from tests.helpers import make_arm, same
 from tests.plain import adapted, arguments, examples, plain_trainer
 from tests.strategies import Gated
 from tests.tiny import random_batch
 
+# PEFT reads an attribute that transformers has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 SEED_METHODS = ["lorpa", "prilora(prune_every=5)", "lora-drop(sample=0.3,probe_passes=2)"]
 BUDGET = "rank=4"
 ROOT = Path(__file__).parents[1]
@@ -112,11 +114,10 @@ def test_given_equal_weights_it_keeps_what_compare_keeps(method: str, tiny_bert:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             rng = torch.Generator().manual_seed(5)
-            for name, site in self.sites().items():
+            for site in self.sites().values():
                 if site.rank:
                     for tensor in (site.A, site.B):
                         tensor.copy_(torch.randn(tensor.shape, generator=rng))
-                assert name
 
     arm = make_arm(method if method != "lorpa" else "lorpa(initial_rank=16)", tmp_path / "arm", tiny_bert)
     _, sites, ours = arm.build()
@@ -148,7 +149,6 @@ def test_a_method_that_comes_down_starts_from_the_users_adapter(tiny_bert: Path,
     assert set(callback.summary()["ranks"].values()) == {16}
     assert same(before, tensors(model))
     assert set(started("lorpa(initial_rank=8)", adapted(tiny_bert, 16), tmp_path).summary()["ranks"].values()) == {8}
-    assert set(started("lorpa(initial_rank=32)", adapted(tiny_bert, 16), tmp_path).summary()["ranks"].values()) == {32}
 
 
 def test_other_methods_resize_the_sites_and_keep_the_function_and_the_scaling(tiny_bert: Path, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_settings_of_a_methods_own_reach_the_optimizer_for_the_step_only(tiny_be
             found.append([len(g["params"]) for g in kwargs["optimizer"].param_groups])
 
     args = arguments(tmp_path, weight_decay=0.1, lr_scheduler_type="constant", learning_rate=0.01, max_steps=4)
-    plain_trainer(adapted(tiny_bert), args, PruningCallback(Gated(), budget=BUDGET), Look()).train()
+    plain_trainer(adapted(tiny_bert, 8), args, PruningCallback(Gated(), budget=BUDGET), Look()).train()
     # Four pairs and the head's weight; four gates, at twenty times the rate and without decay; the head's bias.
     assert found[0] == [(9, 0.01, 0.1), (4, 0.2, 0.0), (1, 0.01, 0.0)]
     assert found[1] == [13, 1]
@@ -238,13 +238,13 @@ def test_a_forward_only_phase_changes_nothing_and_reads_a_sample(tiny_bert: Path
     model.register_forward_pre_hook(lambda m, a, k: batches.append(k["input_ids"]), with_kwargs=True)
     callback = PruningCallback("lora-drop(sample=0.3,probe_passes=2)", budget=BUDGET)
     plain_trainer(model, arguments(tmp_path), Look(), callback).train()
-    # 21 examples in three steps; twice through for the probe, once for the scores.
+    # 21 examples in three steps, twice for the probe and once for the scores; the ninth step ends the epoch with six.
     assert [training for training, _ in seen[:10]] == [True] * 6 + [False] * 3 + [True]
     assert same(seen[5][1], seen[7][1])
     assert not same(seen[4][1], seen[5][1])
-    rows = {tuple(r.tolist()).__str__().replace(", 0", "") for b in batches[:9] for r in b}
-    assert len(rows) <= 21
-    assert callback.ledger.forward_only_samples == 24
+    read = {tuple(i for i in row.tolist() if i) for ids in batches[:9] for row in ids}
+    assert 10 < len(read) <= 21
+    assert callback.ledger.forward_only_samples == 22
 
 
 def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_p
         def __iter__(self) -> Any:
             yield from examples() * 5
 
-    callback = PruningCallback("lora-drop(sample=0.3)", budget=BUDGET)
+    callback = PruningCallback("lora-drop(sample=0.05)", budget=BUDGET)
     trainer = plain_trainer(adapted(tiny_bert), arguments(tmp_path), callback, rows=Stream())
     with pytest.raises(UsageError, match=r"cannot serve phase 'probe'.*peftprune\.sampler"):
         trainer.train()
@@ -272,17 +272,13 @@ def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_p
     ids=["accumulation", "checkpointing", "bfloat16"],
 )
 @pytest.mark.parametrize("method", ["lora-drop(sample=0.3,probe_passes=2)", "prilora(prune_every=5)"])
-def test_it_trains_as_without(
-    changes: dict[str, Any], method: str, still_bert: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_it_trains_as_without(changes: dict[str, Any], method: str, still_bert: Path, tmp_path: Path) -> None:
     """Accumulation and activation checkpointing change rounding only; bfloat16 trains and stays within the budget."""
     found = []
     for extra in ({}, changes):
         callback = PruningCallback(method, budget=BUDGET)
         prepared = peftprune.prepare(adapted(still_bert), method, BUDGET)
         args = arguments(tmp_path, **extra, max_grad_norm=0.0)
-        from peftprune.trainer import classification_loss
-
         rows = peftprune.sampler(examples(72))
         plain_trainer(prepared, args, callback, rows=rows, compute_loss_func=classification_loss).train()
         found.append((callback, tensors(prepared)))
@@ -308,6 +304,7 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore:(?s).*rank_gate")
 @pytest.mark.parametrize(
     ("method", "step"), [("lorpa", 4), ("lorpa", 8), ("lora-drop(sample=0.3,probe_passes=2)", 12), ("sora", 8)]
 )
@@ -482,6 +479,5 @@ def test_processes_that_disagree_stop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_classes_and_objects_are_methods_too(tiny_bert: Path, tmp_path: Path) -> None:
-    assert started(Gated, adapted(tiny_bert), tmp_path).strategy.name == "gated"
-    assert classification_task().name == "tiny"
-    assert isinstance(nn.Module(), nn.Module)
+    for method in (Gated, Gated(kind="site")):
+        assert started(method, adapted(tiny_bert), tmp_path).strategy.name == "gated"
