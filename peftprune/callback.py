@@ -41,12 +41,12 @@ STATE_FILE = "peftprune_state.pt"
 class PruningCallback(TrainerCallback):
     """Prunes the ranks of a PEFT LoRA model in any `transformers.Trainer`, `Seq2SeqTrainer` or TRL `SFTTrainer`.
 
-        Trainer(model=peft_model, ..., callbacks=[PruningCallback("lorpa", budget="rank=8")])
+        Trainer(model=peft_model, ..., callbacks=[PruningCallback(method, budget="rank=8")])
 
-    **Starting ranks.** A method that starts above the budget and comes down to it (LoRPA, AdaLoRA, SVD) starts from the
-    adapter as the user made it, so that r=64 under `rank=8` starts LoRPA at 64; the user's ranks must then be above the
-    budget. If its options name another start (`initial_rank=32`), that holds. Every other method sets its starting
-    ranks itself, and the sites are resized to them before training; scaling stays what it was made with.
+    **Starting ranks.** A method that starts above the budget and comes down to it starts from the adapter as the user
+    made it (r=64, say, under `rank=8`); the user's ranks must then be above the budget. If its options name another
+    start than its defaults do (`initial_rank=32`), that holds. Every other method sets its starting ranks itself, and
+    the sites are resized to them before training; scaling stays what the adapter was made with.
 
     **Schedule.** Phases are step ranges of the one training run. The optimizer's state is cleared where a phase asks
     for a fresh optimizer. The learning-rate schedule stays the user's; where a phase restarts the schedule, a warm-up
@@ -68,7 +68,7 @@ class PruningCallback(TrainerCallback):
     writes a plain PEFT adapter within it.
 
     Args:
-        method: a name, `"lorpa(initial_rank=64)"` as on the command line, a strategy object or class.
+        method: a name, `"name(option=value)"` as on the command line, a strategy object or class.
         budget: a `Budget` or its text, such as `"rank=8"`. A length of training in it must be the trainer's.
         seed: of the method's own draws; None takes the one that the model was prepared with, else the trainer's.
         schedule: "user" or "restart", see above.

@@ -271,7 +271,10 @@ def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_p
     ],
     ids=["accumulation", "checkpointing", "bfloat16"],
 )
-@pytest.mark.parametrize("method", ["lora-drop(sample=0.3,probe_passes=2)", "prilora(prune_every=5)"])
+@pytest.mark.parametrize(
+    "method",
+    ["lora-drop(sample=0.3,probe_passes=2)", pytest.param("prilora(prune_every=5)", marks=pytest.mark.slow)],
+)
 def test_it_trains_as_without(changes: dict[str, Any], method: str, still_bert: Path, tmp_path: Path) -> None:
     """Accumulation and activation checkpointing change rounding only; bfloat16 trains and stays within the budget."""
     found = []
@@ -306,7 +309,13 @@ class Stop(TrainerCallback):
 
 @pytest.mark.filterwarnings("ignore:(?s).*rank_gate")
 @pytest.mark.parametrize(
-    ("method", "step"), [("lorpa", 4), ("lorpa", 8), ("lora-drop(sample=0.3,probe_passes=2)", 12), ("sora", 8)]
+    ("method", "step"),
+    [
+        ("lorpa", 8),
+        ("lora-drop(sample=0.3,probe_passes=2)", 12),
+        pytest.param("lorpa", 4, marks=pytest.mark.slow),
+        pytest.param("sora", 8, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one(method: str, step: int, tiny_bert: Path, tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4}

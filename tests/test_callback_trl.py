@@ -48,7 +48,10 @@ def sft(model: Path, output: Path, *callbacks: Any, **changes: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("method", ["lorpa", "prilora(prune_every=5)", "lora-drop(sample=0.3,probe_passes=1)"])
+@pytest.mark.parametrize(
+    "method",
+    ["lorpa", pytest.param("prilora(prune_every=5)", marks=pytest.mark.slow), "lora-drop(sample=0.3,probe_passes=1)"],
+)
 def test_supervised_fine_tuning_gains_a_method_by_one_line(method: str, tiny_llama: Path, tmp_path: Path) -> None:
     callback = PruningCallback(method, budget="rank=4")
     trainer = sft(tiny_llama, tmp_path, callback, bf16="lora" in method)
