@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from peftprune.errors import RunError as RunError
     from peftprune.errors import UsageError as UsageError
     from peftprune.methods import register as register
+    from peftprune.order import sampler as sampler
     from peftprune.peft_results import read_peft_method_comparison as read_peft_method_comparison
     from peftprune.sites import Site as Site
     from peftprune.sites import SiteShape as SiteShape
+    from peftprune.start import prepare as prepare
     from peftprune.strategy import AdapterSpec as AdapterSpec
     from peftprune.strategy import Baseline as Baseline
     from peftprune.strategy import Phase as Phase
@@ -55,8 +57,10 @@ _HOMES = {
     "UsageError": "errors",
     "compare": "study",
     "load_task": "tasks",
+    "prepare": "start",
     "read_peft_method_comparison": "peft_results",
     "register": "methods",
+    "sampler": "order",
 }
 
 __all__ = sorted(_HOMES)

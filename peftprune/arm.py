@@ -21,10 +21,11 @@ from transformers.utils.logging import disable_progress_bar, enable_progress_bar
 
 from peftprune import surgery
 from peftprune.base_weights import frozen_bytes
+from peftprune.batches import PhaseBatchSampler
 from peftprune.budget import verify
-from peftprune.callback import Progress, PruningCallback
 from peftprune.data import Example, collator
 from peftprune.evaluation import evaluate
+from peftprune.events import Progress, PruningEvents
 from peftprune.export import save_baseline, save_peft
 from peftprune.generation import GenerationCollator, loss_for
 from peftprune.inject import inject
@@ -32,7 +33,6 @@ from peftprune.ledger import BaseCost, Ledger, headroom, release_memory
 from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
 from peftprune.rng import generator
-from peftprune.sampler import PhaseBatchSampler
 from peftprune.sites import LiveTensors, SiteSet
 from peftprune.speed import MaskStream, keep_frozen_weights_in, use_keyed_dropout, use_matmul_attention
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
@@ -189,7 +189,7 @@ def _trainer(
         seed,
         settings.gradient_accumulation_steps,
     )
-    callback = PruningCallback(
+    callback = PruningEvents(
         BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
         sites,
         plan.budget,

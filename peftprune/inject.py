@@ -13,9 +13,10 @@ from torch import nn
 
 from peftprune import surgery
 from peftprune.architectures.discover import language_model_head
+from peftprune.initial import initial_values
 from peftprune.models import initialise_head
 from peftprune.rng import generator
-from peftprune.sites import Site, SiteSet, SiteShape, init_lora_A, init_normal
+from peftprune.sites import Site, SiteSet, SiteShape
 from peftprune.strategy import AdapterSpec, ParameterGroup, PruningPlan
 
 ADAPTER = "default"
@@ -96,13 +97,7 @@ def inject(
     # PEFT adds the usual names of heads, whether or not the model has them.
     adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
     sites = collect(adapted, shapes)
-    initial = {n: {"A": init_lora_A(ranks[n], s.d_in, generator(seed, "init", n))} for n, s in sites.items()}
-    for kind, std in spec.initial_std.items():
-        for n, site in sites.items():
-            size = 1 if kind == "gate" and spec.gate == "site" else ranks[n]
-            initial[n][kind] = init_normal(kind, site.shape, size, std, generator(seed, "init", n, kind))
-    for name, values in spec.initial.items():
-        initial[name] = initial[name] | dict(values)
+    initial = initial_values(sites.shapes, ranks, spec, seed)
     if spec.gate != "none":
         surgery.add_gates(sites, spec.gate, spec.gate_init)
     dropped = frozenset(n for n, r in spec.ranks.items() if r == 0)

@@ -94,7 +94,7 @@ class ArmPlan:
         """The same plan, its ranks solved anew now that the arm it depends on has run."""
         budget = replace(self.budget, outcome=outcome)
         spec = self.method.spec(self.shapes, budget)
-        _check_spec(spec, self.shapes)
+        check_spec(spec, self.shapes)
         return replace(self, budget=budget, spec=spec)
 
     def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def plan_arm(
     try:
         spec = method.spec(shapes, arm_budget)
         if isinstance(method, RankPruningStrategy) or spec.ranks:
-            _check_spec(spec, shapes)
+            check_spec(spec, shapes)
         wanted = method.phases(arm_budget) if isinstance(method, RankPruningStrategy) else [Phase("train")]
         phases = resolve_phases(
             wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
@@ -171,7 +171,8 @@ def plan_arm(
     return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))
 
 
-def _check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
+def check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
+    """Refuse a spec that leaves out a site, or whose ranks do not fit. Raises UsageError."""
     for ranks in filter(None, (spec.ranks, spec.final_ranks)):
         for shape in shapes:
             rank = ranks.get(shape.name)

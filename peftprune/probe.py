@@ -22,9 +22,9 @@ from peftprune import surgery
 from peftprune.architectures.discover import discover_sites, head_modules
 from peftprune.arm import BaselineEvents, finish_ledger
 from peftprune.budget import Budget, Outcome
-from peftprune.callback import PruningCallback
 from peftprune.data import cache_folder
 from peftprune.errors import PeftPruneError
+from peftprune.events import PruningEvents
 from peftprune.inject import inject
 from peftprune.ledger import BaseCost, Ledger
 from peftprune.methods import MethodSpec, load, parse
@@ -141,7 +141,7 @@ def _in_words(start: str, times: Sequence[float], plan: ArmPlan) -> str:
     return "; ".join(parts) or "never"
 
 
-class _Watched(PruningCallback):
+class _Watched(PruningEvents):
     """Notes what every applied plan changed, and which other answers the strategy gave."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftprune.callback import PruningCallback
+from peftprune.events import PruningEvents
 from peftprune.phases import phase_at
 from peftprune.rng import generator
 
@@ -80,7 +80,7 @@ def _batch(step: int) -> dict[str, Tensor]:
     return {"input_ids": ids * mask, "attention_mask": mask, "labels": torch.randint(0, 2, (BATCH,), generator=rng)}
 
 
-def train(model: nn.Module, callback: PruningCallback) -> None:
+def train(model: nn.Module, callback: PruningEvents) -> None:
     """The events of `peftprune.trainer`, in its order, without what a real run needs beside them."""
     trained: list[nn.Parameter] = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-3, fused=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peftprune.errors import RunError
+from peftprune.processes import sum_over_processes
 from peftprune.sites import Site, SiteSet
 from peftprune.strategy import Signal
 
@@ -49,8 +50,9 @@ class Collectors:
         self._sums.clear()
 
     def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
-        """Stop collecting and return this step's signals, by signal and site."""
+        """Stop collecting and return this step's signals, over all processes, by signal and site."""
         self._wanted = frozenset()
+        sum_over_processes(self._sums)
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
         for name, site in self.sites.items():
             if site.is_dropped:

@@ -67,7 +67,7 @@ def apply_plan(
             _zero(site, tensor_name, mask, optimizer if plan.moments == "zero" else None)
     if plan.reset_optimizer and optimizer is not None:
         optimizer.state.clear()
-    _sync_config(sites)
+    sync_config(sites)
 
 
 def add_gates(sites: SiteSet, kind: str, value: float) -> None:
@@ -110,7 +110,7 @@ def compact(sites: SiteSet, optimizer: Optimizer | None = None) -> None:
     for group in sites.groups():
         if group[0]._active is not None:
             _keep(sites, group[0], range(group[0].rank), optimizer, physical=True)
-    _sync_config(sites)
+    sync_config(sites)
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def fold(sites: SiteSet) -> None:
                 site._lora_A.rank_gate = None
             site._layer.scaling[site._adapter] = 1.0
             _sync_layer(site, first.rank)
-    _sync_config(sites)
+    sync_config(sites)
 
 
 def structure(sites: SiteSet) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def restore_structure(sites: SiteSet, saved: dict[str, Any]) -> None:
         _sync_layer(site, rank)
     for group in saved["ties"]:
         _share(sites, [sites[name] for name in group], None)
-    _sync_config(sites)
+    sync_config(sites)
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
@@ -405,7 +405,7 @@ def _sync_layer(site: Site, rank: int) -> None:
     site._lora_B.in_features = rank
 
 
-def _sync_config(sites: SiteSet) -> None:
+def sync_config(sites: SiteSet) -> None:
     """Write ranks and alphas into the PEFT config, on anchored full names, dropped sites left out."""
     alive = [s for s in sites.values() if not s.is_dropped]
     if not alive:

@@ -35,11 +35,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainingArguments
 
-from peftprune.callback import PruningCallback
+from peftprune.batches import PhaseBatchSampler
 from peftprune.errors import RunError
+from peftprune.events import PruningEvents
 from peftprune.phases import learning_rate_factors, phase_at
 from peftprune.rng import stream_seed
-from peftprune.sampler import PhaseBatchSampler
 from peftprune.speed import MaskStream
 from peftprune.strategy import ParameterGroup
 
@@ -69,7 +69,7 @@ class PruningTrainer(Trainer):
         model: nn.Module,
         args: TrainingArguments,
         sampler: PhaseBatchSampler,
-        callback: PruningCallback,
+        callback: PruningEvents,
         groups: dict[str, ParameterGroup],
         warmup_ratio: float,
         loss: Callable[..., Tensor],
@@ -96,6 +96,8 @@ class PruningTrainer(Trainer):
 
     def run(self) -> None:
         """Train to the end, from the newest valid checkpoint where there is one."""
+        if self.args.world_size > 1:
+            raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
         newest = newest_checkpoint(self.checkpoints)
         torch.manual_seed(stream_seed(self.args.seed, "dropout"))
         self.train(resume_from_checkpoint=None if newest is None else str(newest))

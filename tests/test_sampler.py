@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peftprune.batches import PhaseBatchSampler
 from peftprune.errors import UsageError
 from peftprune.phases import resolve_phases, subset_size
-from peftprune.sampler import PhaseBatchSampler
 from peftprune.strategy import Phase
 
 LENGTHS = [3 + (7 * i) % 40 for i in range(103)]

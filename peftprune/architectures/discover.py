@@ -165,18 +165,25 @@ def _linear_layers(model: nn.Module) -> list[_Linear]:
 
 
 def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
-    """(name, (d_in, d_out)) of every linear layer, the task head's included and the language-model head left out."""
+    """(name, (d_in, d_out)) of every linear layer, the task head's included and the language-model head left out.
+
+    A layer that PEFT adapted is still that layer.
+    """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     frozen = language_model_head(model)
+    adapted = "\0"
     for name, module in model.named_modules():
-        if module is frozen:
+        if module is frozen or name.startswith(adapted):
             continue
-        if isinstance(module, nn.Linear):
-            yield name, (module.in_features, module.out_features)
-        elif isinstance(module, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
-            yield name, (module.weight.shape[0], module.weight.shape[1])
+        layer = getattr(module, "base_layer", module)
+        if layer is not module:
+            adapted = f"{name}."
+        if isinstance(layer, nn.Linear):
+            yield name, (layer.in_features, layer.out_features)
+        elif isinstance(layer, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
+            yield name, (layer.weight.shape[0], layer.weight.shape[1])
 
 
 def _inside(name: str, modules: Iterable[str]) -> bool:

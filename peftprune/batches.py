@@ -30,6 +30,8 @@ class PhaseBatchSampler(Sampler[list[int]]):
         batch_size: examples per optimizer step.
         seed: the arm's seed.
         accumulation: micro-batches per optimizer step, at most `batch_size`.
+        last_parts: micro-batches of the last step of an epoch, where it is an incomplete one; None: as many as
+            `accumulation`, if there are examples for them.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int,
         accumulation: int = 1,
+        last_parts: int | None = None,
     ) -> None:
         self.lengths = list(lengths)
         self.strata = None if strata is None else list(strata)
@@ -49,7 +52,8 @@ class PhaseBatchSampler(Sampler[list[int]]):
         self.accumulation = accumulation
         self.drop_last = False
         self.steps_per_epoch = -(-len(self.lengths) // batch_size)
-        self._last_parts = min(accumulation, len(self.lengths) - (self.steps_per_epoch - 1) * batch_size)
+        left = len(self.lengths) - (self.steps_per_epoch - 1) * batch_size
+        self._last_parts = min(accumulation, left) if last_parts is None else last_parts
         self._epoch = 0
         self._cached: tuple[int, list[list[int]]] = (-1, [])
         self._subsets: dict[float, list[int]] = {}
@@ -114,20 +118,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
     def subset(self, fraction: float) -> list[int]:
         """The stratified sample of this fraction: each class in its share, by largest remainder; ascending indices."""
         if fraction not in self._subsets:
-            rng = generator(self.seed, "subset", fraction)
-            strata = self.strata or [0] * len(self.lengths)
-            wanted = subset_size(len(self.lengths), fraction)
-            members = {c: [i for i, s in enumerate(strata) if s == c] for c in sorted(set(strata))}
-            exact = {c: wanted * len(m) / len(strata) for c, m in members.items()}
-            count = {c: int(x) for c, x in exact.items()}
-            by_remainder = sorted(exact, key=lambda c: count[c] - exact[c])
-            for c in by_remainder[: wanted - sum(count.values())]:
-                count[c] += 1
-            picked = []
-            for c, m in members.items():
-                order = torch.randperm(len(m), generator=rng).tolist()
-                picked += [m[i] for i in order[: count[c]]]
-            self._subsets[fraction] = sorted(picked)
+            self._subsets[fraction] = stratified_subset(len(self.lengths), self.strata, fraction, self.seed)
         return self._subsets[fraction]
 
     def _subset_batch(self, current: PhaseRange, step: int) -> list[int]:
@@ -146,3 +137,21 @@ def _split(items: list[int], parts: int) -> list[list[int]]:
     size, extra = divmod(len(items), parts)
     bounds = accumulate((size + (i < extra) for i in range(parts)), initial=0)
     return [items[a:b] for a, b in pairwise(bounds)]
+
+
+def stratified_subset(num_examples: int, strata: Sequence[int] | None, fraction: float, seed: int) -> list[int]:
+    """Ascending indices of a sample: each class in its share, by largest remainder; None for `strata` is one class."""
+    rng = generator(seed, "subset", fraction)
+    classes = strata or [0] * num_examples
+    wanted = subset_size(num_examples, fraction)
+    members = {c: [i for i, s in enumerate(classes) if s == c] for c in sorted(set(classes))}
+    exact = {c: wanted * len(m) / len(classes) for c, m in members.items()}
+    count = {c: int(x) for c, x in exact.items()}
+    by_remainder = sorted(exact, key=lambda c: count[c] - exact[c])
+    for c in by_remainder[: wanted - sum(count.values())]:
+        count[c] += 1
+    picked = []
+    for c, m in members.items():
+        order = torch.randperm(len(m), generator=rng).tolist()
+        picked += [m[i] for i in order[: count[c]]]
+    return sorted(picked)
