@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from peftprune.architectures.discover import discover_sites
 from peftprune.budget import ArmBudget, Budget, Outcome, solve_ranks, verify
 from peftprune.errors import RunError, UsageError
-from peftprune.methods import load, names, parse
+from peftprune.methods import load, names, parse, released
 from peftprune.models import describe
 from peftprune.planning import plan_arm
+from peftprune.settings import resolve_settings
 from peftprune.sites import SiteShape
 from peftprune.strategy import AdapterSpec, RankPruningStrategy
+from peftprune.tasks import task_info
 from tests.reference import budget as slow
 from tests.tiny import tiny_llama_gqa
 
@@ -315,6 +317,36 @@ def test_ranks_that_another_arm_leads_to_are_checked_too():
     plan = plan_of(Copy(), Budget(rank=8, steps=9))
     assert plan.after(Outcome("other", {"layer0": 8, "layer1": 8, "layer2": 8}, 0)).final_params == 3072
     refused(lambda: plan.after(Outcome("other", {"layer0": 9, "layer1": 8, "layer2": 8}, 0)), "by 128 of 3,072")
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "settings"),
+    [
+        ("adalora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0513, "weight_decay": 0.01}),
+        ("increlora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0256, "max_length": 320}),
+        ("sora", 8, {"weight_decay": 0.1, "warmup_ratio": 0.06, "learning_rate": 1e-3}),
+        ("dylora", 8, {"scaling": 2.0, "weight_decay": 0.1, "warmup_ratio": 0.06}),
+        ("l1ra", 16, {"scaling": 1.0, "weight_decay": 0.1, "warmup_ratio": 0.05}),
+        ("weightlora", 8, {"scaling": 4.0, "warmup_ratio": 0.1953}),
+    ],
+)
+def test_published_settings_hold_under_the_papers_budget(method, rank, settings):
+    plan = planned(method, square(12), "paper")
+    assert plan.budget.params == rank * 12 * 128
+    assert {name: getattr(plan.settings, name) for name in settings} == settings
+    mine = planned(method, square(12), "paper", learning_rate=5e-5, scaling=3.0)
+    assert (mine.settings.learning_rate, mine.settings.scaling) == (5e-5, 3.0), "what the user names wins"
+    matched = planned(method, square(12))
+    assert matched.settings == resolve_settings({})
+
+
+@pytest.mark.parametrize("table", [released.ADALORA, released.INCRELORA])
+def test_released_settings_can_be_set_and_count_the_tasks_own_steps(table):
+    for task, named in table.items():
+        settings = resolve_settings(named)
+        steps = settings.warmup_ratio * settings.epochs * -(-task_info(task).train_size // settings.batch_size)
+        # The scripts name whole hundreds of steps, and AdaLoRA's for MRPC a tenth of the run; shares are rounded.
+        assert steps == pytest.approx(345 if settings.warmup_ratio == 0.1 else 100 * round(steps / 100), rel=0.01), task
 
 
 @pytest.mark.parametrize("model", ["minilm", "bart-base", "grouped queries"])

@@ -166,6 +166,7 @@ def test_claims_are_word_for_word_and_carry_their_marks() -> None:
         for claim in described["claims"]:
             assert claim["text"] in text, described["name"]
             assert set(claim["marks"]) <= {"paper", "authors' code", "secondary summary", "convention of ours"}
+    assert all(overview.describe_method(name)["claims"] for name in methods.names())
     shared = next(c for c in overview.describe_method("lora-drop")["claims"] if "share one LoRA" in c["text"])
     assert shared["marks"] == ["paper", "convention of ours"]
 
