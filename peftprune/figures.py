@@ -89,7 +89,7 @@ def _ranks(comparison: Comparison) -> Figure:
     if allocation.empty:
         raise _nothing("ranks", "no finished arm has adapters")
     named = [_panel(comparison, row) for row in allocation[["task", "budget", "method"]].to_dict("records")]
-    return plots.plot_rank_panels(allocation.assign(method=named))
+    return plots.plot_rank_panels(allocation.assign(method=named), note=_unfinished(comparison))
 
 
 def _lines(comparison: Comparison) -> Figure:
@@ -100,7 +100,7 @@ def _lines(comparison: Comparison) -> Figure:
     for ax, grid in zip(axes, found.values(), strict=True):
         plots.rank_lines(ax, grid, list(grid.index), list(grid.columns), legend=False)
     _share_scale(axes)
-    plots.common_legend(figure, axes)
+    plots.common_legend(figure, axes, note=_unfinished(comparison))
     return figure
 
 
@@ -371,6 +371,19 @@ def _share_scale(axes: Sequence[Axes]) -> None:
     top = max(ax.get_ylim()[1] for ax in axes)
     for ax in axes:
         ax.set_ylim(top=top)
+
+
+def _unfinished(comparison: Comparison) -> str:
+    """Which methods have no panel because none of their arms has finished; empty where there is none."""
+    runs = comparison.runs()
+    names: dict[str, list[str]] = {"failed": [], "pending": []}
+    for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
+        states = [str(status).partition(":")[0] for status in arms["status"]]
+        if "done" not in states:
+            key = {"task": task, "budget": budget, "method": method}
+            names["failed" if "failed" in states else "pending"].append(_panel(comparison, key))
+    said = {"failed": "failed, hence not shown: ", "pending": "not finished, hence not shown: "}
+    return "; ".join(said[state] + "; ".join(found) for state, found in names.items() if found)
 
 
 def _nothing(kind: str, why: str) -> UsageError:

@@ -95,6 +95,7 @@ class ArmPlan:
         budget = replace(self.budget, outcome=outcome)
         spec = self.method.spec(self.shapes, budget)
         check_spec(spec, self.shapes)
+        _check_budget(spec, self.shapes, budget, self.exemption)
         return replace(self, budget=budget, spec=spec)
 
     def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
@@ -140,7 +141,8 @@ def plan_arm(
         task: the task's name, for per-task published settings.
 
     Raises:
-        UsageError: when the budget cannot be met; the message names the method.
+        UsageError: when the budget cannot be met, or would be overspent by what is known of the final ranks; the
+            message names the method.
     """
     method = request.build()
     paper = method.paper() if budget == "paper" else None
@@ -162,6 +164,7 @@ def plan_arm(
         spec = method.spec(shapes, arm_budget)
         if isinstance(method, RankPruningStrategy) or spec.ranks:
             check_spec(spec, shapes)
+        _check_budget(spec, shapes, arm_budget, method.exemption if isinstance(method, Baseline) else None)
         wanted = method.phases(arm_budget) if isinstance(method, RankPruningStrategy) else [Phase("train")]
         phases = resolve_phases(
             wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
@@ -182,3 +185,24 @@ def check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
                 raise UsageError.of("spec.ranks", rank, f"does not fit {shape.name}", f"Give 0 to {shape.max_rank}")
     if not any(spec.ranks.values()):
         raise UsageError.of("spec.ranks", 0, "is the rank of every site", "Give at least one site a rank")
+
+
+def _check_budget(spec: AdapterSpec, shapes: Sequence[SiteShape], budget: ArmBudget, exemption: str | None) -> None:
+    """Refuse ranks that are known to overspend, before a whole run is spent on what the check after it must refuse."""
+    if spec.decided_in_training or budget.paper or exemption is not None:
+        return
+    final = spec.ranks if spec.final_ranks is None else spec.final_ranks
+    share = dict(spec.density) if budget.count == "nonzero" else {}
+    costs = {s.name: s.d_in * share.get("A", 1.0) + s.d_out * share.get("B", 1.0) for s in shapes}
+    spent = sum(final.get(name, 0) * cost for name, cost in costs.items()) + spec.fixed_params
+    # Densities are fractions, so a sum that is whole may miss it by its last bits.
+    if round(spent, 3) <= budget.params:
+        return
+    where = "spec.ranks" if spec.final_ranks is None else "spec.final_ranks"
+    raise UsageError.of(
+        where,
+        f"{spent:,.0f} {budget.count} parameters",
+        f"overspend the budget by {spent - budget.params:,.0f} of {budget.params:,}",
+        "Solve them with budget.solve. Give final_ranks where a later plan cuts to other ranks than the first ones, or "
+        "decided_in_training=True where training decides on them",
+    )

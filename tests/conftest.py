@@ -14,6 +14,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from peft import PeftModel
 
 from tests.helpers import save_model
 
@@ -34,11 +35,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One thread, since thread counts change bits, and a cache that no other run shares."""
     torch.set_num_threads(1)
-    # Every training run ends with a full collection; what was imported need not be looked through each time.
-    gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PEFTPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # Compiling its template takes longer than writing a tiny adapter, at each of hundreds of checkpoints.
+        patch.setattr(PeftModel, "create_or_update_model_card", lambda self, output_dir: None)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_to_collect(surroundings: None) -> None:
+    """Every training run collects garbage twice; what was imported or kept before need not be looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +67,7 @@ def still_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One folder for an encoder, an encoder-decoder, and a decoder with grouped queries."""
-    others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in ("bart", "llama")}
+    """One folder for an encoder, one as wide and deep as the offline model, an encoder-decoder, and a decoder with
+    grouped queries."""
+    others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in ("minilm", "bart", "llama")}
     return {"bert": tiny_bert, **others}

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from peftprune.architectures import bundled_config
 from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
 from peftprune.budget import Outcome, parse_budget
 from peftprune.methods import parse
@@ -41,13 +42,16 @@ class CrashError(Exception):
 
 
 def save_model(architecture: str, folder: Path) -> Path:
-    """Save a randomly initialised model of width 32 and two layers, with its tokenizer."""
+    """Save a randomly initialised model of width 32 and two layers, or the shapes of "minilm", with its tokenizer."""
     from transformers import BartConfig, BartModel, BertConfig, BertModel, LlamaConfig, LlamaModel
 
     torch.manual_seed(0)
     if architecture == "bert":
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         model = BertModel(BertConfig(**SIZES, **sizes, max_position_embeddings=64, initializer_range=0.2))
+    elif architecture == "minilm":
+        sizes = {k: v for k, v in bundled_config("minilm").items() if k not in (*SIZES, "model_type")}
+        model = BertModel(BertConfig(**sizes | SIZES))
     elif architecture == "bart":
         widths = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in (("layers", 2), ("attention_heads", 4))}
         widths |= {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_model": 32, "max_position_embeddings": 64}
@@ -124,6 +128,7 @@ def regression_task(folder: Path, n: int = 70) -> Task:
 
 DEFAULTS = {"batch_size": 8, "learning_rate": 5e-3, "dtype": "float32", "checkpoints": 0, "max_length": 32}
 BUDGET = "rank=4,steps=24"
+_SETUPS: dict[Any, Setup] = {}
 
 
 @dataclass
@@ -172,7 +177,13 @@ def make_arm(
     given = DEFAULTS | settings
     (spec,) = parse([method])
     resolved = resolve_settings(given)
-    setup = Setup(model, task or classification_task(), resolved, target_modules)
+    if task is None:
+        # Arms of the usual task share what a study's arms share.
+        key = str(model), str(target_modules), resolved
+        setup = _SETUPS.get(key) or Setup(model, classification_task(), resolved, target_modules)
+        _SETUPS[key] = setup
+    else:
+        setup = Setup(model, task, resolved, target_modules)
     plan = setup.plan(spec, parse_budget(budget), given)
     if getattr(plan.method, "depends_on", None) is not None:
         options: dict[str, Any] = {"task": task, "budget": budget, "seed": seed, "target_modules": target_modules}

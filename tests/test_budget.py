@@ -10,13 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftprune.architectures.discover import discover_sites
-from peftprune.budget import ArmBudget, Budget, solve_ranks, verify
+from peftprune.budget import ArmBudget, Budget, Outcome, solve_ranks, verify
 from peftprune.errors import RunError, UsageError
-from peftprune.methods import parse
+from peftprune.methods import load, names, parse, released
 from peftprune.models import describe
 from peftprune.planning import plan_arm
+from peftprune.settings import resolve_settings
 from peftprune.sites import SiteShape
+from peftprune.strategy import AdapterSpec, RankPruningStrategy
+from peftprune.tasks import task_info
 from tests.reference import budget as slow
+from tests.tiny import tiny_llama_gqa
 
 
 def square(n, width=64):
@@ -253,6 +257,111 @@ def test_lora_drop_with_ten_kept_sites_of_roberta_base():
 
 def test_an_error_in_planning_names_the_arm():
     refused(lambda: planned("lorpa:short", square(2), Budget(rank=8, steps=1)), "lorpa:short: phases", "1 steps")
+
+
+class Ranks(RankPruningStrategy):
+    """Starts and ends with the ranks that it is told, in multiples of the budget's."""
+
+    name = "ranks"
+
+    def __init__(self, start=1, end=None, **spec):
+        super().__init__()
+        self.start_at, self.end_at, self.more = start, end, spec
+
+    def spec(self, sites, budget):
+        even = budget.solve(sites)
+        final = None if self.end_at is None else {n: self.end_at * r for n, r in even.items()}
+        return AdapterSpec(ranks={n: self.start_at * r for n, r in even.items()}, final_ranks=final, **self.more)
+
+
+def plan_of(strategy, budget):
+    class Request:
+        label = "ranks:mine"
+
+        def build(self):
+            return strategy
+
+    return plan_arm(Request(), square(3), budget, {}, num_examples=3200, base_parameters=10**8, task="rte")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "field", "over"),
+    [
+        (Ranks(2), "ranks:mine: spec.ranks: '6,144 stored parameters'", "by 3,072 of 3,072"),
+        (Ranks(1, 2), "ranks:mine: spec.final_ranks: '6,144 stored parameters'", "by 3,072 of 3,072"),
+        (Ranks(1, fixed_params=1), "spec.ranks: '3,073 stored parameters'", "by 1 of 3,072"),
+    ],
+    ids=["at the start", "at the end", "beside the ranks"],
+)
+def test_a_plan_that_is_known_to_overspend_is_refused_before_training(strategy, field, over):
+    refused(lambda: plan_of(strategy, Budget(rank=8, steps=9)), field, f"overspend the budget {over}")
+
+
+def test_only_what_is_known_is_refused():
+    assert plan_of(Ranks(4, 1), Budget(rank=8, steps=9)).peak_params == 4 * 3072
+    assert plan_of(Ranks(2, decided_in_training=True), Budget(rank=8, steps=9)).final_params == 2 * 3072
+    # With A all zero, half of the entries count.
+    sparse = Ranks(2, density={"A": 0.0})
+    assert plan_of(sparse, Budget(rank=8, steps=9, count="nonzero")).final_params == 2 * 3072
+    refused(lambda: plan_of(sparse, Budget(rank=8, steps=9)), "stored")
+    refused(lambda: plan_of(Ranks(3, density={"A": 0.0}), Budget(rank=8, steps=9, count="nonzero")), "nonzero")
+
+
+def test_ranks_that_another_arm_leads_to_are_checked_too():
+    class Copy(Ranks):
+        def spec(self, sites, budget):
+            if budget.outcome is None:
+                return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
+            return AdapterSpec(ranks=budget.outcome.ranks)
+
+    plan = plan_of(Copy(), Budget(rank=8, steps=9))
+    assert plan.after(Outcome("other", {"layer0": 8, "layer1": 8, "layer2": 8}, 0)).final_params == 3072
+    refused(lambda: plan.after(Outcome("other", {"layer0": 9, "layer1": 8, "layer2": 8}, 0)), "by 128 of 3,072")
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "settings"),
+    [
+        ("adalora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0513, "weight_decay": 0.01}),
+        ("increlora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0256, "max_length": 320}),
+        ("sora", 8, {"weight_decay": 0.1, "warmup_ratio": 0.06, "learning_rate": 1e-3}),
+        ("dylora", 8, {"scaling": 2.0, "weight_decay": 0.1, "warmup_ratio": 0.06}),
+        ("l1ra", 16, {"scaling": 1.0, "weight_decay": 0.1, "warmup_ratio": 0.05}),
+        ("weightlora", 8, {"scaling": 4.0, "warmup_ratio": 0.1953}),
+    ],
+)
+def test_published_settings_hold_under_the_papers_budget(method, rank, settings):
+    plan = planned(method, square(12), "paper")
+    assert plan.budget.params == rank * 12 * 128
+    assert {name: getattr(plan.settings, name) for name in settings} == settings
+    mine = planned(method, square(12), "paper", learning_rate=5e-5, scaling=3.0)
+    assert (mine.settings.learning_rate, mine.settings.scaling) == (5e-5, 3.0), "what the user names wins"
+    matched = planned(method, square(12))
+    assert matched.settings == resolve_settings({})
+
+
+@pytest.mark.parametrize("table", [released.ADALORA, released.INCRELORA])
+def test_released_settings_can_be_set_and_count_the_tasks_own_steps(table):
+    for task, named in table.items():
+        settings = resolve_settings(named)
+        steps = settings.warmup_ratio * settings.epochs * -(-task_info(task).train_size // settings.batch_size)
+        # The scripts name whole hundreds of steps, and AdaLoRA's for MRPC a tenth of the run; shares are rounded.
+        assert steps == pytest.approx(345 if settings.warmup_ratio == 0.1 else 100 * round(steps / 100), rel=0.01), task
+
+
+@pytest.mark.parametrize("model", ["minilm", "bart-base", "grouped queries"])
+def test_every_method_has_a_plan_within_the_budget(model):
+    """Shapes alone: an encoder, an encoder-decoder, and a decoder whose queries are wider than its values."""
+    shapes = discover_sites(tiny_llama_gqa() if model == "grouped queries" else describe(model), "attention")
+    assert (len({s.d_out for s in shapes}) == 2) == (model == "grouped queries")
+    for name in names():
+        if issubclass(load(name), RankPruningStrategy):
+            plan = planned(name, shapes, Budget(rank=8, steps=300))
+            allowed = 8 * sum(s.unit_cost for s in shapes)
+            cheapest = min(s.unit_cost for s in shapes)
+            assert plan.budget.params == allowed
+            if not plan.spec.decided_in_training:
+                assert 0 <= allowed - plan.final_params < cheapest, name
 
 
 # --- verifying -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eva": {"sample": 0.25},
 }
 METHODS = sorted(SETTINGS)
+UNEVEN = "params=1501,steps=24"
+"""No multiple of what a unit of rank costs, so that sites of one shape differ in rank."""
 STRATEGIES = [m for m in METHODS if issubclass(load(m), RankPruningStrategy)]
 WALL_CLOCK = {"seconds", "phase_seconds", "evaluation_seconds", "peak_memory_bytes"}
 
@@ -65,13 +68,11 @@ def built(method: str) -> Any:
 @pytest.fixture(scope="module")
 def finished(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`finished(method)`: an arm that ran without interruption, once per method, and its result."""
-    known: dict[str, tuple[Arm, dict[str, Any]]] = {}
 
+    @cache
     def run(method: str) -> tuple[Arm, dict[str, Any]]:
-        if method not in known:
-            arm = make_arm(built(method), tmp_path_factory.mktemp("finished"), tiny_bert)
-            known[method] = arm, arm.run()
-        return known[method]
+        arm = make_arm(built(method), tmp_path_factory.mktemp("finished"), tiny_bert, budget=UNEVEN)
+        return arm, arm.run()
 
     return run
 
@@ -104,33 +105,40 @@ def assert_budget_met(arm: Arm, result: dict[str, Any]) -> None:
     assert 0 <= result["budget"]["params"] - spent < min(units, default=float("inf"))
 
 
-@each_method
-@pytest.mark.parametrize(
-    ("budget", "target_modules", "params"),
-    [
-        ("params=1501,steps=24", "attention", 1501),
-        ("rank=3,steps=24", "all-linear", 3 * 2 * (4 * 64 + 2 * 96)),
-        ("params=3000,steps=24", ["query", "intermediate.dense", "output.dense"], 3000),
-    ],
-    ids=["no multiple of a unit", "sites that are not square", "mixed sites"],
-)
-def test_the_budget_is_met(
-    method: str, budget: str, target_modules: Any, params: int, tiny_bert: Path, tmp_path: Path
-) -> None:
-    arm = make_arm(built(method), tmp_path, tiny_bert, budget=budget, target_modules=target_modules)
-    result = arm.run()
-    assert result["budget"]["params"] == params
+def assert_all_is_spent(arm: Arm, result: dict[str, Any]) -> None:
+    """The parameters that are allowed, and the steps."""
     assert_budget_met(arm, result)
     assert result["ledger"]["steps"] == 24
     assert result["ledger"]["peak_params"] >= result["ledger"]["final_params"]
 
 
 @each_method
-@pytest.mark.parametrize("architecture", ["bart", "llama"])
-def test_other_architectures_meet_the_budget(
-    method: str, architecture: str, tiny_models: dict[str, Path], tmp_path: Path
+def test_a_budget_that_no_rank_costs_exactly_is_met(method: str, finished: Any) -> None:
+    arm, result = finished(method)
+    assert result["budget"]["params"] == 1501
+    assert_all_is_spent(arm, result)
+
+
+# Encoders whose sites differ in cost, an encoder-decoder, and a decoder whose queries are wider than its values.
+@each_method
+@pytest.mark.parametrize(
+    ("architecture", "budget", "target_modules"),
+    [
+        ("bert", "rank=3,steps=24", "all-linear"),
+        ("bert", "params=3000,steps=24", ["query", "intermediate.dense", "output.dense"]),
+        ("minilm", "rank=4,steps=24", "attention"),
+        ("bart", "rank=4,steps=24", ["q_proj", "v_proj", "fc1"]),
+        ("llama", "rank=4,steps=24", "all-linear"),
+    ],
+    ids=["sites that are not square", "mixed sites", "minilm", "encoder-decoder", "grouped queries"],
+)
+def test_the_budget_is_met(
+    method: str, architecture: str, budget: str, target_modules: Any, tiny_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    arm = make_arm(built(method), tmp_path, tiny_models[architecture], target_modules="all-linear")
+    # As many steps an epoch as elsewhere, of fewer tokens: this one is large.
+    less = {"batch_size": 2, "max_train_samples": 18, "max_length": 8} if architecture == "minilm" else {}
+    model = tiny_models[architecture]
+    arm = make_arm(built(method), tmp_path, model, budget=budget, target_modules=target_modules, **less)
     try:
         result = arm.run()
     except UsageError as error:
@@ -138,48 +146,31 @@ def test_other_architectures_meet_the_budget(
         if arm.plan.exemption is None or "in this model" not in str(error):
             raise
         return
-    assert_budget_met(arm, result)
+    kind, _, size = budget.partition(",")[0].partition("=")
+    units = 1 if kind == "params" else sum(s.unit_cost for s in arm.plan.shapes)
+    assert result["budget"]["params"] == int(size) * units
+    assert_all_is_spent(arm, result)
     assert torch.isfinite(stored_logits(arm.folder)).all()
 
 
 # --- strategies decide and touch nothing ------------------------------------------------------------------------------
 
 
-def watched(arm: Arm, around: Any) -> Any:
-    """Train the arm with `around` called at every event; returns its trainer."""
-    arm = arm.with_method(Spy(arm.plan.method, around))  # type: ignore[arg-type]
-    _, _, trainer = arm.build()
-    around.trainer = trainer
-    trainer.run()
-    return trainer
-
-
 class Untouched:
-    """Fails where a call changes a parameter, gradient, buffer, the optimizer's state or the global random state."""
+    """Notes the calls that change a parameter, gradient, buffer, the optimizer's state or the global random state."""
 
     def __init__(self) -> None:
         self.trainer: Any = None
         self.calls: set[str] = set()
+        self.touched: set[str] = set()
 
     def __call__(self, name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
         self.calls.add(name)
         before = everything(self.trainer.model, self.trainer.optimizer)
         answer = call(*arguments)
-        assert everything(self.trainer.model, self.trainer.optimizer) == before, f"{name} changed something"
+        if everything(self.trainer.model, self.trainer.optimizer) != before:
+            self.touched.add(name)
         return answer
-
-
-@each_strategy
-def test_no_call_changes_a_tensor(method: str, tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm(built(method), tmp_path, tiny_bert, target_modules="all-linear")
-    around = Untouched()
-    trainer = watched(arm, around)
-    assert {"start", "before_step", "observe", "decide", "end_phase"} <= around.calls
-    # Planning happens before there is a model, and again inside some methods: it must not change one either.
-    before = everything(trainer.model, trainer.optimizer)
-    arm.plan.method.spec(arm.plan.shapes, arm.plan.budget)  # type: ignore[union-attr]
-    arm.plan.method.phases(arm.plan.budget)  # type: ignore[union-attr]
-    assert everything(trainer.model, trainer.optimizer) == before
 
 
 def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
@@ -198,13 +189,17 @@ def plain(plan: Any) -> Any:
 
 
 class Twin:
-    """Has every call answered twice: by the strategy, and by a fresh one restored from its state and random stream."""
+    """Has every call answered twice: by the strategy, and by a fresh one restored from its state and random stream.
+
+    Notes where the two part.
+    """
 
     def __init__(self, method: str) -> None:
         self.method = method
         self.trainer: Any = None
         self.plans = 0
         self.states: list[tuple[Any, Any]] = []
+        self.parted: set[str] = set()
 
     def __call__(self, name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
         original = call.__self__
@@ -220,22 +215,55 @@ class Twin:
         after = rng.get_state()
         rng.set_state(stream)
         answer = call(*arguments)
-        assert same(plain(answer), plain(theirs)), f"{name} depends on more than state, view and random stream"
-        assert same(rng.get_state(), after), f"{name} draws differently"
-        assert same(through_a_file(original.state_dict()), through_a_file(twin.state_dict()))
+        if not same(plain(answer), plain(theirs)):
+            self.parted.add(f"{name} depends on more than state, view and random stream")
+        if not same(rng.get_state(), after):
+            self.parted.add(f"{name} draws differently")
+        if not same(through_a_file(original.state_dict()), through_a_file(twin.state_dict())):
+            self.parted.add(f"{name} leaves another state")
         self.plans += isinstance(answer, PruningPlan) and not answer.is_empty
         return answer
 
 
+@pytest.fixture(scope="module")
+def watched(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`watched(method)`: an arm trained under the eyes of both, once per method, and its trainer."""
+
+    @cache
+    def run(method: str) -> tuple[Arm, Any, Untouched, Twin]:
+        arm = make_arm(built(method), tmp_path_factory.mktemp("watched"), tiny_bert, target_modules="all-linear")
+        untouched, twin = Untouched(), Twin(method)
+
+        def around(name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
+            return untouched(name, lambda *given: twin(name, call, given), arguments)
+
+        _, _, trainer = arm.with_method(Spy(arm.plan.method, around)).build()  # type: ignore[arg-type]
+        untouched.trainer = twin.trainer = trainer
+        trainer.run()
+        return arm, trainer, untouched, twin
+
+    return run
+
+
 @each_strategy
-def test_a_plan_is_a_function_of_state_view_and_random_stream(method: str, tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm(built(method), tmp_path, tiny_bert, target_modules="all-linear")
-    around = Twin(method)
-    watched(arm, around)
-    expected = arm.plan.method.prunes != "nothing"  # type: ignore[union-attr]
-    assert (around.plans > 0) == expected
-    assert len(around.states) > 24
-    assert all(same(kept, copied) for kept, copied in around.states), "a state changed after it was handed out"
+def test_no_call_changes_a_tensor(method: str, watched: Any) -> None:
+    arm, trainer, untouched, _ = watched(method)
+    assert {"start", "before_step", "observe", "decide", "end_phase"} <= untouched.calls
+    assert not untouched.touched
+    # Planning happens before there is a model, and again inside some methods: it must not change one either.
+    before = everything(trainer.model, trainer.optimizer)
+    arm.plan.method.spec(arm.plan.shapes, arm.plan.budget)
+    arm.plan.method.phases(arm.plan.budget)
+    assert everything(trainer.model, trainer.optimizer) == before
+
+
+@each_strategy
+def test_a_plan_is_a_function_of_state_view_and_random_stream(method: str, watched: Any) -> None:
+    arm, _, _, twin = watched(method)
+    assert not twin.parted
+    assert (twin.plans > 0) == (arm.plan.method.prunes != "nothing")
+    assert len(twin.states) > 24
+    assert all(same(kept, copied) for kept, copied in twin.states), "a state changed after it was handed out"
 
 
 # --- cutting and masking ----------------------------------------------------------------------------------------------
@@ -260,7 +288,7 @@ def test_masked_training_gives_what_cutting_gives(
         cut(sites, plan, **arguments, physical=not decided)
 
     monkeypatch.setattr(surgery, "apply_plan", mask)
-    arm = make_arm(built(method), tmp_path, tiny_bert)
+    arm = make_arm(built(method), tmp_path, tiny_bert, budget=UNEVEN)
     result = arm.run()
     if not used <= {"keep", "zero", "drop", "assign"}:
         pytest.skip(f"plans with {', '.join(sorted(used))} give tensors new shapes, which masks cannot")
@@ -292,21 +320,34 @@ def assert_same_record(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert same(found[part], value), part
 
 
+class Steps:
+    """Remembers the first step that it was told of."""
+
+    first: int | None = None
+
+    def __call__(self, done: int, total: int, phase: str) -> None:
+        self.first = self.first or done
+
+
 @each_method
-@pytest.mark.parametrize("crashes", [(1, 6, 7), (9, 11, 20)], ids=str)
 def test_an_interrupted_run_ends_like_one_that_was_not(
-    method: str, crashes: tuple[int, ...], finished: Any, tiny_bert: Path, tmp_path: Path
+    method: str, finished: Any, tiny_bert: Path, tmp_path: Path
 ) -> None:
-    """Saved at even steps; epochs end at 9 and 18, events lie at 5, 6, 9 and 10. So runs go on before events that had
-    happened, right at them, after them, and mid-epoch."""
-    for crash_at in crashes:
+    """Saved at even steps; epochs end at 9 and 18, events lie at 5, 6, 9 and 10. So the run goes on before events that
+    had happened, right at them, after them, and mid-epoch; it begins anew once, having saved nothing yet."""
+    settings: dict[str, Any] = {"budget": UNEVEN, "checkpoints": 12}
+    begun = []
+    for crash_at in (1, 6, 7, 9, 11, 20, None):
         # A new process knows nothing of the old one's strategy.
-        with pytest.raises(CrashError):
-            make_arm(built(method), tmp_path, tiny_bert, checkpoints=12).run(crash_at=crash_at)
-    arm = make_arm(built(method), tmp_path, tiny_bert, checkpoints=12)
-    steps: list[int] = []
-    result = arm.run(progress=lambda done, total, phase: steps.append(done))
-    assert steps[0] == (crashes[-1] - 1) // 2 * 2 + 1
+        arm, steps = make_arm(built(method), tmp_path, tiny_bert, **settings), Steps()
+        if crash_at is None:
+            result = arm.run(progress=steps)
+        else:
+            with pytest.raises(CrashError):
+                arm.run(crash_at=crash_at, progress=steps)
+        begun.append(steps.first)
+    # The first one died in its first step.
+    assert begun == [None, 1, 5, 7, 9, 11, 19]
     assert_same_record(record(arm, result), record(*finished(method)))
     assert not arm.folder.checkpoints.exists()
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from matplotlib.text import Text
 
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
@@ -87,6 +88,34 @@ def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
 def test_a_kind_that_does_not_apply_says_why(kind: str, asked: dict, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"kind: '{kind}' has nothing to show"):
         draw(store(tmp_path, **asked), kind)
+
+
+@pytest.mark.parametrize("kind", ["ranks", "lines"])
+def test_methods_without_a_panel_are_named(kind: str, tmp_path: Path) -> None:
+    failed = [("sparse", 0), ("sparse", 1), ("cut", 1), *(("shared-" + "x" * 40, seed) for seed in (0, 1))]
+    study = store(
+        tmp_path, methods=["plain", "cut", "sparse", "shared-" + "x" * 40], tasks=["rte", "mrpc"], failed=failed
+    )
+    figure = draw(study, kind)
+    (note,) = [t for t in figure.findobj(Text) if "not shown" in t.get_text()]
+    shown = "".join(note.get_text().split())
+    assert shown.startswith("failed,hencenotshown:sparse,rte;shared-x"), "one seed of cut has finished, so it is shown"
+    assert shown.endswith("sparse,mrpc;shared-" + "x" * 40 + ",mrpc")
+    box, width = note.get_window_extent(), figure.get_figwidth() * figure.dpi
+    assert box.x0 >= 0
+    assert box.x1 <= width
+    assert box.y0 >= -1
+    assert not any(box.overlaps(ax.get_tightbbox()) for ax in figure.axes)
+    whole = draw(study.only(method="cut"), kind)
+    assert not [t for t in whole.findobj(Text) if "not shown" in t.get_text()]
+
+
+def test_arms_that_have_not_run_are_told_from_those_that_failed(tmp_path: Path) -> None:
+    study = store(tmp_path, methods=["plain", "cut", "sparse"], seeds=[0], failed=[("cut", 0)])
+    for file in study.arm("sparse", 0).path.iterdir():
+        file.unlink()
+    (note,) = [t.get_text() for t in draw(study, "lines").findobj(Text) if "not shown" in t.get_text()]
+    assert " ".join(note.split()) == "failed, hence not shown: cut; not finished, hence not shown: sparse"
 
 
 def test_unknown_kinds_and_files_are_refused(tmp_path: Path) -> None:

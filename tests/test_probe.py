@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from peftprune import methods, overview, probe
+from peftprune import methods, overview, probe, tables
 from peftprune.cli import app
 from peftprune.methods import load, register
 from peftprune.strategy import PruningPlan, RankPruningStrategy
@@ -32,6 +32,27 @@ SEEN: dict[str, dict[str, Any]] = {
 }
 
 
+YEARLESS = {"full", "random-rank"}
+"""Methods that no paper introduced."""
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, dict[str, Any]]:
+    """All methods of ours, watched once."""
+    state = torch.get_rng_state()
+    found = probe.capabilities(methods.names())
+    assert torch.equal(torch.get_rng_state(), state), "watching draws nothing from the global stream"
+    return found
+
+
+@pytest.fixture
+def remembered(seen: dict[str, dict[str, Any]], alone: None) -> None:
+    """What was seen lies in this test's cache, as after an earlier call."""
+    file = probe.cache_folder() / "capabilities.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"key": probe._key(), "methods": seen}))
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(methods, "_REGISTERED", {})
@@ -39,24 +60,22 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SEEN)
-def test_what_a_method_does_is_seen(name: str) -> None:
-    found = probe.observe(name)
-    assert {field: found.get(field) for field in SEEN[name]} == SEEN[name]
+def test_what_a_method_does_is_seen(name: str, seen: dict[str, dict[str, Any]]) -> None:
+    assert {field: seen[name].get(field) for field in SEEN[name]} == SEEN[name]
 
 
-def test_every_method_can_be_watched_and_meets_its_budget() -> None:
-    state = torch.get_rng_state()
-    for name, found in probe.capabilities(methods.names()).items():
+def test_every_method_can_be_watched_and_meets_its_budget(seen: dict[str, dict[str, Any]]) -> None:
+    assert list(seen) == methods.names()
+    for name, found in seen.items():
         assert "error" not in found, (name, found)
         assert found["budget"] == (getattr(load(name), "exemption", None) or "met"), name
-        json.dumps(found)
-    assert torch.equal(torch.get_rng_state(), state)
+        assert json.loads(json.dumps(found)) == found
 
 
 @pytest.mark.parametrize("name", ["random-rank", "lora-drop", "vera"])
-def test_watching_twice_shows_the_same(name: str) -> None:
+def test_watching_twice_shows_the_same(name: str, seen: dict[str, dict[str, Any]]) -> None:
     torch.rand(3)
-    assert probe.observe(name) == probe.observe(name)
+    assert probe.observe(name) == seen[name]
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
@@ -119,7 +138,7 @@ class Greedy(RankPruningStrategy):
         return PruningPlan(grow=dict.fromkeys(view.sites, 1) if view.step == 3 else {})
 
 
-def test_a_method_that_fails_leaves_the_table_standing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_method_that_fails_leaves_the_table_standing(remembered: None, capsys: pytest.CaptureFixture[str]) -> None:
     from peftprune.tables import show_methods
 
     register(Broken)
@@ -142,27 +161,32 @@ def test_methods_of_others_are_watched_every_time(counted: list[str]) -> None:
 
 
 def test_claims_are_word_for_word_and_carry_their_marks() -> None:
-    for described in overview.describe_methods():
+    for described in map(overview.describe_method, methods.names()):
         text = " ".join((inspect.getdoc(load(described["name"])) or "").split())
         for claim in described["claims"]:
             assert claim["text"] in text, described["name"]
             assert set(claim["marks"]) <= {"paper", "authors' code", "secondary summary", "convention of ours"}
-    drop = next(d for d in overview.describe_methods() if d["name"] == "lora-drop")
-    shared = next(c for c in drop["claims"] if "share one LoRA" in c["text"])
+    assert all(overview.describe_method(name)["claims"] for name in methods.names())
+    shared = next(c for c in overview.describe_method("lora-drop")["claims"] if "share one LoRA" in c["text"])
     assert shared["marks"] == ["paper", "convention of ours"]
 
 
 def test_every_option_says_where_its_default_comes_from() -> None:
-    for described in overview.describe_methods():
+    for described in map(overview.describe_method, methods.names()):
         for found in described["options"]:
             assert found["mark"], (described["name"], found["name"])
             assert found["help"], (described["name"], found["name"])
 
 
-def test_the_command_prints_the_same_as_json_and_as_tables() -> None:
+def test_the_command_prints_the_same_as_json_and_as_tables(
+    remembered: None, seen: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Cells that are folded cannot be found.
+    monkeypatch.setattr(tables, "_PLAIN_WIDTH", 5000)
     shown = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)["methods"]
     names = [m["name"] for m in shown]
     assert names == methods.names()
+    assert {m["name"]: m["observed"] for m in shown} == seen
     lorpa = shown[names.index("lorpa")]
     assert (lorpa["year"], lorpa["kind"], lorpa["observed"]["changes"]) == (2024, "strategy", ["ranks"])
     assert lorpa["options"][0] == {
@@ -172,6 +196,13 @@ def test_the_command_prints_the_same_as_json_and_as_tables() -> None:
         "help": "rank of the dense phase",
     }
     printed = " ".join(CliRunner().invoke(app, ["methods"]).stdout.split())
-    assert all(name in printed for name in names)
+    for method in shown:
+        assert (method["year"] is None) == ("ours" in method["source"] or method["name"] in YEARLESS), method["name"]
+        said = [method["name"], str(method["year"] or "–"), method["source"], method["prunes"], method["summary"]]
+        said += [*method["signals"], method["observed"]["when"], method["observed"]["budget"]]
+        said += [cell for claim in method["claims"] for cell in (claim["text"], *claim["marks"])]
+        said += [str(o[part]) for o in method["options"] for part in ("name", "default", "mark", "help")]
+        for text in said:
+            assert " ".join(text.split()) in printed, (method["name"], text)
     assert "once, at 20%" in printed
     assert "convention of ours" in printed

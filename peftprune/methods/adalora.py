@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
+from peftprune.methods.released import ADALORA
 from peftprune.methods.triplets import INITIAL_STD, new_components, share_of_scores
 from peftprune.scoring import (
     PenaltyForm,
@@ -23,6 +24,7 @@ from peftprune.scoring import (
 from peftprune.sites import LiveTensors, SiteShape
 from peftprune.strategy import (
     AdapterSpec,
+    PaperSettings,
     ParameterGroup,
     Phase,
     PruningPlan,
@@ -129,7 +131,9 @@ class AdaLoRA(RankPruningStrategy):
     equal. A site can lose its last component. If one more unit still fits in the end because every component of the
     cheap sites survived, those sites grow by it (a convention of ours).
 
-    Steps, total included, are those of the run itself. The trace holds each site's share of the sum of all components'
+    Steps, total included, are those of the run itself. Under `budget="paper"` the mean rank is 8, that of the paper's
+    larger setting, and each GLUE task is trained as in the authors' code, whose scripts themselves name a target rank
+    of 1; schedule and scaling stay options. The trace holds each site's share of the sum of all components'
     scores.
 
     Source: Zhang et al., ICLR 2023, arXiv 2303.10512; code QingruZhang/AdaLoRA.
@@ -171,6 +175,9 @@ class AdaLoRA(RankPruningStrategy):
             )
         phases = [Phase("full", share=warmup), Phase("pruning"), Phase("final", share=final)]
         return [p for p in phases if p.share != 0]
+
+    def paper(self) -> PaperSettings:
+        return PaperSettings(rank=8, per_task=ADALORA)
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
         if self.config.penalty == 0 or not sites:

@@ -65,7 +65,8 @@ class AdaLoRAPeft(Baseline):
     computes the loss itself, so the penalty is added to the gradients instead, and no loss that is logged or evaluated
     contains it. The scaling is the run's: `lora_alpha` is chosen so that PEFT's alpha / (initial rank + 1e-5) gives it.
     After training the pruned triplets are removed, and the singular values are folded into B as every method's gates
-    are, so that what is counted is what remains.
+    are, so that what is counted is what remains; the adapter that is written has no penalty any more, since PEFT would
+    add it to evaluation losses too (conventions of ours).
 
     PEFT counts ranks, not parameters: with sites of one shape the budget is met exactly, otherwise on average.
 
@@ -193,6 +194,8 @@ class AdaLoRAPeft(Baseline):
             for _, layer in _layers(model):
                 layer.lora_B[ADAPTER].mul_(layer.lora_E[ADAPTER].T)
                 layer.lora_E[ADAPTER].fill_(1.0).requires_grad_(False)
+        # Columns of B that carry singular values are not to be orthonormal.
+        config.orth_reg_weight = 0.0
         ranks = {name: layer.lora_A[ADAPTER].shape[0] for name, layer in _layers(model)}
         for name, layer in _layers(model):
             if ranks[name] == 0:

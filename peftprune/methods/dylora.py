@@ -11,7 +11,15 @@ from torch import Tensor
 
 from peftprune.budget import ArmBudget
 from peftprune.sites import Site, SiteShape
-from peftprune.strategy import AdapterSpec, PruningPlan, RankPruningStrategy, StepView, check_option, option
+from peftprune.strategy import (
+    AdapterSpec,
+    PaperSettings,
+    PruningPlan,
+    RankPruningStrategy,
+    StepView,
+    check_option,
+    option,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class DyLoRA(RankPruningStrategy):
     r / b of a truncation is folded into B when it becomes final. The paper's second variant, which updates the b-th
     component only, is not offered.
 
+    Under `budget="paper"` rank, scaling (16 / 8), weight decay and warm-up are those of the authors' code for GLUE. Its
+    learning rates are left out: they continue adapters trained on MNLI.
+
     By default nothing is truncated: the largest rank is the budget's, as in the paper's comparison with LoRA. The trace
     holds no scores.
 
@@ -70,6 +81,9 @@ class DyLoRA(RankPruningStrategy):
             "Give a smaller one, or a larger initial_rank",
         )  # fmt: skip
         return AdapterSpec(ranks=widest, final_ranks=final)
+
+    def paper(self) -> PaperSettings:
+        return PaperSettings(rank=8, scaling=2.0, weight_decay=0.1, warmup_ratio=0.06)
 
     def before_step(self, view: StepView) -> Mapping[str, Tensor]:
         largest = max(site.rank for site in view.sites.values())

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import psutil
+import torch
 from torch import Tensor
 
 from peftprune.budget import ArmBudget
-from peftprune.errors import RunError
+from peftprune.errors import RunError, UsageError
 from peftprune.scoring import keep_top_global, units_that_fit
 from peftprune.scoring.variance import explained_variance
 from peftprune.sites import SiteShape
@@ -83,6 +85,9 @@ class EVA(RankPruningStrategy):
             Phase("train", restart_schedule=True, reset_optimizer=True, signals=frozenset()),
         ]
 
+    def start(self, view: StepView) -> None:
+        check_memory([site.shape for site in view.sites.values()], _available(next(iter(view.sites.values())).A.device))
+
     def observe(self, view: StepView) -> None:
         first: dict[int, str] = {}
         for name, moments in view.signals.get(Signal.INPUT_MOMENTS, {}).items():
@@ -95,18 +100,21 @@ class EVA(RankPruningStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "calibrate":
             return PruningPlan()
-        found = {name: explained_variance(moments) for name, moments in self.moments.items()}
+        moments, self.moments = self.moments, {}
+        found = {}
+        for name in list(moments):
+            # One after the other, and directions as A holds them: together they take less than the moments did.
+            values, vectors = explained_variance(moments.pop(name))
+            found[name] = values, vectors.to(view.sites[name].A)
         shares = {name: found[self.reads[name]][0] for name in view.sites}
         if not any(float(values[0]) > 0 for values in shares.values()):
             raise RunError("eva: the inputs of all sites are constant. Read a larger sample")
         ranks = self.ranks(shares, [site.shape for site in view.sites.values()], view.budget)
-        # Not needed any more, and large.
-        self.moments, self.reads = {}, dict(self.reads)
         directions = {name: found[self.reads[name]][1][:rank] for name, rank in ranks.items() if rank}
         return PruningPlan(
             drop=frozenset(name for name, rank in ranks.items() if rank == 0),
             reinit={name: rank for name, rank in ranks.items() if rank},
-            assign={name: {"A": rows.to(view.sites[name].A)} for name, rows in directions.items()},
+            assign={name: {"A": rows.clone()} for name, rows in directions.items()},
             scores={name: float(shares[name][:rank].sum()) for name, rank in ranks.items()},
             reason=f"ranks by explained variance, {min(ranks.values())} to {max(ranks.values())}",
         )
@@ -125,3 +133,41 @@ class EVA(RankPruningStrategy):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.moments, self.reads = dict(state["moments"]), dict(state["reads"])
+
+
+def memory_needed(sites: Iterable[SiteShape]) -> int:
+    """Bytes that calibration takes at least: moments in double and single precision for each distinct input, and four
+    matrices of doubles to decompose the largest.
+
+    Sites of one module that read streams of one kind and width are taken to read one input, as query, key and value
+    do; where they do not, it takes more.
+    """
+    inputs = {(s.name.rpartition(".")[0], s.stream, s.d_in) for s in sites}
+    squares = [(width + 1) ** 2 for _, _, width in inputs]
+    return 12 * sum(squares) + 4 * 8 * max(squares)
+
+
+def check_memory(sites: Sequence[SiteShape], available: int) -> None:
+    """Refuse a calibration that needs more than the `available` bytes.
+
+    Raises:
+        UsageError: naming the widest input, what is needed and what there is.
+    """
+    needed = memory_needed(sites)
+    if needed > available:
+        widest = max(sites, key=lambda s: s.d_in)
+        raise UsageError.of(
+            "eva",
+            widest.name,
+            f"reads inputs of width d_in = {widest.d_in:,}; second moments of all inputs take about "
+            f"{needed / 2**30:,.1f} GiB, and {available / 2**30:,.1f} GiB are free",
+            "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory, or "
+            "leave eva out",
+        )
+
+
+def _available(device: torch.device) -> int:
+    """Bytes that are free where the moments are summed."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

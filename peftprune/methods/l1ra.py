@@ -15,6 +15,7 @@ from peftprune.scoring.threshold import soft_threshold
 from peftprune.sites import SiteShape
 from peftprune.strategy import (
     AdapterSpec,
+    PaperSettings,
     ParameterGroup,
     PruningPlan,
     RankPruningStrategy,
@@ -74,6 +75,8 @@ class L1RA(RankPruningStrategy):
     sites cost the same. Where a site keeps one of several gates below the threshold, it is the largest (a convention of
     ours).
 
+    Under `budget="paper"` rank, scaling (16 / 16), weight decay and warm-up are those of the authors' code for Llama 3.
+
     The trace holds the smallest gate of each site before the reassignment.
 
     Source: Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA.
@@ -93,6 +96,9 @@ class L1RA(RankPruningStrategy):
             gate="rank",
             groups={**AdapterSpec(ranks={}).groups, "gate": ParameterGroup(lr=self.config.gate_lr, weight_decay=0.0)},
         )
+
+    def paper(self) -> PaperSettings:
+        return PaperSettings(rank=16, scaling=1.0, weight_decay=0.1, warmup_ratio=0.05)
 
     def decide(self, view: StepView) -> PruningPlan:
         gates = {name: self._shrunk(site.gate) for name, site in view.sites.items()}

@@ -8,7 +8,9 @@ from peftprune.strategy import PaperSettings, RankPruningStrategy
 
 
 class LoRA(RankPruningStrategy):
-    """Uniform rank at the budget, nothing pruned. A starts Kaiming-uniform (a = √5), B at zero.
+    """Uniform rank at the budget, nothing pruned.
+
+    A starts Kaiming-uniform with a = √5 (authors' code; the paper says Gaussian), B at zero (stated in the paper).
 
     Source: Hu et al., LoRA, ICLR 2022, arXiv 2106.09685.
     """

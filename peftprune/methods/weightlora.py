@@ -70,7 +70,8 @@ class WeightLoRA(RankPruningStrategy):
     Under a matched budget all sites start at the rank that the budget gives K of them. Where sites cost differently,
     ranks at the kept ones are solved anew at the removal: components with the least magnitude go, or fresh ones that
     change no function come (conventions of ours; WeightLoRA+ of the same paper also raises the ranks of the selected).
-    Under `budget="paper"` ranks stay.
+    Under `budget="paper"` ranks stay; rank, scaling (32 / 8) and warm-up (100 of 512 steps) are those of the authors'
+    code for GLUE, which searches the learning rate.
 
     The trace holds |ω| of each site at the removal.
 
@@ -99,7 +100,7 @@ class WeightLoRA(RankPruningStrategy):
         return [Phase("select", share=self.config.select_share), Phase("train")]
 
     def paper(self) -> PaperSettings:
-        return PaperSettings(rank=8)
+        return PaperSettings(rank=8, scaling=4.0, warmup_ratio=0.1953)
 
     def _count(self, sites: int) -> int:
         """K. Rounded first, so that a share that is whole up to its last bit stays what it is."""

@@ -49,10 +49,15 @@ def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) ->
     return figure, axes[: len(titles)]
 
 
-def common_legend(figure: Figure, axes: Sequence[Axes]) -> Legend | None:
+def common_legend(figure: Figure, axes: Sequence[Axes], *, note: str = "") -> Legend | None:
     """One legend below all axes, of every name that any of them draws; None if none names anything.
 
     Draw the axes with `legend=False` before.
+
+    Args:
+        figure: holds the axes.
+        axes: what the legend explains.
+        note: written above the legend, wrapped to the figure: which methods are missing, for example.
     """
     found: dict[str, Artist] = {}
     for ax in axes:
@@ -64,7 +69,8 @@ def common_legend(figure: Figure, axes: Sequence[Axes]) -> Legend | None:
     entry = text_width("\n".join(labels)) / 72 + 0.55
     columns = max(1, min(len(labels), int(figure.get_figwidth() / entry)))
     rows = -(-len(labels) // columns)
-    lines = rows * (max(label.count("\n") for label in labels) + 1.4)
+    above = fit(note, figure.get_figwidth(), size=TICK_SIZE) if note else ""
+    lines = rows * (max(label.count("\n") for label in labels) + 1.4) + (above.count("\n") + 1.4) * bool(above)
     figure.set_figheight(figure.get_figheight() + lines * LINE_SPACING * TICK_SIZE / 72 + 0.1)
     legend = figure.legend(
         list(found.values()),
@@ -74,7 +80,10 @@ def common_legend(figure: Figure, axes: Sequence[Axes]) -> Legend | None:
         frameon=False,
         fontsize=TICK_SIZE,
         handlelength=2.8,
+        title=above or None,
+        title_fontsize=TICK_SIZE,
     )
+    legend.get_title().set_parse_math(False)
     name_entries(legend, labels)
     return legend
 

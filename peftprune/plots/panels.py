@@ -11,9 +11,9 @@ from peftprune.plots.arrays import largest
 from peftprune.plots.cells import panel_size
 from peftprune.plots.facets import even_columns
 from peftprune.plots.heatmap import has_decimals, rank_heatmap, write_values
-from peftprune.plots.labels import short_kinds, wrap
+from peftprune.plots.labels import fit, short_kinds, wrap
 from peftprune.plots.legends import colour_bar
-from peftprune.plots.style import TICK_SIZE, TITLE_SIZE, new_figure
+from peftprune.plots.style import LINE_SPACING, TICK_SIZE, TITLE_SIZE, new_figure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -> Figure:
+def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *, note: str = "") -> Figure:
     """One rank heat map for each method, with a common colour bar.
 
     Args:
@@ -31,6 +31,7 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -
             over the rows of a cell, which are its seeds; a cell is hatched if at least half of them are shared.
             Methods and kinds keep their order of appearance.
         path: also save the figure there; the ending chooses the format.
+        note: written below the panels, wrapped to the figure: which methods are missing, for example.
 
     Raises:
         UsageError: a column is missing or there are no rows.
@@ -54,7 +55,11 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -
     titles = {name: wrap(name, width) for name in methods}
     title_lines = max(title.count("\n") + 1 for title in titles.values())
     label_height = 0.045 * max(len(label) for label in short_kinds(kinds)) + 0.1
-    figure = new_figure((columns * width + 1.0, rows * (height + 0.14 * title_lines) + label_height + 0.25))
+    figure_width = columns * width + 1.0
+    below = ["hatched: shares its factors with another site"] * any(np.any(shared) for _, shared in grids.values())
+    below += [fit(note, figure_width, size=TICK_SIZE)] * bool(note)
+    note_height = max(0, "\n".join(below).count("\n")) * LINE_SPACING * TICK_SIZE / 72
+    figure = new_figure((figure_width, rows * (height + 0.14 * title_lines) + label_height + 0.25 + note_height))
     axes = figure.subplots(rows, columns, squeeze=False, subplot_kw={"facecolor": "none"}).ravel()
     vmax = max(largest(ranks) for ranks, _ in grids.values())
     for i, (name, ax) in enumerate(zip(methods, axes, strict=False)):
@@ -71,8 +76,8 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None) -
     drawn = list(axes[: len(methods)])
     seeds = allocation["seed"].nunique() if "seed" in allocation.columns else 1
     colour_bar(drawn, "rank" if seeds < 2 else f"rank (mean of {seeds} seeds)", integer=True)
-    if any(np.any(shared) for _, shared in grids.values()):
-        figure.supxlabel("hatched: shares its factors with another site", fontsize=TICK_SIZE)
+    if below:
+        figure.supxlabel("\n".join(below), fontsize=TICK_SIZE, parse_math=False)
     # The size of the cells is known only once everything around them has its place.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # and keeps it, so that saving need not arrange everything again
