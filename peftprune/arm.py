@@ -34,7 +34,7 @@ from peftprune.models import LoadedModel, initialise_head
 from peftprune.planning import ArmPlan
 from peftprune.rng import generator
 from peftprune.sites import LiveTensors, SiteSet
-from peftprune.speed import MaskStream, keep_frozen_weights_in, use_keyed_dropout, use_matmul_attention
+from peftprune.speed import make_fast
 from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, write_jsonl
 from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
 from peftprune.tasks import Task
@@ -213,17 +213,9 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":
-        trainer.masks = _make_fast(plan, model, inputs.dtype, seed)
+        narrow = inputs.dtype == "bfloat16" and not (isinstance(plan.method, Baseline) and plan.method.reads_weights)
+        make_fast(model, seed, torch.bfloat16 if narrow else None)
     return trainer
-
-
-def _make_fast(plan: ArmPlan, model: nn.Module, dtype: str, seed: int) -> MaskStream:
-    masks = MaskStream(seed)
-    use_keyed_dropout(model, masks)
-    use_matmul_attention(model, masks)
-    if dtype == "bfloat16" and not (isinstance(plan.method, Baseline) and plan.method.reads_weights):
-        keep_frozen_weights_in(model, torch.bfloat16)
-    return masks
 
 
 def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:

@@ -24,6 +24,7 @@ from peftprune.processes import check_agreement
 from peftprune.rng import generator
 from peftprune.signals import Collectors
 from peftprune.sites import SiteSet
+from peftprune.speed import begin_step
 from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
 from peftprune.trace import Trace
 
@@ -89,6 +90,7 @@ class PruningEvents(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        begin_step(kwargs["model"], state.global_step)
         view = self._view(state.global_step)
         multipliers = self.strategy.before_step(view)
         surgery.set_multipliers(self.sites, None if multipliers is None else dict(multipliers))

@@ -20,6 +20,7 @@ from peftprune.models import initialise_head
 from peftprune.planning import check_spec
 from peftprune.rng import generator
 from peftprune.sites import SiteSet, SiteShape
+from peftprune.speed import make_fast
 from peftprune.strategy import AdapterSpec, ParameterGroup, PruningPlan, RankPruningStrategy
 
 MARK = "peftprune_start"
@@ -59,9 +60,10 @@ def prepare(
     """Make a fresh PEFT LoRA model start as the arm of this seed does in `compare`.
 
     Ranks are the method's own starting ranks, every A and the head are drawn from the seed, B is zero, and `scaling`
-    is the factor on B A at every site. With `sampler` for the data and `PruningCallback(..., schedule="restart")` over
-    a constant schedule, a plain Trainer then ends with the adapter that `compare` ends with: bit for bit where the
-    rest is the same too (optimizer, loss, batch size, one micro-batch per step), to float tolerance otherwise.
+    is the factor on B A at every site. On a CPU, dropout masks are drawn as `compare` draws them. With `sampler` for the
+    data and `PruningCallback(..., schedule="restart")` over a constant schedule, a plain Trainer then ends with the
+    adapter that `compare` ends with: bit for bit where the rest is the same too (float32, optimizer, loss, batch size,
+    one micro-batch per step), to float tolerance otherwise.
 
     Args:
         model: with a fresh LoRA adapter on the same sites; its own ranks do not matter. It is changed in place.
@@ -88,6 +90,8 @@ def prepare(
         site._layer.scaling[site._adapter] = scaling
     begin(sites, spec, spec.ranks, seed, draw_A=True)
     _draw_head(model, seed)
+    if next(model.parameters()).device.type == "cpu":
+        make_fast(model, seed)
     setattr(model, MARK, Start(strategy.name, strategy.config, parsed, seed, spec))
     return model
 

@@ -40,7 +40,6 @@ from peftprune.errors import RunError
 from peftprune.events import PruningEvents
 from peftprune.phases import learning_rate_factors, phase_at
 from peftprune.rng import stream_seed
-from peftprune.speed import MaskStream
 from peftprune.strategy import ParameterGroup
 
 STATE_FILE = "peftprune_state.pt"
@@ -92,7 +91,6 @@ class PruningTrainer(Trainer):
         self.groups = groups
         self.warmup_ratio = warmup_ratio
         self.checkpoints = checkpoints
-        self.masks: MaskStream | None = None
 
     def run(self) -> None:
         """Train to the end, from the newest valid checkpoint where there is one."""
@@ -147,8 +145,6 @@ class PruningTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        if self.masks is not None:
-            self.masks.begin(self.state.global_step, len(next(iter(inputs.values()))))
         if phase_at(self.pruning.phases, self.state.global_step).phase.kind == "train":
             return super().training_step(model, inputs, num_items_in_batch)
         model.eval()

@@ -22,7 +22,8 @@ MODELS = {"bert": lambda: make_bert(dropout=0.1), "bart": tiny_bart, "llama": ti
 
 def stream(step: int = 0, rows: int = 8, seed: int = 1) -> MaskStream:
     masks = MaskStream(seed)
-    masks.begin(step, rows)
+    masks.begin_step(step)
+    masks.begin_batch(rows)
     return masks
 
 
@@ -38,7 +39,7 @@ def kept(*, step: int = 0, seed: int = 1, module: str = "a", size: int = 40_000,
 @pytest.mark.parametrize("shape", [(3, 4), (2, 3, 5), (1, 7)])
 def test_masks_are_those_of_the_slow_twin(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     masks = stream(step=4, rows=5)
-    masks.begin(4, shape[0])  # the step's second micro-batch: five rows came before
+    masks.begin_batch(shape[0])  # the step's second micro-batch: five rows came before
     masks.mask("m", shape, 0.3, dtype)
     found = masks.mask("m", shape, 0.3, dtype)
     expected = reference.mask(1, 4, 5, "m", 1, shape[0], found[0].numel(), 0.3)
@@ -75,10 +76,11 @@ def test_splitting_a_step_changes_no_mask() -> None:
     whole = stream(rows=8).mask("a", (8, 33), 0.2, torch.float32)
     masks, parts = MaskStream(1), []
     for rows in (3, 4, 1):
-        masks.begin(0, rows)
+        masks.begin_batch(rows)
         parts.append(masks.mask("a", (rows, 33), 0.2, torch.float32))
     assert torch.equal(torch.cat(parts), whole)
-    masks.begin(1, 8)
+    masks.begin_step(1)
+    masks.begin_batch(8)
     assert torch.equal(masks.mask("a", (8, 33), 0.2, torch.float32), stream(1).mask("a", (8, 33), 0.2, torch.float32))
 
 

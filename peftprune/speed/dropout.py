@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from peftprune.rng import stream_seed
@@ -37,15 +39,21 @@ class MaskStream:
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self._step = -1
+        self._step = 0
         self._first_row = 0
         self._rows = 0
         self._calls: dict[str, int] = {}
 
-    def begin(self, step: int, rows: int) -> None:
-        """Announce the next micro-batch: the optimizer step (from 0) it belongs to and how many rows it has."""
-        self._first_row = self._first_row + self._rows if step == self._step else 0
-        self._step, self._rows = step, rows
+    def begin_step(self, step: int) -> None:
+        """Announce an optimizer step, counted from 0."""
+        self._step, self._rows = step, 0
+        # Processes that train together hold different rows of a step.
+        self._first_row = dist.get_rank() << 32 if dist.is_available() and dist.is_initialized() else 0
+
+    def begin_batch(self, rows: int) -> None:
+        """Announce the step's next micro-batch."""
+        self._first_row += self._rows
+        self._rows = rows
         self._calls = {}
 
     def mask(self, module: str, shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
@@ -103,8 +111,18 @@ class KeyedDropout(nn.Module):
 
 
 def use_keyed_dropout(model: nn.Module, stream: MaskStream) -> None:
-    """Replace every active `nn.Dropout` of a model. Dropouts of other classes or inside functions stay as they are."""
+    """Replace every active `nn.Dropout` of a model. Dropouts of other classes or inside functions stay as they are.
+
+    The model tells the stream of every batch that it is trained on; of the steps the stream is told by who trains.
+    """
     found = [(n, m) for n, m in model.named_modules() if type(m) is nn.Dropout and 0 < m.p < 1]
     for name, module in found:
         keyed = KeyedDropout(module.p, stream, name)
         model.set_submodule(name, keyed.train(module.training))
+
+    def batch_begins(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if module.training:
+            tensors = (value for value in [*args, *kwargs.values()] if isinstance(value, Tensor) and value.dim())
+            stream.begin_batch(len(next(tensors)))
+
+    model.register_forward_pre_hook(batch_begins, with_kwargs=True)
