@@ -14,7 +14,7 @@ from torch import nn
 from peftprune.adapters.base_check import check_base
 from peftprune.adapters.peft_format import peft_contents, write_peft
 from peftprune.adapters.read import read_adapter
-from peftprune.adapters.state import Adapter, Factors
+from peftprune.adapters.state import Adapter, Factors, within
 from peftprune.errors import UsageError
 
 
@@ -69,6 +69,11 @@ def check_fits(adapter: Adapter, model: nn.Module) -> None:
         if name in state and state[name].shape != tensor.shape:
             problem = f"holds {name} as {tuple(tensor.shape)}, where the model has {tuple(state[name].shape)}"
             raise UsageError.of("adapter", str(adapter.path), problem, cure)
+    for module in adapter.config.get("modules_to_save") or ():
+        lacking = next((n for n in state if within(n, module) and n not in adapter.others), None)
+        if lacking is not None:
+            problem = f"has no tensor for {lacking}, which modules_to_save names"
+            raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
     _check_none_lacking(adapter, modules)
     sample = adapter.facts.get("base_sample")
     if isinstance(sample, dict) and sample.keys() <= modules.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,7 @@ def write_merged(
     before = outputs(adapted, batch)
     merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
     merged.to(dtype).save_pretrained(str(folder))
+    _write_labels(merged, folder / "config.json")
     tokenizer.save_pretrained(str(folder))
     after = outputs(reload(folder), batch)
     if not bool(torch.isfinite(after).all()):
@@ -94,6 +96,13 @@ def write_merged(
             "Export the adapter in the format peft instead"
         )
     return Merged(str(dtype).removeprefix("torch."), difference, largest)
+
+
+def _write_labels(model: Any, file: Path) -> None:
+    """Say the labels in any case: transformers leaves two of them out, where BART would then take three."""
+    if "Classification" in type(model).__name__:
+        labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
+        file.write_text(json.dumps(json.loads(file.read_text()) | labels, indent=2, sort_keys=True) + "\n")
 
 
 def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from peftprune.adapters.files import read_json, read_tensors
-from peftprune.adapters.state import Adapter, Factors, in_order, refuse_unusual, within
+from peftprune.adapters.state import Adapter, Factors, in_order, refuse_unusual
 from peftprune.errors import UsageError
 from peftprune.export import METADATA_FILE
 
@@ -111,10 +111,11 @@ def _check_complete(adapter: Adapter) -> None:
             if not any(site == target or site.endswith(f".{target}") for site in adapter.sites):
                 problem = f"has no tensors for the target module {target}"
                 raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
-    for module in adapter.config.get("modules_to_save") or ():
-        if not any(within(name, module) for name in adapter.others):
-            problem = f"has no tensors for {module}, which modules_to_save names"
-            raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+    # PEFT adds the usual names of heads, of which a model has one.
+    modules = adapter.config.get("modules_to_save") or ()
+    if modules and not adapter.head:
+        problem = f"has no tensors for {' or '.join(modules)}, which modules_to_save names"
+        raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
 
 
 def peft_contents(
@@ -139,6 +140,9 @@ def peft_contents(
     if not head:
         others = {n: t for n, t in others.items() if n not in adapter.head}
         config["modules_to_save"] = None
+        if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+            # PEFT would look for a head's tensors whatever the configuration says.
+            config["task_type"] = None
     sites = dict(adapter.sites)
     if uniform:
         refuse_unusual(adapter, "padding")
