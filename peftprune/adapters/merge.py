@@ -82,7 +82,10 @@ def write_merged(
     inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
     batch = fixed_batch(inner.config)
     before = outputs(adapted, batch)
-    merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
+    try:
+        merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
+    except ValueError as error:  # PEFT checks every merged weight
+        raise RunError(f"merged: {error} The adapter's factors are not finite or too large; train it again") from None
     merged.to(dtype).save_pretrained(str(folder))
     _write_labels(merged, folder / "config.json")
     tokenizer.save_pretrained(str(folder))
