@@ -276,7 +276,11 @@ class Comparison:
         return write_report(self, path, baseline=baseline)
 
     def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
-        """Write one finished arm as an adapter or a model of its own; see `peftprune.adapters.arm_export.export`."""
+        """Write one finished arm as an adapter or a model of its own, into the folder `out`.
+
+        Options: seed="best", format="peft" | "native" | "merged", task, budget, uniform, head, overwrite, push_to_hub;
+        see `peftprune.adapters.arm_export.export`.
+        """
         from peftprune.adapters.arm_export import export
 
         return export(self, out, method=method, **options)

@@ -18,6 +18,7 @@ from peftprune.adapters.peft_format import CONFIG_FILE, WEIGHTS_FILE, peft_conte
 from peftprune.adapters.state import Adapter
 from peftprune.errors import UsageError
 from peftprune.export import METADATA_FILE
+from peftprune.models import OFFLINE_MODEL
 
 if TYPE_CHECKING:
     from peftprune.comparison import Comparison
@@ -213,7 +214,7 @@ def _is_lora(folder: Path) -> bool:
 def _no_format(chosen: Chosen, form: str) -> UsageError:
     method = chosen.result["method"]
     possible = "merged" if form == "peft" or not (chosen.folder.adapter / CONFIG_FILE).exists() else "peft or merged"
-    return UsageError.of("format", form, f"is not possible for {method}, which has no LoRA factors", f"Use {possible}")
+    return UsageError.of("format", form, f"is not possible for {method}, which is no plain LoRA", f"Use {possible}")
 
 
 def _about_head(adapter: Adapter, head: bool) -> list[str]:
@@ -229,11 +230,11 @@ def _about_head(adapter: Adapter, head: bool) -> list[str]:
 def _base_code(chosen: Chosen) -> str:
     from peftprune.adapters.base_model import auto_class
 
+    name = chosen.cell.request["model"]
+    if name == OFFLINE_MODEL:
+        return f"from peftprune.models import load_model\n\nbase = load_model({name!r}{_labels(chosen)}).model"
     auto = auto_class(chosen).__name__
-    return (
-        f"from transformers import {auto}\n\n"
-        f"base = {auto}.from_pretrained({chosen.cell.request['model']!r}{_labels(chosen)})"
-    )
+    return f"from transformers import {auto}\n\nbase = {auto}.from_pretrained({name!r}{_labels(chosen)})"
 
 
 def _labels(chosen: Chosen) -> str:

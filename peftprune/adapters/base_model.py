@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from peftprune.adapters.card import FROM_LABELS
 from peftprune.adapters.choice import Chosen
 from peftprune.adapters.files import read_json
 from peftprune.adapters.peft_format import CONFIG_FILE
 from peftprune.errors import UsageError
-
-_KINDS = ("classification", "regression")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def auto_class(chosen: Chosen) -> Any:
 
 def num_labels(chosen: Chosen) -> int | None:
     """Outputs of the arm's head; None for models that generate."""
-    if chosen.cell.request["tasks"][0]["kind"] not in _KINDS:
+    if chosen.cell.request["tasks"][0]["kind"] not in FROM_LABELS:
         return None
     return len(chosen.folder.read_predictions()["logits"].iloc[0])
 

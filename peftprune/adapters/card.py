@@ -10,10 +10,12 @@ from typing import Any
 from peftprune.adapters.choice import Chosen
 from peftprune.analysis.predictions import measure
 from peftprune.architectures import HUB_NAMES
-from peftprune.metrics import METRICS
 
 CARD_FILE = "README.md"
 PLOT_FILE = "allocation.png"
+FROM_LABELS = ("classification", "regression")
+"""Kinds of tasks whose metrics follow from stored predictions and labels."""
+
 _SLOW = {"spearman": 1_000}
 
 
@@ -25,14 +27,14 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
     """
     from peftprune.stats import score_interval
 
-    frame = chosen.folder.read_predictions()
+    frame, known = chosen.folder.read_predictions(), chosen.cell.request["tasks"][0]["kind"] in FROM_LABELS
     rows = []
     for metric in chosen.cell.metrics:
         row: dict[str, Any] = {"metric": metric, "value": chosen.result["metrics"][metric]}
         what = measure(chosen.cell, metric)
         part = frame[frame["split"] == what.split]
         low = high = None
-        if what.name in METRICS and len(part) > 1:
+        if known and len(part) > 1:
             resamples = _SLOW.get(what.name, 10_000)
             predictions, labels = part["prediction"].tolist(), part["label"].tolist()
             low, high = score_interval(predictions, labels, what.name, resamples=resamples)
@@ -157,4 +159,4 @@ def _hub_name(model: str) -> str | None:
 
 def _pipeline(chosen: Chosen) -> str:
     kind = chosen.cell.request["tasks"][0]["kind"]
-    return "text-classification" if kind in ("classification", "regression") else "text-generation"
+    return "text-classification" if kind in FROM_LABELS else "text-generation"
