@@ -36,7 +36,7 @@ QUICK = ("lora", "lora-drop", "bitfit", "vera", "rslora")
 
 def study(methods: Any, folder: Path, model: Path, **settings: Any) -> Comparison:
     """Every method with the options under which its events happen within a few steps."""
-    texts = [f"{m}({','.join(f'{k}={v}' for k, v in SETTINGS[m].items())})" if SETTINGS[m] else m for m in methods]
+    texts = [f"{m}({','.join(f'{k}={v!r}' for k, v in SETTINGS[m].items())})" if SETTINGS[m] else m for m in methods]
     given = DEFAULTS | {"budget": "rank=4,steps=12", "target_modules": "all-linear"} | settings
     found = peftprune.compare(texts, classification_task(), model=model, output_dir=folder, **given)
     assert not found.failures
