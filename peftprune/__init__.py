@@ -13,6 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from peftprune.adapters.inspection import inspect as inspect
+    from peftprune.adapters.load import load_adapter as load_adapter
+    from peftprune.adapters.pruning import prune as prune
     from peftprune.budget import Budget as Budget
     from peftprune.callback import PruningCallback as PruningCallback
     from peftprune.comparison import Comparison as Comparison
@@ -56,8 +59,11 @@ _HOMES = {
     "Task": "tasks",
     "UsageError": "errors",
     "compare": "study",
+    "inspect": "adapters.inspection",
+    "load_adapter": "adapters.load",
     "load_task": "tasks",
     "prepare": "start",
+    "prune": "adapters.pruning",
     "read_peft_method_comparison": "peft_results",
     "register": "methods",
     "sampler": "order",

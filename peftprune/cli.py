@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from peftprune import cli_adapters
 from peftprune.errors import PeftPruneError, UsageError
 
 app = typer.Typer(
@@ -270,6 +271,9 @@ def tasks(debug: Debug = False) -> None:
     from peftprune.tasks import TASKS
 
     tables.show_tasks(list(TASKS.values()))
+
+
+cli_adapters.register(app, _errors_shown)
 
 
 def _given(context: typer.Context, name: str) -> bool:

@@ -15,6 +15,8 @@ from peftprune.store import ArmFolder, StudyFolder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from peftprune.adapters.arm_export import Exported
+
 LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
 
 
@@ -272,6 +274,16 @@ class Comparison:
         from peftprune.report import write_report
 
         return write_report(self, path, baseline=baseline)
+
+    def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
+        """Write one finished arm as an adapter or a model of its own, into the folder `out`.
+
+        Options: seed="best", format="peft" | "native" | "merged", task, budget, uniform, head, overwrite, push_to_hub;
+        see `peftprune.adapters.arm_export.export`.
+        """
+        from peftprune.adapters.arm_export import export
+
+        return export(self, out, method=method, **options)
 
     def _baseline(self, baseline: str | None) -> str:
         if baseline is None:

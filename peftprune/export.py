@@ -10,6 +10,7 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import nn
 
+from peftprune.adapters.base_check import base_sample
 from peftprune.sites import SiteSet
 
 METADATA_FILE = "peftprune.json"
@@ -35,7 +36,10 @@ def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str
     sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
     model.save_pretrained(str(folder), save_embedding_layers=False)
     ties = {name: others for name, others in sites.shared_with().items() if others}
-    (folder / METADATA_FILE).write_text(json.dumps({**metadata, "shared_with": ties}, indent=1) + "\n")
+    inner = model.get_base_model()
+    weights = {n: inner.get_submodule(n).base_layer.weight for n, site in sites.items() if not site.is_dropped}
+    facts = {**metadata, "shared_with": ties, "base_sample": base_sample(weights)}
+    (folder / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
     return (folder / "adapter_model.safetensors").stat().st_size
 
 

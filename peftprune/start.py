@@ -60,8 +60,8 @@ def prepare(
     """Make a fresh PEFT LoRA model start as the arm of this seed does in `compare`.
 
     Ranks are the method's own starting ranks, every A and the head are drawn from the seed, B is zero, and `scaling`
-    is the factor on B A at every site. On a CPU, dropout masks are drawn as `compare` draws them. With `sampler` for the
-    data and `PruningCallback(..., schedule="restart")` over a constant schedule, a plain Trainer then ends with the
+    is the factor on B A at every site. On a CPU, dropout masks are drawn as `compare` draws them. With `sampler` for
+    the data and `PruningCallback(..., schedule="restart")` over a constant schedule, a plain Trainer then ends with the
     adapter that `compare` ends with: bit for bit where the rest is the same too (float32, optimizer, loss, batch size,
     one micro-batch per step), to float tolerance otherwise.
 

@@ -71,3 +71,12 @@ def tiny_models(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     grouped queries."""
     others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in ("minilm", "bart", "llama")}
     return {"bert": tiny_bert, **others}
+
+
+@pytest.fixture
+def roberta_lora() -> Path:
+    """A LoRA of rank 8 on RoBERTa's queries and values, trained on MNLI, in loralib's format; it lies by the data."""
+    folder = Path(os.environ["PEFTPRUNE_DATA"]).parent / "models" / "roberta_base_lora_mnli"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder

@@ -18,6 +18,7 @@ from peftprune.stats.permutation import paired_permutation, smallest_permutation
 from peftprune.stats.power import detectable_difference, detectable_from
 from peftprune.stats.proportions import mcnemar
 from peftprune.stats.ranks import FriedmanTest, average_ranks, critical_difference, friedman
+from peftprune.stats.single import score_interval
 from peftprune.stats.verdict import verdict
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "paired_bootstrap",
     "paired_permutation",
     "probability_of_improvement",
+    "score_interval",
     "smallest_permutation_p",
     "summary",
     "verdict",

@@ -1,0 +1,91 @@
+"""The base model that an arm was trained on, loaded again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftprune.adapters.card import FROM_LABELS
+from peftprune.adapters.choice import Chosen
+from peftprune.adapters.files import read_json
+from peftprune.adapters.peft_format import CONFIG_FILE
+from peftprune.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model in float32, which may be changed.
+
+    Attributes:
+        model: the model, with the head that its task needs.
+        tokenizer: its tokenizer.
+        dtype: that of the stored weights; float32 holds them exactly.
+        auto: the transformers class that loads it.
+        reload: loads a saved folder in the dtype it holds.
+        quietly: a context in which transformers draws no bars.
+    """
+
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    auto: Any
+    reload: Callable[[Path], nn.Module]
+    quietly: Callable[[], AbstractContextManager[None]]
+
+
+def auto_class(chosen: Chosen) -> Any:
+    """The transformers class that loads an arm's base model."""
+    import transformers
+
+    file = chosen.folder.adapter / CONFIG_FILE
+    kind = read_json(file).get("task_type") if file.exists() else None
+    names = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM"}
+    return getattr(transformers, names.get(str(kind), "AutoModelForSequenceClassification"))
+
+
+def num_labels(chosen: Chosen) -> int | None:
+    """Outputs of the arm's head; None for models that generate."""
+    if chosen.cell.request["tasks"][0]["kind"] not in FROM_LABELS:
+        return None
+    return len(chosen.folder.read_predictions()["logits"].iloc[0])
+
+
+def load_base(chosen: Chosen) -> Base:
+    """Load the base model and check that it is the one the arm was trained on.
+
+    Raises:
+        UsageError: a model that cannot be loaded, or another one.
+    """
+    from transformers import AutoTokenizer
+
+    from peftprune.models import _quiet, load_model
+
+    name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
+    auto, labels = auto_class(chosen), num_labels(chosen)
+    if labels is not None:
+        loaded = load_model(name, labels, kind)
+        expected = chosen.result["meta_info"]["model_info"]["sha"]
+        if loaded.fingerprint != expected:
+            problem = "is not the base model that the arm was trained on: its weights or configuration have changed"
+            raise UsageError.of("model", name, problem, "Restore it, or use the format peft, which does not need it")
+        model, tokenizer, source = copy.deepcopy(loaded.model), loaded.tokenizer, loaded.source
+    else:
+        with _quiet():
+            model, tokenizer = auto.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
+        source = name
+    arguments: dict[str, Any] = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        dtype = auto.from_pretrained(source, dtype="auto", **arguments).dtype
+
+    def reload(folder: Path) -> nn.Module:
+        found: nn.Module = auto.from_pretrained(folder, dtype="auto")
+        return found
+
+    return Base(model.eval(), tokenizer, dtype, auto, reload, _quiet)

@@ -1,0 +1,131 @@
+"""Putting a stored adapter onto a base model."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import check_target_module_exists
+from torch import nn
+
+from peftprune.adapters.base_check import check_base
+from peftprune.adapters.peft_format import peft_contents, write_peft
+from peftprune.adapters.read import read_adapter
+from peftprune.adapters.state import Adapter, Factors, within
+from peftprune.errors import UsageError
+
+
+def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = None) -> PeftModel:
+    """Adapt a base model with a stored adapter, in PEFT's, the native or loralib's format.
+
+    The function is the stored adapter's to the bit. Sites that share factors in a native file share them in memory.
+
+    Args:
+        folder: the adapter's folder or file.
+        model: the base model, which is adapted in place; untouched where anything is wrong.
+        alpha: lora_alpha of a loralib file, which does not say it.
+
+    Returns:
+        A PEFT model in eval mode.
+
+    Raises:
+        UsageError: an adapter that cannot be read, or one of another base model.
+    """
+    adapter = read_adapter(folder, alpha=alpha)
+    check_fits(adapter, model)
+    config, tensors = peft_contents(adapter)
+    with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
+        # Said by transformers when PEFT asks a model about activation checkpointing.
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        write_peft(config, tensors, Path(aside))
+        adapted = PeftModel.from_pretrained(model, aside)
+    if adapter.format == "native":
+        _tie(adapted, adapter)
+    return adapted.eval()
+
+
+def check_fits(adapter: Adapter, model: nn.Module) -> None:
+    """Check that the model has every site and every other tensor in its shape, and that the adapter lacks none.
+
+    Raises:
+        UsageError: naming the first that does not fit; the model is untouched.
+    """
+    modules = dict(model.named_modules())
+    cure = "Load the base model that it was trained on, with as many labels"
+    for name, factors in adapter.sites.items():
+        if name not in modules:
+            raise UsageError.of("adapter", str(adapter.path), f"adapts {name}, which the model does not have", cure)
+        found, own = _shape(modules[name]), _expected(factors)
+        if found != own:
+            problem = f"adapts {name} as {own[0]} × {own[1]}, where the model has {_words(found)}"
+            raise UsageError.of("adapter", str(adapter.path), problem, cure)
+    state = model.state_dict()
+    for name, tensor in adapter.others.items():
+        if name not in state and name in adapter.head:
+            raise UsageError.of("adapter", str(adapter.path), f"holds {name}, which the model does not have", cure)
+        if name in state and state[name].shape != tensor.shape:
+            problem = f"holds {name} as {tuple(tensor.shape)}, where the model has {tuple(state[name].shape)}"
+            raise UsageError.of("adapter", str(adapter.path), problem, cure)
+    for module in adapter.config.get("modules_to_save") or ():
+        lacking = next((n for n in state if within(n, module) and n not in adapter.others), None)
+        if lacking is not None:
+            problem = f"has no tensor for {lacking}, which modules_to_save names"
+            raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+    _check_none_lacking(adapter, modules)
+    sample = adapter.facts.get("base_sample")
+    if isinstance(sample, dict) and sample.keys() <= modules.keys():
+        check_base(sample, model, adapter.path)
+
+
+def _shape(module: nn.Module) -> tuple[int, ...]:
+    """(d_out, d_in); quantised layers say it beside their packed weights, and transformers' Conv1D holds it turned."""
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim, module.num_embeddings
+    features: Any = (getattr(module, "out_features", None), getattr(module, "in_features", None))
+    if None not in features:
+        return int(features[0]), int(features[1])
+    weight = getattr(module, "weight", None)
+    shape = tuple(weight.shape) if weight is not None else ()
+    return shape[::-1] if type(module).__name__ == "Conv1D" else shape
+
+
+def _expected(factors: Factors) -> tuple[int, int]:
+    return factors.B.shape[0], factors.A.shape[1]
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) if shape else "no weight"
+
+
+def _check_none_lacking(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
+    """Layers that PEFT would adapt by the configuration, but that have no tensors, would be random."""
+    config: Any = LoraConfig(
+        **{
+            key: adapter.config.get(key)
+            for key in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+        }
+    )
+    if adapter.format == "loralib" or config.target_modules in (None, "all-linear"):
+        return
+    for name, module in modules.items():
+        if name in adapter.sites or len(_shape(module)) != 2:
+            continue
+        # PEFT answers with an object that is false for what is excluded.
+        if check_target_module_exists(config, name):
+            problem = f"has no factors for {name}, which its target_modules name"
+            raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+
+
+def _tie(model: PeftModel, adapter: Adapter) -> None:
+    inner, name = model.get_base_model(), model.active_adapter
+    for first, *others in adapter.groups():
+        if adapter.sites[first].embedding:
+            continue
+        source: Any = inner.get_submodule(first)
+        for other in others:
+            layer: Any = inner.get_submodule(other)
+            layer.lora_A[name].weight = source.lora_A[name].weight
+            layer.lora_B[name].weight = source.lora_B[name].weight

@@ -1,0 +1,137 @@
+"""Merging an adapter into its base model, so that plain transformers serves it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from peftprune.adapters.files import read_tensors
+from peftprune.adapters.load import check_fits
+from peftprune.adapters.peft_format import CONFIG_FILE, read_peft
+from peftprune.errors import RunError, UsageError
+from peftprune.export import TENSORS_FILE
+
+TOLERANCE = 1e-4
+"""Of a float32 base: largest output difference, as a share of the largest output (or of 1 where that is larger).
+Narrower bases round every weight once more; what that costs is reported, not judged."""
+
+
+class Merged(NamedTuple):
+    """What merging did: the stored `dtype`, the largest `difference` of outputs, and the largest `output`."""
+
+    dtype: str
+    difference: float
+    output: float
+
+
+def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
+    """The base with an arm's stored adapter, or with the tensors that a baseline trained.
+
+    Raises:
+        UsageError: files that are damaged or do not fit; the base is untouched.
+    """
+    if (folder / CONFIG_FILE).exists():
+        if _is_lora(folder):
+            check_fits(read_peft(folder), base)
+        with warnings.catch_warnings():
+            # PEFT says that it ignores the ranks that its own AdaLoRA wrote, and applies them.
+            warnings.simplefilter("ignore")
+            return PeftModel.from_pretrained(base, str(folder)).eval()
+    tensors, _ = read_tensors(folder / TENSORS_FILE)
+    state = base.state_dict()
+    for name, tensor in tensors.items():
+        if name not in state or state[name].shape != tensor.shape:
+            problem = f"holds {name} {tuple(tensor.shape)}, which does not fit the model"
+            raise UsageError.of("adapter", str(folder), problem, "Give the base model that it was trained on")
+    base.load_state_dict(tensors, strict=False)
+    return base.eval()
+
+
+def _is_lora(folder: Path) -> bool:
+    from peftprune.adapters.files import read_json
+
+    return read_json(folder / CONFIG_FILE).get("peft_type") == "LORA"
+
+
+def write_merged(
+    adapted: nn.Module,
+    tokenizer: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    reload: Callable[[Path], nn.Module],
+) -> Merged:
+    """Merge in float32, round once to the dtype of the stored base, save, read back and compare.
+
+    Args:
+        adapted: the adapted model in float32; it is merged in place.
+        tokenizer: saved too.
+        folder: where the files go.
+        dtype: of the stored base.
+        reload: loads a saved folder, in the dtype it holds.
+
+    Raises:
+        RunError: outputs that are not finite, or differ by more than rounding.
+    """
+    inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
+    batch = fixed_batch(inner.config)
+    before = outputs(adapted, batch)
+    try:
+        merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
+    except ValueError as error:  # PEFT checks every merged weight
+        raise RunError(f"merged: {error} The adapter's factors are not finite or too large; train it again") from None
+    merged.to(dtype).save_pretrained(str(folder))
+    _write_labels(merged, folder / "config.json")
+    tokenizer.save_pretrained(str(folder))
+    after = outputs(reload(folder), batch)
+    if not bool(torch.isfinite(after).all()):
+        raise RunError("merged: the model's outputs are not finite. Export the adapter in the format peft instead")
+    difference, largest = float((after - before).abs().max()), float(before.abs().max())
+    if dtype == torch.float32 and difference > TOLERANCE * max(1.0, largest):
+        raise RunError(
+            f"merged: the outputs differ by {difference:.2g} from the adapter's, which is more than rounding. "
+            "Export the adapter in the format peft instead"
+        )
+    return Merged(str(dtype).removeprefix("torch."), difference, largest)
+
+
+def _write_labels(model: Any, file: Path) -> None:
+    """Say the labels in any case: transformers leaves two of them out, where BART would then take three."""
+    if "Classification" in type(model).__name__:
+        labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
+        file.write_text(json.dumps(json.loads(file.read_text()) | labels, indent=2, sort_keys=True) + "\n")
+
+
+def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tensor]:
+    """The batch that outputs are compared on: random token ids, the same ones every time, each row closed by its end.
+
+    Returns:
+        `input_ids` and `attention_mask`, (rows, length); encoder-decoders make their decoder's input from them.
+    """
+    text = config.get_text_config()
+    special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "decoder_start", "sep")}
+    flat = {i for item in special if item is not None for i in (item if isinstance(item, list) else [item])}
+    usable = torch.tensor([i for i in range(text.vocab_size) if i not in flat])
+    drawn = torch.rand(rows, length, generator=torch.Generator().manual_seed(0))
+    ids = usable[(drawn * len(usable)).long()]
+    end = getattr(text, "eos_token_id", None)
+    if end is not None:
+        ids[:, -1] = end[0] if isinstance(end, list) else end
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """The logits in float32, in eval mode. Encoder-decoders that generate read the same ids in their decoder."""
+    model.eval()
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    extra = {}
+    if inner.config.is_encoder_decoder and "ForSequenceClassification" not in type(inner).__name__:
+        extra = {"decoder_input_ids": batch["input_ids"]}
+    return model(**batch, **extra).logits.float()

@@ -1,0 +1,146 @@
+"""An adapter once it is read, whatever its format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from peftprune.errors import UsageError
+
+Format = Literal["peft", "native", "loralib"]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """One site's update ΔW = scaling · B A.
+
+    Attributes:
+        A: (r, d_in).
+        B: (d_out, r).
+        scaling: factor on B A.
+        embedding: whether the site is an embedding, whose d_in is the vocabulary.
+    """
+
+    A: Tensor
+    B: Tensor
+    scaling: float = 1.0
+    embedding: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    @property
+    def unit_cost(self) -> int:
+        """Parameters of one unit of rank: d_in + d_out."""
+        return self.A.shape[1] + self.B.shape[0]
+
+    @property
+    def scaled_B(self) -> Tensor:
+        """B with the scaling in it, in B's own dtype."""
+        return self.B if self.scaling == 1.0 else (self.B.double() * self.scaling).to(self.B.dtype)
+
+    def key(self) -> str:
+        """Equal for two sites just where factors and scaling are equal to the bit."""
+        digest = hashlib.blake2b(repr((self.scaling, self.embedding)).encode(), digest_size=16)
+        for tensor in (self.A, self.B):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        format: what it was read from.
+        path: where it was read from.
+        sites: fully qualified module name to its factors, layers in order.
+        others: the other trained tensors, such as a head's, by their names in the base model's state dict.
+        config: PEFT's `adapter_config.json`; made up for loralib, which has none.
+        facts: our own metadata (`peftprune.json`); empty where there is none.
+        notes: what had to be assumed, in words.
+    """
+
+    format: Format
+    path: Path
+    sites: Mapping[str, Factors]
+    others: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def groups(self) -> list[list[str]]:
+        """Sites that hold the same factors to the bit, together; a site that shares with none is a group of its own."""
+        found: dict[str, list[str]] = {}
+        for name, factors in self.sites.items():
+            found.setdefault(factors.key(), []).append(name)
+        return list(found.values())
+
+    @property
+    def head(self) -> dict[str, Tensor]:
+        """Those of the other tensors that belong to PEFT's `modules_to_save`."""
+        modules = tuple(self.config.get("modules_to_save") or ())
+        return {n: t for n, t in self.others.items() if any(within(n, module) for module in modules)}
+
+    @property
+    def params(self) -> int:
+        """Adapter parameters in the file of a format without sharing: every site counts."""
+        return sum(f.rank * f.unit_cost for f in self.sites.values())
+
+
+def within(tensor: str, module: str) -> bool:
+    """Whether a tensor's name lies in a module that PEFT finds under this name, which may be the end of its path."""
+    return f".{module}." in f".{tensor}"
+
+
+def in_order(sites: Mapping[str, Factors]) -> dict[str, Factors]:
+    """Sites as a reader expects them: layer 10 after layer 9."""
+
+    def natural(name: str) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+    return {name: sites[name] for name in sorted(sites, key=natural)}
+
+
+def refuse_unusual(adapter: Adapter, action: str) -> None:
+    """Refuse what more than B A belongs to, so that no step here changes its function unnoticed.
+
+    Raises:
+        UsageError: naming the field of PEFT's configuration.
+    """
+    for field_name, what in _UNUSUAL.items():
+        value = adapter.config.get(field_name)
+        if value:
+            raise UsageError.of(
+                field_name, value, f"means {what}, which {action} does not handle", "Merge it with PEFT instead"
+            )
+    start = adapter.config.get("init_lora_weights", True)
+    if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):
+        raise UsageError.of(
+            "init_lora_weights",
+            start,
+            f"means that loading changes the base model's weights, which {action} does not handle",
+            "Save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it",
+        )
+
+
+_UNUSUAL = {
+    "use_dora": "DoRA's magnitude vectors",
+    "lora_bias": "biases of B",
+    "use_qalora": "pooled inputs",
+    "use_bdlora": "block-diagonal factors",
+    "target_parameters": "adapters on parameters instead of layers",
+    "layer_replication": "replicated layers",
+    "arrow_config": "a router over several adapters",
+    "kasa_config": "changed base weights",
+    "monteclora_config": "sampled factors",
+    "alora_invocation_tokens": "adapters that wait for an invocation",
+}
