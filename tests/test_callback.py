@@ -266,7 +266,7 @@ def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_p
     "changes",
     [
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
-        {"gradient_checkpointing": True},
+        {"activation_checkpointing": True},
         {"bf16": True},
     ],
     ids=["accumulation", "checkpointing", "bfloat16"],

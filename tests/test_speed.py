@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftprune.speed import KeyedDropout, MaskStream, keep_frozen_weights_in, use_keyed_dropout, use_matmul_attention
+from peftprune.speed import (
+    KeyedDropout,
+    MaskStream,
+    begin_step,
+    keep_frozen_weights_in,
+    make_fast,
+    use_keyed_dropout,
+    use_matmul_attention,
+)
 from peftprune.speed.attention import matmul_attention
 from tests.helpers import make_arm
 from tests.reference import dropout as reference
@@ -82,6 +90,30 @@ def test_splitting_a_step_changes_no_mask() -> None:
     masks.begin_step(1)
     masks.begin_batch(8)
     assert torch.equal(masks.mask("a", (8, 33), 0.2, torch.float32), stream(1).mask("a", (8, 33), 0.2, torch.float32))
+
+
+def test_recomputation_finds_the_masks_of_the_forward_pass() -> None:
+    masks = stream()
+    given = [(n, masks.mask(n, (8, 50), 0.5, torch.float32)) for n in ("first", "shared", "shared", "last")]
+    masks.end_batch()
+    again = [(n, masks.mask(n, (8, 50), 0.5, torch.float32)) for n in ("last", "shared", "shared", "first")]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(given, reversed(again), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_activation_checkpointing_changes_no_gradient() -> None:
+    found = []
+    for checkpointing in (False, True):
+        model, sites = adapt(make_bert(dropout=0.2))
+        stir(sites)
+        make_fast(model, seed=0)
+        if checkpointing:
+            model.enable_input_require_grads()
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        begin_step(model, 3)
+        model.train()(**random_batch()).loss.backward()
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 # --- dropout -------------------------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftprune.adapters.card import FROM_LABELS
 from peftprune.adapters.choice import Chosen
 from peftprune.adapters.files import read_json
 from peftprune.adapters.peft_format import CONFIG_FILE
+from peftprune.base_weights import BaseForm
 from peftprune.errors import UsageError
 
 
@@ -52,7 +52,7 @@ def auto_class(chosen: Chosen) -> Any:
 
 def num_labels(chosen: Chosen) -> int | None:
     """Outputs of the arm's head; None for models that generate."""
-    if chosen.cell.request["tasks"][0]["kind"] not in FROM_LABELS:
+    if chosen.cell.request["tasks"][0]["kind"] == "generation":
         return None
     return len(chosen.folder.read_predictions()["logits"].iloc[0])
 
@@ -63,29 +63,26 @@ def load_base(chosen: Chosen) -> Base:
     Raises:
         UsageError: a model that cannot be loaded, or another one.
     """
-    from transformers import AutoTokenizer
-
     from peftprune.models import _quiet, load_model
 
     name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
     auto, labels = auto_class(chosen), num_labels(chosen)
-    if labels is not None:
-        loaded = load_model(name, labels, kind)
-        expected = chosen.result["meta_info"]["model_info"]["sha"]
-        if loaded.fingerprint != expected:
-            problem = "is not the base model that the arm was trained on: its weights or configuration have changed"
-            raise UsageError.of("model", name, problem, "Restore it, or use the format peft, which does not need it")
-        model, tokenizer, source = copy.deepcopy(loaded.model), loaded.tokenizer, loaded.source
-    else:
-        with _quiet():
-            model, tokenizer = auto.from_pretrained(name, dtype=torch.float32), AutoTokenizer.from_pretrained(name)
-        source = name
+    settings: dict[str, Any] = chosen.result["settings"]
+    held = BaseForm(settings.get("base_dtype") or "float32", settings.get("load_in"))
+    expected = chosen.result["meta_info"]["model_info"]["sha"]
+    if load_model(name, labels or 0, kind, held).fingerprint != expected:
+        problem = "is not the base model that the arm was trained on: its weights or configuration have changed"
+        raise UsageError.of("model", name, problem, "Restore it, or use the format peft, which does not need it")
+    loaded = load_model(name, labels or 0, kind)
     arguments: dict[str, Any] = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        dtype = auto.from_pretrained(source, dtype="auto", **arguments).dtype
+    dtype = torch.float32
+    # A folder without a configuration holds a GGUF file, whose weights have no dtype of torch's.
+    if not Path(loaded.source).is_dir() or (Path(loaded.source) / "config.json").is_file():
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            dtype = auto.from_pretrained(loaded.source, dtype="auto", **arguments).dtype
 
     def reload(folder: Path) -> nn.Module:
         found: nn.Module = auto.from_pretrained(folder, dtype="auto")
         return found
 
-    return Base(model.eval(), tokenizer, dtype, auto, reload, _quiet)
+    return Base(copy.deepcopy(loaded.model).eval(), loaded.tokenizer, dtype, auto, reload, _quiet)

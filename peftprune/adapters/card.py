@@ -8,37 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from peftprune.adapters.choice import Chosen
-from peftprune.analysis.predictions import measure
+from peftprune.analysis.predictions import measure, score_column
 from peftprune.architectures import HUB_NAMES
+from peftprune.stats.sums import SUM_METRICS
 
 CARD_FILE = "README.md"
 PLOT_FILE = "allocation.png"
-FROM_LABELS = ("classification", "regression")
-"""Kinds of tasks whose metrics follow from stored predictions and labels."""
-
 _SLOW = {"spearman": 1_000}
 
 
 def scores(chosen: Chosen) -> list[dict[str, Any]]:
     """Each metric of the arm, with its 95 % interval over examples: `metric`, `split`, `value`, `low`, `high`.
 
-    The interval is the percentile bootstrap's, from the stored predictions; None where a metric cannot be had from
-    them.
+    The interval is the percentile bootstrap's, from the stored predictions; None for a single example.
     """
     from peftprune.stats import score_interval
 
-    frame, known = chosen.folder.read_predictions(), chosen.cell.request["tasks"][0]["kind"] in FROM_LABELS
+    frame = chosen.folder.read_predictions()
     rows = []
     for metric in chosen.cell.metrics:
-        row: dict[str, Any] = {"metric": metric, "value": chosen.result["metrics"][metric]}
         what = measure(chosen.cell, metric)
         part = frame[frame["split"] == what.split]
         low = high = None
-        if known and len(part) > 1:
-            resamples = _SLOW.get(what.name, 10_000)
-            predictions, labels = part["prediction"].tolist(), part["label"].tolist()
-            low, high = score_interval(predictions, labels, what.name, resamples=resamples)
-        rows.append(row | {"split": what.split, "low": low, "high": high})
+        if len(part) > 1:
+            resamples, score = _SLOW.get(what.name, 10_000), score_column(what.name)
+            if score in part:
+                name = what.name if what.name in SUM_METRICS else None
+                low, high = score_interval(part[score].tolist(), metric=name, resamples=resamples)
+            else:
+                predictions, labels = part["prediction"].tolist(), part["label"].tolist()
+                low, high = score_interval(predictions, labels, what.name, resamples=resamples)
+        value = chosen.result["metrics"][metric]
+        rows.append({"metric": metric, "value": value, "split": what.split, "low": low, "high": high})
     return rows
 
 
@@ -159,4 +160,4 @@ def _hub_name(model: str) -> str | None:
 
 def _pipeline(chosen: Chosen) -> str:
     kind = chosen.cell.request["tasks"][0]["kind"]
-    return "text-classification" if kind in FROM_LABELS else "text-generation"
+    return "text-generation" if kind == "generation" else "text-classification"

@@ -43,6 +43,7 @@ class MaskStream:
         self._first_row = 0
         self._rows = 0
         self._calls: dict[str, int] = {}
+        self._recomputes = False
 
     def begin_step(self, step: int) -> None:
         """Announce an optimizer step, counted from 0."""
@@ -55,6 +56,17 @@ class MaskStream:
         self._first_row += self._rows
         self._rows = rows
         self._calls = {}
+        self._recomputes = False
+
+    def end_batch(self) -> None:
+        """Announce that what is computed from here on was computed before: activation checkpointing, backwards."""
+        self._recomputes = True
+
+    def _call(self, module: str) -> int:
+        """Which call of the micro-batch this is; recomputation comes back in the reverse order."""
+        calls = self._calls.get(module, 0)
+        self._calls[module] = calls - 1 if self._recomputes else calls + 1
+        return min(calls, self._calls[module])
 
     def mask(self, module: str, shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
         """A mask that is 1 / (1 - p) where an element stays and 0 elsewhere; the first dimension counts rows.
@@ -65,7 +77,7 @@ class MaskStream:
             p: probability that an element is dropped, in (0, 1), taken to a multiple of 2^-16, at least one.
             dtype: float32, bfloat16 or float16; the scale is rounded to it, as torch's own dropout does.
         """
-        call = self._calls[module] = self._calls.get(module, -1) + 1
+        call = self._call(module)
         source = np.random.PCG64DXSM(stream_seed(self.seed, "dropout", self._step, module, call))
         rows, elements = shape[0], math.prod(shape[1:])
         words = np.empty((rows, -(-elements // 4)), np.uint64)
@@ -126,3 +138,4 @@ def use_keyed_dropout(model: nn.Module, stream: MaskStream) -> None:
             stream.begin_batch(len(next(tensors)))
 
     model.register_forward_pre_hook(batch_begins, with_kwargs=True)
+    model.register_forward_hook(lambda *_: stream.end_batch())
