@@ -370,7 +370,7 @@ def test_a_decoder_learns_on_real_descriptions(stories: Path, tmp_path: Path) ->
 @pytest.mark.shared_data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["e2e", "dialogsum"])
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "stories"])
+@pytest.mark.parametrize("architecture", ["bart", "t5", "stories"])
 def test_every_architecture_learns_on_real_data(
     name: str, architecture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -386,7 +386,9 @@ def test_every_architecture_learns_on_real_data(
         "max_target_length": 64,
         "max_new_tokens": 24,
         "learning_rate": 1e-2,
-        "budget": "rank=8,steps=40",
+        "target_modules": "all-linear",
+        # Adapters of a frozen random model need a while to write a word at all.
+        "budget": f"rank=8,steps={120 if architecture == 'stories' else 300}",
     }
     runs = trained_on(name, folder, tmp_path / "run", methods, **given)
     assert (runs["rougeL"][list(METHODS)] > runs["rougeL"]["head-only"]).all()
