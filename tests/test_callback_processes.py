@@ -21,7 +21,7 @@ from tests.helpers import same
 
 ROOT = Path(__file__).parents[1]
 QUICK = "lora-drop(sample=0.35,probe_passes=2)"
-SLOW = ["lorpa", "prilora(prune_every=5)", "adalora(every=4)", "increlora(every=3)", "eva(sample=0.3)"]
+SLOW = ["lorpa", "prilora(prune_every=5)", "adalora(every=4)", "increlora(warmup=0.15,final=0.3)", "eva(sample=0.3)"]
 
 
 def run(processes: int, model: Path, output: Path, method: str, batch: int, order: str) -> list[tuple[Any, Any]]:
@@ -84,7 +84,7 @@ def test_two_processes_end_alike_and_as_one_does(method: str, still_bert: Path, 
     assert alone.keys() == first.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
-    assert max(float(t.abs().max()) for n, t in alone.items() if "lora_B" in n) > 0.01
+    assert max(float(t.abs().max()) for n, t in alone.items() if "lora_B" in n) > 1e-3
 
 
 @pytest.mark.slow
