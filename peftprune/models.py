@@ -277,8 +277,8 @@ def _load(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
     if form != BaseForm():
         keep_head_exact(model, head_modules(model))
     if "gguf_file" in arguments:
-        # The weights are floats by now, which nothing below needs to know of.
-        model.config.__dict__.pop("quantization_config", None)
+        # The weights are floats by now: nothing below needs to know that they were not, and the Trainer must not.
+        model.hf_quantizer.remove_quantization_config(model)
     _ensure_padding(name, tokenizer, model.config)
     return LoadedModel(name, model.eval(), tokenizer, _fingerprint(model), source, untrained)
 

@@ -413,7 +413,7 @@ def test_grade_school_mathematics_runs_to_exact_matches(stories: Path, tmp_path:
 @pytest.mark.parametrize("name", ["e2e", "gsm8k"])
 def test_smollm2_learns(name: str, tmp_path: Path) -> None:
     given = {"max_length": 128, "max_target_length": 64, "max_new_tokens": 32, "learning_rate": 1e-3}
-    given |= {"max_train_samples": 32, "max_eval_samples": 4, "batch_size": 4, "budget": "rank=4,steps=8"}
+    given |= {"max_train_samples": 32, "max_eval_samples": 4, "batch_size": 4, "budget": "rank=4,steps=24"}
     methods = "head-only,lora" if name == "gsm8k" else "head-only," + ",".join(map(spelled, METHODS))
     runs = trained_on(name, "smollm2", tmp_path, methods, **given)
     if name == "e2e":
