@@ -9,7 +9,7 @@ from peft import PeftModel, PeftType
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from peftprune.architectures.discover import base_linear_cost, discover_sites
+from peftprune.architectures.discover import discover_sites
 from peftprune.errors import UsageError
 from peftprune.ledger import BaseCost
 from peftprune.sites import Site, SiteSet
@@ -91,11 +91,10 @@ def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
 def base_cost(model: PeftModel) -> BaseCost:
     """The frozen model's cost for the ledger's FLOPs."""
     try:
-        cost = base_linear_cost(model.get_base_model())
+        return BaseCost.of(model.get_base_model())
     except AttributeError:
         # A configuration without a width of its own (several models in one): attention is then left out.
         return BaseCost(sum(p.numel() for p in model.parameters() if p.dim() == 2 and not p.requires_grad), 0)
-    return BaseCost(sum(cost["linear_params_per_layer"].values()), cost["hidden_size"] * cost["attention_layers"])
 
 
 def base_parameters(model: PeftModel) -> int:

@@ -8,7 +8,7 @@ import math
 import os
 import pickle
 import warnings
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from peftprune.errors import RunError, UsageError
 from peftprune.events import PruningEvents, inner_optimizer
 from peftprune.ledger import Ledger, count_adapter, headroom, stored_parameters
 from peftprune.meter import StepMeter
-from peftprune.order import Order, serve
+from peftprune.order import Layout, Order, serve
 from peftprune.phases import learning_rate_factors, phase_at, resolve_phases, rewarm_factors
 from peftprune.planning import check_spec
 from peftprune.processes import GradientAverage, check_agreement, leave_to_us, same_start, sum_over_processes
@@ -247,15 +247,8 @@ class PruningCallback(TrainerCallback):
                 "max_grad_norm", 0, "lets float16 scaling meet steps without gradients", "Set it to 1.0, or use bf16"
             )
         assert self.seed is not None
-        self._order = serve(
-            loader,
-            phases,
-            batch_size=budget.batch_size,
-            accumulation=args.gradient_accumulation_steps,
-            process=args.process_index,
-            processes=args.world_size,
-            seed=self.seed,
-        )
+        layout = Layout(budget.batch_size, args.gradient_accumulation_steps, args.process_index, args.world_size)
+        self._order = serve(loader, phases, layout, self.seed)
         factors = learning_rate_factors if self.schedule == "restart" else rewarm_factors
         self._factors = factors(phases, self.warmup_ratio)
         self._groups = StepGroups(self._spec.groups, args.learning_rate, args.weight_decay)
@@ -274,7 +267,7 @@ class PruningCallback(TrainerCallback):
             self.events.resume(self._loaded)
             if state.best_metric is not None and math.isinf(state.best_metric):
                 state.best_metric = self._loaded["best_metric"]
-        check_agreement(surgery.structure(sites), "the ranks at the start")
+        check_agreement(lambda: surgery.structure(sites), "the ranks at the start")
         same_start(_parameters(sites))
         self._average.follow(_parameters(sites))
         self._steps_per_epoch = -(-len(loader) // args.gradient_accumulation_steps) if self._order is not None else 0
@@ -410,7 +403,7 @@ class PruningCallback(TrainerCallback):
             model.__dict__.pop(name, None)
         surgery.fold(sites)
         sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
-        check_agreement(surgery.structure(sites), "the ranks at the end")
+        check_agreement(lambda: surgery.structure(sites), "the ranks at the end")
         self._finish_ledger(model, sites, args.device)
         nonzero = budget.count == "nonzero"
         spent = self.ledger.nonzero_params if nonzero else self.ledger.final_params
@@ -490,6 +483,6 @@ class PruningCallback(TrainerCallback):
         )
 
 
-def _parameters(sites: SiteSet) -> list[nn.Parameter]:
+def _parameters(sites: SiteSet) -> Iterator[nn.Parameter]:
     """Every parameter of every site, tied ones once."""
-    return [p for group in sites.groups() for p in vars(group[0].live()).values() if p is not None]
+    return (p for group in sites.groups() for p in vars(group[0].live()).values() if p is not None)

@@ -35,7 +35,8 @@ BudgetOption = Annotated[
 Targets = Annotated[str, typer.Option(help="attention (query and value), all-linear, or comma-separated names.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the training data.  [default: 3]")]
 BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.  [default: 32]")]
-_OF_FILES = ("train_file", "test_file", "text", "label", "regression", "kind")
+_NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
+_OF_FILES = (*_NEEDED_OF_FILES, "regression", "kind")
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
 
@@ -286,10 +287,9 @@ def _task_from_files(given: dict[str, Any]) -> Any:
     """A task of the user's own files, or an error that names the option that is missing."""
     from peftprune.tasks import Task
 
-    needed = _OF_FILES[:4]
-    lacking = next((name for name in needed if name not in given), None)
+    lacking = next((name for name in _NEEDED_OF_FILES if name not in given), None)
     if lacking is not None:
-        options = [f"--{name.replace('_', '-')}" for name in needed]
+        options = [f"--{name.replace('_', '-')}" for name in _NEEDED_OF_FILES]
         beside = f"--{next(iter(given)).replace('_', '-')}"
         raise UsageError.of(
             f"--{lacking.replace('_', '-')}", None, f"is missing beside {beside}", f"Give all of {', '.join(options)}"

@@ -212,7 +212,7 @@ class PruningEvents(TrainerCallback):
         if plan.is_empty:
             return
         surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
-        check_agreement(surgery.structure(self.sites), f"the ranks after step {step + 1}")
+        check_agreement(lambda: surgery.structure(self.sites), f"the ranks after step {step + 1}")
         self.trace.record(self.sites, plan, step + 1, phase_at(self.phases, step).name)
 
     def _charge(self, step: int, current: PhaseRange) -> None:

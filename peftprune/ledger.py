@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from peftprune.architectures.discover import base_linear_cost
 from peftprune.sites import SiteSet
 
 
@@ -107,6 +108,18 @@ class BaseCost:
     multiplied: int = 0
     multiplied_trained: int = 0
     stream_share: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, stream_share: Mapping[str, float] | None = None) -> BaseCost:
+        """The cost of a model, from its configuration and shapes.
+
+        Raises:
+            AttributeError: for a configuration without a width of its own.
+        """
+        share, cost = dict(stream_share or {}), base_linear_cost(model)
+        params = cost["linear_params_per_layer"]
+        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in params.items())
+        return cls(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
 
     def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
         """FLOPs of one pass over `tokens` padded tokens: (base model, adapters).

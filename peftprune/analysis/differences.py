@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, score_column
-from peftprune.metrics import METRICS
+from peftprune.analysis.predictions import Measure, Predictions, given, measure, predictions
 from peftprune.stats import (
     detectable_from,
     effect_size,
@@ -17,7 +16,6 @@ from peftprune.stats import (
     probability_of_improvement,
     verdict,
 )
-from peftprune.stats.sums import SUM_METRICS
 
 if TYPE_CHECKING:
     from peftprune.comparison import Comparison
@@ -98,22 +96,14 @@ def _tested(
 def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores: pd.Series[float]) -> dict[str, Any]:
     seeds = sorted(stored[method].keys() & stored[baseline].keys())
 
-    def chosen(label: str, column: str) -> list[list[Any]]:
-        frames = [stored[label][seed] for seed in seeds]
-        return [f.loc[f["split"] == what.split, column].tolist() for f in frames]
-
-    resamples, score = _resamples(what.name), score_column(what.name)
-    if METRICS[what.name].kind == "generation":
-        metric = what.name if what.name in SUM_METRICS else None
-        found = paired_bootstrap(chosen(method, score), chosen(baseline, score), metric=metric, resamples=resamples)
-    else:
-        found = paired_bootstrap(
-            chosen(method, "prediction"),
-            chosen(baseline, "prediction"),
-            references=chosen(method, "label")[0],
-            metric=what.name,
-            resamples=resamples,
-        )
+    a, b = ([given(stored[label][seed], what) for seed in seeds] for label in (method, baseline))
+    found = paired_bootstrap(
+        [one.values for one in a],
+        [one.values for one in b],
+        references=a[0].references,
+        metric=a[0].metric,
+        resamples=_resamples(what.name),
+    )
     ours, theirs = ([float(scores[label, seed]) for seed in seeds] for label in (method, baseline))
     return {
         "method": method,

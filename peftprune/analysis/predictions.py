@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from peftprune.metrics import METRICS
+from peftprune.stats.sums import SUM_METRICS
 
 if TYPE_CHECKING:
     from peftprune.comparison import Comparison
@@ -41,6 +42,23 @@ def predictions(cell: Comparison) -> Predictions:
 def score_column(metric: str) -> str:
     """The column of stored predictions that holds what each example adds to a metric of generated text."""
     return f"score_{metric}"
+
+
+class Given(NamedTuple):
+    """What the statistics take of one model's stored predictions."""
+
+    values: list[Any]
+    references: list[Any] | None
+    metric: str | None
+
+
+def given(stored: pd.DataFrame, what: Measure) -> Given:
+    """The predictions and labels of the measure's split; of generated text what each example adds to the metric."""
+    part = stored[stored["split"] == what.split]
+    if METRICS[what.name].kind == "generation":
+        values = part[score_column(what.name)].tolist()
+        return Given(values, None, what.name if what.name in SUM_METRICS else None)
+    return Given(part["prediction"].tolist(), part["label"].tolist(), what.name)
 
 
 def measure(cell: Comparison, metric: str) -> Measure:

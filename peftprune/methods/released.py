@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-# Optimizer steps of one epoch in batches of 32: the scripts count their warm-up in steps.
-_STEPS = {"mnli": 12_272, "sst2": 2_105, "mrpc": 115, "cola": 268, "qnli": 3_274, "qqp": 11_371, "rte": 78, "stsb": 180}
+from peftprune.tasks.glue import GLUE
+
+_BATCH_SIZE = 32
 
 
 def _task(
@@ -21,9 +22,10 @@ def _task(
     dropout: float = 0,
 ) -> tuple[str, dict[str, Any]]:
     """A row; a warm-up of 1 or more counts steps, one below 1 is a share of the run."""
-    share = warmup if warmup < 1 else round(warmup / (epochs * _STEPS[task]), 4)
+    steps = epochs * -(-GLUE[task].train_size // _BATCH_SIZE)
+    share = warmup if warmup < 1 else round(warmup / steps, 4)
     named = {"learning_rate": learning_rate, "epochs": epochs, "warmup_ratio": share, "max_length": max_length}
-    return task, named | {"batch_size": 32, "weight_decay": weight_decay, "lora_dropout": dropout}
+    return task, named | {"batch_size": _BATCH_SIZE, "weight_decay": weight_decay, "lora_dropout": dropout}
 
 
 ADALORA: dict[str, dict[str, Any]] = dict(

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from peftprune.processes import process_index
 from peftprune.rng import stream_seed
 
 _WORDS = 1 << 16
@@ -49,7 +49,7 @@ class MaskStream:
         """Announce an optimizer step, counted from 0."""
         self._step, self._rows = step, 0
         # Processes that train together hold different rows of a step.
-        self._first_row = dist.get_rank() << 32 if dist.is_available() and dist.is_initialized() else 0
+        self._first_row = process_index() << 32
 
     def begin_batch(self, rows: int) -> None:
         """Announce the step's next micro-batch."""
