@@ -24,6 +24,7 @@ from peftprune.base_weights import frozen_bytes
 from peftprune.batches import PhaseBatchSampler
 from peftprune.budget import verify
 from peftprune.data import Example, collator
+from peftprune.disk import require_space
 from peftprune.evaluation import evaluate
 from peftprune.events import Progress, PruningEvents
 from peftprune.export import save_baseline, save_peft
@@ -39,7 +40,7 @@ from peftprune.store import SCHEMA, ArmFolder, write_atomically, write_json, wri
 from peftprune.strategy import Baseline, PruningPlan, RankPruningStrategy, StepView
 from peftprune.tasks import Task
 from peftprune.trace import density
-from peftprune.trainer import PruningTrainer, classification_loss, regression_loss
+from peftprune.trainer import KEPT_CHECKPOINTS, PruningTrainer, classification_loss, regression_loss
 
 _LOGS_PER_RUN = 50
 
@@ -108,13 +109,16 @@ def run_arm(
         The contents of `result.json`.
 
     Raises:
-        RunError: when training fails or the budget was missed.
+        RunError: when training fails, the budget was missed, or the disk has no room for the arm.
     """
     release_memory()
     started = time.perf_counter()
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / "config.json", config)
     model, sites = _prepare(plan, inputs, seed)
+    saves = plan.settings.checkpoints
+    # Old ones go only when a new one is whole.
+    require_space(folder.path, model, min(saves, KEPT_CHECKPOINTS + 1))
     trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
     ledger = trainer.pruning.ledger
     with _quiet_transformers():
@@ -136,7 +140,9 @@ def run_arm(
         ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
     else:
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
-    write_jsonl(folder.path / "history.jsonl", trainer.state.log_history)
+    # The Trainer ends it with a summary of this process's own share, which is all of the run only if none was killed.
+    steps = [row for row in trainer.state.log_history if "train_runtime" not in row]
+    write_jsonl(folder.path / "history.jsonl", steps)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
     result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
     result["evaluation"] = scored.facts
@@ -220,7 +226,9 @@ def _trainer(
 
 def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:
     settings, total = plan.settings, plan.budget.total_steps
-    saves = settings.checkpoints
+    logs = max(1, total // _LOGS_PER_RUN)
+    # A logged loss is a mean since the one before, so that a run may be taken up only where one is logged.
+    saves = math.ceil(total / max(1, settings.checkpoints) / logs) * logs
     return TrainingArguments(
         output_dir=str(output),
         max_steps=total,
@@ -234,10 +242,10 @@ def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> Tra
         use_cpu=not torch.cuda.is_available(),
         optim="adamw_torch_fused",
         seed=seed,
-        logging_steps=max(1, total // _LOGS_PER_RUN),
+        logging_steps=logs,
         logging_nan_inf_filter=False,
-        save_strategy="steps" if saves else "no",
-        save_steps=math.ceil(total / max(1, saves)),
+        save_strategy="steps" if settings.checkpoints else "no",
+        save_steps=saves,
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,

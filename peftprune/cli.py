@@ -115,6 +115,17 @@ def compare(
     ] = None,
     load_in: Annotated[str | None, typer.Option(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
     device_map: Annotated[str | None, typer.Option(help="Place the model as transformers does, such as auto.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of each arm.  [default: all cores / workers]")] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Processes that train arms side by side: a number, or auto.  [default: 1; slurm: one an arm]"
+        ),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="Where arms are trained: local, ray or slurm.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; local starts one.  [default: auto]")] = None,
+    gpus: Annotated[float | None, typer.Option(help="Of each arm on a cluster; Ray takes fractions.")] = None,
+    sbatch: Annotated[str | None, typer.Option(help="Further options of sbatch: '--partition=gpu'.")] = None,
     train_file: Annotated[Path | None, typer.Option(help="Your own data: CSV, TSV, JSONL or parquet.")] = None,
     test_file: Annotated[Path | None, typer.Option(help="The file that results are reported on.")] = None,
     text: Annotated[str | None, typer.Option(help="Text column, or two: COL,COL2.")] = None,
@@ -127,7 +138,8 @@ def compare(
 ) -> None:
     """Train every method on every seed under one budget; print the table and draw the ranks.
 
-    Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done.
+    Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done, and a
+    second one beside the first shares the work. `--backend slurm` submits the work and ends.
     """
     import peftprune
     from peftprune import tables
@@ -140,7 +152,12 @@ def compare(
     if files:
         asked["task"] = _task_from_files(files)
     written = read_study_file(config) if config is not None else {}
-    result = peftprune.compare(**overridden(written, asked))
+    arguments = overridden(written, asked)
+    result = peftprune.compare(**arguments)
+    if arguments.get("backend") == "slurm":
+        where = shlex.quote(str(result.path))
+        typer.echo(f"How it stands: peftprune status {where}. When it is done: peftprune report {where}")
+        return
     tables.show_comparison(result)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
@@ -150,6 +167,40 @@ def compare(
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:
         typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("run-arm")
+@_errors_shown
+def run_arm(
+    work: Annotated[Path, typer.Argument(help="The work.pkl that `compare --backend slurm` wrote.")],
+    index: Annotated[int | None, typer.Option(help="Which arm, from 0.  [default: all that are left]")] = None,
+    debug: Debug = False,
+) -> None:
+    """Train an arm of a study that `compare --backend slurm` planned; what its array job runs.
+
+    Exit code 1 when an arm failed. Open only files of your own: they hold code.
+    """
+    from peftprune.progress import Reporter
+    from peftprune.worker import unpack
+
+    try:
+        planned = unpack(work.read_bytes())
+    except OSError as error:
+        raise UsageError.of("work", str(work), f"cannot be read ({error.strerror})", "Name a work.pkl") from None
+    if index is not None:
+        count = len(planned.ordered)
+        if not 0 <= index < count:
+            raise UsageError.of("index", index, "is no arm of the study", f"Give 0 to {count - 1}")
+        planned = planned.only(index)
+    with planned.study.joined(), Reporter(sum(a.plan.budget.total_steps for a in planned.ordered)) as reporter:
+        planned.run(reporter)
+    done = True
+    for arm in planned.arms:
+        failure = None if planned.folder(arm).result() is not None else planned.folder(arm).error()
+        done = done and failure is None
+        typer.echo(f"{arm.name}, seed {arm.seed}: " + ("done" if failure is None else f"failed: {failure['error']}"))
+    if not done:
         raise typer.Exit(1)
 
 
@@ -205,6 +256,25 @@ def report(
     else:
         write_output(out, text.encode())
         typer.echo(str(out))
+
+
+@app.command()
+@_errors_shown
+def status(
+    study: Study,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """How far a study is: done, training, failed or waiting, arm by arm. Works while others train it."""
+    from peftprune import tables
+    from peftprune.comparison import Comparison
+    from peftprune.status import arm_states
+
+    states = arm_states(Comparison.load(study))
+    if as_json:
+        sys.stdout.write(json.dumps({"arms": states}, indent=1) + "\n")
+    else:
+        tables.show_states(states)
 
 
 @app.command()

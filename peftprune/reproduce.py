@@ -34,6 +34,8 @@ def command(request: Mapping[str, Any]) -> str:
         ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
         ("data_dir", request["data_dir"]),
         *request["given"].items(),
+        # On a CPU they change the last bits of results, and their default depends on the machine.
+        ("threads", request.get("threads") if request["hardware"]["device"] == "cpu" else None),
     ]
     return shlex.join(["peftprune", "compare", *(part for name, value in options for part in _option(name, value))])
 

@@ -203,21 +203,45 @@ def _bytecode(code: CodeType) -> str:
     return f"{code.co_code.hex()} {code.co_names} {inner}"
 
 
-def environment(study: StudyFolder, settings: TrainingSettings) -> dict[str, Any]:
-    """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began."""
+def device_name() -> str:
+    """The GPU that arms train on, or "cpu"."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and the packages that decide on the bits of a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def environment(
+    study: StudyFolder, settings: TrainingSettings, threads: int | None = None, default: int | None = None
+) -> dict[str, Any]:
+    """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began.
+
+    Args:
+        study: whose request may exist already.
+        settings: say the dtype.
+        threads: of each arm, where the user named them.
+        default: threads of each arm otherwise; None for all.
+
+    Raises:
+        UsageError: for threads that are no whole number from 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise UsageError.of("threads", threads, "is no whole number from 1", "Give 1 or more, or leave it out")
     try:
         before = study.read_request()
     except UsageError:
         before = {}
-    threads = before.get("threads", torch.get_num_threads())
+    threads = threads or before.get("threads") or default or torch.get_num_threads()
     torch.set_num_threads(threads)
     dtype = pick_dtype(settings.dtype)
     if settings.dtype == "auto":
         dtype = before.get("dtype", dtype)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {
         "dtype": dtype,
         "threads": threads,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
-        "hardware": {"device": device, "machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform},
+        "versions": package_versions(),
+        "hardware": {"device": device_name()} | machine,
     }

@@ -13,11 +13,17 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
+import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
 
 from peftprune.errors import PeftPruneError, UsageError
 
@@ -30,6 +36,9 @@ SCHEMA = 1
 STUDY_SCHEMA = 2
 """Of `study.json`."""
 
+
+_ASIDE = ".tmp"
+"""Ends the names of files that are being written."""
 
 _RESULT = ("metrics", "ledger", "allocation", "budget", "exemption", "phases", "settings")
 _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
@@ -45,12 +54,17 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write aside, sync, rename: readers see the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(aside, path)
+    # Processes on several machines may write the same file, so that their numbers do not tell them apart.
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ASIDE}")
+    try:
+        with aside.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_output(path: Path, data: bytes) -> None:
@@ -134,6 +148,45 @@ class ArmFolder:
             cure = "Delete the arm's folder and run the same compare again: it trains that arm anew"
             raise UsageError.of("file", str(self.path / name), problem, cure) from error
 
+    @contextmanager
+    def lock(self) -> Iterator[bool]:
+        """Hold the arm's folder against other processes; False, at once, where one of them holds it.
+
+        The lock is the operating system's and goes with its holder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    @property
+    def held(self) -> bool:
+        """Whether a process works on the arm at this moment."""
+        if not self.path.is_dir():
+            return False
+        with self.lock() as mine:
+            return not mine
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed left behind: half-written files, and once done the checkpoints."""
+        for path in self.path.glob(f".*{_ASIDE}"):
+            path.unlink(missing_ok=True)
+        if self.result() is not None:
+            self.clear_error()
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def failed_since(self, moment: float) -> bool:
+        """Whether the last failure is not older than a moment, in seconds since the epoch."""
+        error = self.error()
+        return error is not None and error.get("time", 0.0) >= moment
+
     def record_error(self, error: BaseException, label: str, seed: int) -> None:
         """Keep a failure with its traceback."""
         known = isinstance(error, PeftPruneError)
@@ -143,6 +196,7 @@ class ArmFolder:
                 "schema": SCHEMA,
                 "label": label,
                 "seed": seed,
+                "time": time.time(),
                 "error": str(error) if known else f"{type(error).__name__}: {error}",
                 "traceback": "".join(traceback.format_exception(error)),
             },
@@ -191,6 +245,41 @@ class StudyFolder:
     def write_request(self, request: Mapping[str, Any]) -> None:
         """Store what the study is, its arms in order included."""
         write_json(self.path / "study.json", {"schema": STUDY_SCHEMA, **request})
+
+    @contextmanager
+    def joined(self, request: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Count among the processes at work on the study, which thereby keeps its request.
+
+        Args:
+            request: stored as the study's; None leaves it as it is.
+
+        Raises:
+            UsageError: when processes are at work on other arms than the request's.
+        """
+        presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
+        with FileLock(self.path / ".lock"):
+            if request is not None:
+                if self._others_at_work() and self.read_request()["arms"] != request["arms"]:
+                    problem = "is being worked on by another process that was asked for another study"
+                    cure = "Wait until that has ended, or name another folder"
+                    raise UsageError.of("output_dir", str(self.path), problem, cure)
+                self.write_request(request)
+            presence.acquire()
+        try:
+            yield
+        finally:
+            presence.release()
+            Path(presence.lock_file).unlink(missing_ok=True)
+
+    def _others_at_work(self) -> bool:
+        found = False
+        for path in self.path.glob(".at-work-*"):
+            try:
+                with FileLock(path, timeout=0):
+                    path.unlink(missing_ok=True)  # its process was killed
+            except Timeout:
+                found = True
+        return found
 
     def read_request(self) -> dict[str, Any]:
         """Read `study.json`.

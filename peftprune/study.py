@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from peftprune.arguments import check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
-from peftprune.arm import run_arm
-from peftprune.budget import Budget, Outcome
+from peftprune.backends import Backend, BackendName
+from peftprune.budget import Budget
 from peftprune.comparison import Comparison
-from peftprune.errors import RunError, UsageError
+from peftprune.errors import UsageError
 from peftprune.methods import MethodSpec, parse
-from peftprune.planning import ArmPlan
 from peftprune.progress import Reporter
+from peftprune.queue import Source, StudyArm, Work
 from peftprune.settings import GENERATION_ONLY, resolve_settings
-from peftprune.setup import Setup, environment
-from peftprune.store import StudyFolder, config_hash
+from peftprune.setup import environment
+from peftprune.store import StudyFolder
 from peftprune.tasks import Task
+from peftprune.workers import Workers
 
 
 def compare(
@@ -53,6 +54,12 @@ def compare(
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     load_in: Literal["8bit", "4bit"] | None = None,
     device_map: str | None = None,
+    threads: int | None = None,
+    workers: Workers | str | None = None,
+    backend: BackendName = "local",
+    address: str | None = None,
+    gpus: float | None = None,
+    sbatch: str | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Train every method on every task, budget and seed, and return what came out.
@@ -93,6 +100,17 @@ def compare(
         base_dtype: float32 for the frozen weights, or "bfloat16" or "float16", which halve them.
         load_in: "8bit" or "4bit" quantises them with bitsandbytes.
         device_map: where the model is placed, as transformers takes it, such as "auto".
+        threads: CPU threads of every arm, fixed when the study is created, since they change the last bits of results.
+            By default all cores, shared among the workers; 1 on a cluster.
+        workers: processes that train arms side by side, or "auto" for as many as the machine has cores (or GPUs) for;
+            1 by default. Results do not depend on their number. More processes may join at any time by the same call.
+            With Slurm: tasks of the array; by default one an arm.
+        backend: "local"; "ray", which trains the arms as tasks of a Ray cluster (extra `ray`); or "slurm", which
+            submits an array job and returns at once.
+        address: of the Ray cluster; "auto", which is the default, for the one this machine belongs to, "local" to
+            start one.
+        gpus: of each arm on a cluster, by default 1 where this machine has one; Ray takes fractions.
+        sbatch: further options for Slurm's `sbatch`, such as "--partition=gpu --time=2:00:00".
         progress: show progress; default: only on a terminal.
 
     Returns:
@@ -124,6 +142,7 @@ def compare(
         "load_in": load_in,
         "device_map": device_map,
     }
+    where = Backend(backend, workers, address, gpus, sbatch)
     specs = parse(methods)
     in_order(specs)
     budgets = parse_budgets(budget)
@@ -143,83 +162,53 @@ def compare(
     default = Path("runs") / "+".join(t.name for t in tasks)
     study = StudyFolder(Path(output_dir) if output_dir is not None else default)
     study.prepare()
-    setups = {t.name: Setup(model, t, settings, targets) for t in tasks}
+    sources = {t.name: Source(model, t, settings, targets) for t in tasks}
+    setups = {name: source.setup for name, source in sources.items()}
     plans = {
         (t, label, spec.label): setup.plan(spec, parsed, given)
         for t, setup in setups.items()
         for label, parsed in budgets.items()
         for spec in specs
     }
-    found = environment(study, settings)
-    arms: list[_Arm] = []
+    found = environment(study, settings, threads, where.default_threads(threads))
+    arms: list[StudyArm] = []
     for seed in seed_list:
         for t, setup in setups.items():
             for label in budgets:
-                cell: dict[str, _Arm] = {}
+                cell: dict[str, StudyArm] = {}
                 for spec, needed in in_order(specs):
                     plan = plans[t, label, spec.label]
                     config = setup.arm_config(spec, plan, seed, found)
                     first = None if needed is None else cell[needed]
                     if first is not None:
                         config["depends_on"] = {"label": first.spec.label, "hash": first.hash}
-                    cell[spec.label] = _Arm(t, label, spec, seed, plan, config, first)
+                    name = ", ".join(
+                        [*([t] if len(tasks) > 1 else []), *([label] if len(budgets) > 1 else []), spec.label]
+                    )
+                    cell[spec.label] = StudyArm(t, label, spec, seed, plan, config, name, first)
                 arms += [cell[spec.label] for spec in specs]
-    study.write_request(
-        {
-            "model": str(model),
-            "methods": [{"label": s.label, "text": s.text} for s in specs],
-            "tasks": [setup.describe() for setup in setups.values()],
-            "budgets": [{"label": label} | ({} if isinstance(b, str) else asdict(b)) for label, b in budgets.items()],
-            "seeds": seed_list,
-            "target_modules": targets,
-            "data_dir": None if data_dir is None else str(data_dir),
-            "given": {n: v for n, v in given.items() if v is not None},
-            "settings": settings.as_dict(),
-            "sites": len(next(iter(setups.values())).shapes),
-            **found,
-            "arms": [
-                {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash}
-                for a in arms
-            ],
-        }
-    )
+    request = {
+        "model": str(model),
+        "methods": [{"label": s.label, "text": s.text} for s in specs],
+        "tasks": [setup.describe() for setup in setups.values()],
+        "budgets": [{"label": label} | ({} if isinstance(b, str) else asdict(b)) for label, b in budgets.items()],
+        "seeds": seed_list,
+        "target_modules": targets,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "given": {n: v for n, v in given.items() if v is not None},
+        "settings": settings.as_dict(),
+        "sites": len(next(iter(setups.values())).shapes),
+        **found,
+        "arms": [
+            {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash} for a in arms
+        ],
+    }
+    device = found["hardware"]["device"]
+    work = Work(study, tuple(arms), sources, found["dtype"], found["threads"], device, found["versions"], time.time())
     steps = sum(arm.plan.budget.total_steps for arm in arms)
-    _run_all(study, arms, setups, found["dtype"], Reporter(steps, enabled=progress))
+    with study.joined(request), Reporter(steps, enabled=progress) as reporter:
+        where.run(work, reporter)
     return Comparison.load(study.path)
-
-
-@dataclass(frozen=True)
-class _Arm:
-    task: str
-    budget: str
-    spec: MethodSpec
-    seed: int
-    plan: ArmPlan
-    config: dict[str, Any]
-    depends_on: _Arm | None = None
-
-    @cached_property
-    def hash(self) -> str:
-        return config_hash(self.config)
-
-    @property
-    def chain(self) -> list[_Arm]:
-        """The arms it depends on, first things first, and itself."""
-        return [*(self.depends_on.chain if self.depends_on is not None else ()), self]
-
-    def ready(self, study: StudyFolder) -> ArmPlan:
-        """The plan with a strategy of its own, since strategies carry state, and with what it depends on.
-
-        Raises:
-            RunError: when the arm that it depends on has no result.
-        """
-        plan, first = self.plan.renewed(self.spec), self.depends_on
-        if first is None:
-            return plan
-        result = study.arm(first.spec.label, first.seed, first.hash).result()
-        if result is None:
-            raise RunError(f"{self.spec.label}: needs the outcome of {first.spec.label!r}, which failed. Mend it first")
-        return plan.after(Outcome.of(result))
 
 
 def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]:
@@ -248,27 +237,3 @@ def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]
     for label in known:
         add(label, ())
     return list(ordered.values())
-
-
-def _run_all(
-    study: StudyFolder, arms: Sequence[_Arm], setups: Mapping[str, Setup], dtype: str, reporter: Reporter
-) -> None:
-    several = {"task": len({a.task for a in arms}) > 1, "budget": len({a.budget for a in arms}) > 1}
-    # Tables keep the order in which methods were named; arms run in it too, but for those that wait for another.
-    order = {id(a): a for arm in arms for a in arm.chain}
-    with reporter:
-        for arm in order.values():
-            label = ", ".join([*(getattr(arm, n) for n, more in several.items() if more), arm.spec.label])
-            folder = study.arm(arm.spec.label, arm.seed, arm.hash)
-            if folder.result() is not None:
-                reporter.skipped(label, arm.seed, arm.plan.budget.total_steps)
-                continue
-            reporter.started(label, arm.seed, arm.plan.budget.total_steps)
-            try:
-                plan, inputs = arm.ready(study), setups[arm.task].inputs(arm.plan, dtype)
-                result = run_arm(plan, inputs, arm.seed, folder, arm.config, reporter.step)
-            except Exception as error:
-                folder.record_error(error, arm.spec.label, arm.seed)
-                reporter.failed(label, arm.seed, error)
-            else:
-                reporter.finished(label, arm.seed, result["metrics"])

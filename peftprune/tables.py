@@ -33,6 +33,22 @@ def show_comparison(result: Comparison) -> None:
         _show_pooled(result)
 
 
+def show_states(states: Sequence[Mapping[str, Any]]) -> None:
+    """How many arms are in which state, and every arm's."""
+    table = Table()
+    for name in ("task", "budget", "method", "seed", "state", "checkpoint at step", "error"):
+        table.add_column(name, overflow="fold")
+    for row in states:
+        cells = [row[n] for n in ("task", "budget", "method", "seed", "state", "step", "error")]
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    counts = {
+        state: sum(row["state"] == state for row in states) for state in ("done", "training", "failed", "waiting")
+    }
+    console = _console()
+    console.print(table)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
 def _show_cell(result: Comparison) -> None:
     frame = result.table()
     table = Table(title=f"{result.tasks[0]}, {budget_in_words(result.budgets[0])}", title_justify="left")

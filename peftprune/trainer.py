@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,8 @@ from peftprune.strategy import ParameterGroup
 
 STATE_FILE = "peftprune_state.pt"
 MANIFEST_FILE = "manifest.json"
-_KEPT_CHECKPOINTS = 2
+KEPT_CHECKPOINTS = 2
+_log = logging.getLogger(__name__)
 
 
 class PruningTrainer(Trainer):
@@ -96,7 +98,7 @@ class PruningTrainer(Trainer):
         """Train to the end, from the newest valid checkpoint where there is one."""
         if self.args.world_size > 1:
             raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
-        newest = newest_checkpoint(self.checkpoints)
+        newest = usable_checkpoint(self.checkpoints)
         torch.manual_seed(stream_seed(self.args.seed, "dropout"))
         self.train(resume_from_checkpoint=None if newest is None else str(newest))
 
@@ -153,6 +155,13 @@ class PruningTrainer(Trainer):
             loss = self.compute_loss(model, prepared, num_items_in_batch=num_items_in_batch)
         return loss.detach()
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Taken up from the checkpoint of its last step, the Trainer would train one step too many.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """The ledger counts analytically, so the Trainer's per-step estimate is left out."""
         return 0
@@ -178,16 +187,19 @@ class PruningTrainer(Trainer):
         """Write a checkpoint aside, sync it, and move it into place with its manifest."""
         aside = Path(self._get_output_dir(trial))
         shutil.rmtree(aside, ignore_errors=True)
-        with warnings_ignored():
-            super()._save_checkpoint(model, trial)
         name = f"checkpoint-{self.state.global_step}"
-        torch.save(self.pruning.state_dict(), aside / name / STATE_FILE)
-        write_manifest(aside / name)
-        final = self.checkpoints / name
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(aside / name, final)
-        shutil.rmtree(aside, ignore_errors=True)
-        for old in sorted(self.checkpoints.glob("checkpoint-*"), key=_step_of)[:-_KEPT_CHECKPOINTS]:
+        try:
+            with warnings_ignored():
+                super()._save_checkpoint(model, trial)
+            torch.save(self.pruning.state_dict(), aside / name / STATE_FILE)
+            write_manifest(aside / name)
+            final = self.checkpoints / name
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(aside / name, final)
+        finally:
+            # On a full disk above all, where half a checkpoint would leave no room for the report of the failure.
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in checkpoints_in(self.checkpoints)[KEPT_CHECKPOINTS:]:
             shutil.rmtree(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -235,19 +247,33 @@ def is_complete(folder: Path) -> bool:
             with (folder / name).open("rb") as f:
                 if hashlib.file_digest(f, "sha256").hexdigest() != expected:
                     return False
+        return STATE_FILE in sums
     except (OSError, ValueError, AttributeError):
         return False
-    return True
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint; torn ones are passed over."""
-    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
-    return next((path for path in found if is_complete(path)), None)
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of an arm, newest first, complete or not."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
-def _step_of(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def usable_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint. Newer ones that are damaged are reported and removed.
+
+    They could not stay: the next checkpoint would be an older one, and the first to be given up.
+    """
+    for path in checkpoints_in(folder):
+        if is_complete(path):
+            return path
+        _log.warning(
+            "%s: %s is damaged (a file is missing or fails its checksum). It is passed over and removed; training "
+            "goes on from the newest whole checkpoint, or from the start where there is none",
+            folder.parent.name,
+            path.name,
+        )
+        shutil.rmtree(path)
+    return None
 
 
 def classification_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import peftprune
-from peftprune import study
+from peftprune import queue
 from peftprune.budget import ArmBudget
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
@@ -37,7 +37,7 @@ def forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(plan: Any, *rest: Any) -> None:
         raise AssertionError(f"{plan.label} was trained again")
 
-    monkeypatch.setattr(study, "run_arm", refuse)
+    monkeypatch.setattr(queue, "run_arm", refuse)
 
 
 @pytest.fixture(scope="module")
@@ -176,13 +176,13 @@ def test_adding_a_method_or_seed_trains_only_what_is_new(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[tuple[str, int]] = []
-    run_arm = study.run_arm
+    run_arm = queue.run_arm
 
     def counting(plan: Any, inputs: Any, seed: int, *rest: Any) -> Any:
         trained.append((plan.label, seed))
         return run_arm(plan, inputs, seed, *rest)
 
-    monkeypatch.setattr(study, "run_arm", counting)
+    monkeypatch.setattr(queue, "run_arm", counting)
     compare("lora", tmp_path, tiny_bert)
     compare(["lora", LORPA], tmp_path, tiny_bert)
     found = compare(["lora", LORPA], tmp_path, tiny_bert, seeds=2)

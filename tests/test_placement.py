@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftprune
-from peftprune import study
+from peftprune import queue
 from peftprune.budget import ArmBudget, Outcome
 from peftprune.errors import RunError, UsageError
 from peftprune.methods import load, parse
@@ -156,13 +156,13 @@ def test_the_other_arm_runs_first_and_its_ranks_arrive(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[str, int]] = []
-    run_arm = study.run_arm
+    run_arm = queue.run_arm
 
     def noted(plan: Any, inputs: Any, seed: int, *rest: Any) -> Any:
         ran.append((plan.label, seed))
         return run_arm(plan, inputs, seed, *rest)
 
-    monkeypatch.setattr(study, "run_arm", noted)
+    monkeypatch.setattr(queue, "run_arm", noted)
     methods = ["shuffled(of='svd:x')", "lora", "svd:x(initial_rank=16)"]
     found = compare(methods, tmp_path, tiny_bert, seeds=2)
     assert not found.failures

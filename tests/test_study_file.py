@@ -106,6 +106,7 @@ def test_the_stored_command_asks_for_the_same_study(files: list[str], tiny_bert:
     first = peftprune.Comparison.load(tmp_path / "first")
     program, *words = shlex.split(command(first.request))
     assert program == "peftprune"
+    assert words[words.index("--threads") + 1] == str(first.request["threads"])
     assert run(*words, "--output-dir", tmp_path / "second").exit_code == 0
     second = peftprune.Comparison.load(tmp_path / "second")
     assert second.request == first.request

@@ -1,0 +1,30 @@
+"""How far a study is, from its folder alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peftprune.comparison import Comparison
+from peftprune.store import ArmFolder
+
+
+def arm_states(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row an arm, in the study's order: task, budget, method, seed, state, step, error.
+
+    `state` is "done", "training" (a process holds the arm), "failed" or "waiting"; `step` the newest checkpoint's, from
+    which an arm that was cut off goes on; `error` why it failed when it was last tried.
+    """
+    return [{**key, **_state(folder)} for key, folder in comparison.arms()]
+
+
+def _state(folder: ArmFolder) -> dict[str, Any]:
+    error = folder.error()
+    if folder.result() is not None:
+        return {"state": "done", "step": None, "error": None}
+    steps = [p.name.rpartition("-")[2] for p in folder.checkpoints.glob("checkpoint-*")]
+    state = "training" if folder.held else "waiting" if error is None else "failed"
+    return {
+        "state": state,
+        "step": max((int(s) for s in steps if s.isdecimal()), default=None),
+        "error": None if error is None or state == "training" else error["error"],
+    }

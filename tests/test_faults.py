@@ -1,0 +1,139 @@
+"""Full disks, folders that cannot be written, faults in strategies: what is finished stays, and the cure is named."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftprune import disk, queue
+from peftprune.disk import require_space, storage_error
+from peftprune.errors import RunError
+from peftprune.queue import Work
+from peftprune.store import ArmFolder
+from tests.helpers import make_arm
+from tests.killing import Heard, planned
+from tests.strategies import Broken
+
+
+def failing(path: str, number: int) -> Callable[..., Any]:
+    """An `os.replace` that fails where the destination holds a name."""
+    replace = os.replace
+
+    def patched(source: Any, target: Any) -> None:
+        if path in str(target):
+            raise OSError(number, os.strerror(number))
+        replace(source, target)
+
+    return patched
+
+
+CASES = {
+    "full at a checkpoint": ("checkpoint-4", errno.ENOSPC, "no space is left on the disk. Free some, and the same"),
+    "full at the end": ("predictions.parquet", errno.ENOSPC, "no space is left on the disk. Free some"),
+    "quota": ("history.jsonl", errno.EDQUOT, "no space is left"),
+    "read-only": ("checkpoint-4", errno.EROFS, r"cannot be written \(.*Read-only.*\)\. Make it writable, and the same"),
+    "not ours": ("config.json", errno.EACCES, "cannot be written .* Make it writable"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_arm_that_cannot_be_stored_fails_with_the_cure_and_is_done_by_the_next_run(
+    case: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, number, message = CASES[case]
+    arm = make_arm("lora", tmp_path / "arms" / "lora-s0", tiny_bert, budget="rank=2,steps=4", checkpoints=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", failing(where, number))
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            arm.run()
+    told = storage_error(caught.value, arm.folder.path)
+    assert told is not None
+    assert storage_error(RuntimeError("another"), arm.folder.path) is None
+    with pytest.raises(RunError, match=rf"lora-s0: .*{message}"):
+        raise told
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert not list(tmp_path.rglob("incomplete"))
+    steps: list[int] = []
+    again = make_arm("lora", arm.folder.path, tiny_bert, budget="rank=2,steps=4", checkpoints=2)
+    again.run(progress=lambda done, total, phase: steps.append(done))
+    assert steps == {"config.json": [1, 2, 3, 4], "checkpoint-4": [3, 4]}.get(where, [])
+    assert again.folder.result() is not None
+
+
+def study_with(error: Exception, work: Work, monkeypatch: pytest.MonkeyPatch) -> Heard:
+    """Run a study whose second arm fails before it trains, the first being done."""
+    heard = Heard()
+
+    def run(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, progress: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(queue, "run_arm", run)
+    work.run(heard)
+    return heard
+
+
+def test_what_libraries_raise_on_a_full_disk_is_told_in_words(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned("lora", tmp_path, tiny_bert)
+    heard = study_with(ValueError("I/O error: No space left on device (os error 28)"), work, monkeypatch)
+    assert heard.names == ["started", "failed"]
+    error = work.folder(work.arms[0]).error()
+    assert error is not None
+    assert "no space is left on the disk. Free some" in error["error"]
+    assert "os error 28" in error["traceback"]
+
+
+def test_where_not_even_the_failure_can_be_stored_the_study_ends_and_says_why(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned("lora,dora", tmp_path, tiny_bert)
+    monkeypatch.setattr(os, "replace", failing("error.json", errno.ENOSPC))
+    with pytest.raises(RunError, match=r"no space is left on the disk\. Free some"):
+        study_with(ValueError("a fault"), work, monkeypatch)
+    assert not work.folder(work.arms[0]).held
+
+
+def test_what_does_not_fit_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(1000, 1000, bias=False)
+    free = 30_000_000
+
+    def usage(path: Any) -> Any:
+        return shutil._ntuple_diskusage(10**9, 10**9 - free, free)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    # A million numbers: 12 MB a checkpoint, and 4 MB for the adapter.
+    require_space(tmp_path, model, 2)
+    refused = r"30\.0 MB are free on the disk, and the arm needs about 40\.0 MB\. Free some, lower checkpoints"
+    with pytest.raises(RunError, match=refused):
+        require_space(tmp_path, model, 3)
+    require_space(tmp_path, model.requires_grad_(False), 10**6)
+
+
+def test_an_arm_without_room_fails_before_its_first_step(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_free", lambda folder: 1000)
+    work, heard = planned("lora", tmp_path, tiny_bert), Heard()
+    work.run(heard)
+    assert [e[0] for e in heard.events] == ["started", "failed"]
+    assert "0.0 MB are free" in heard.events[-1][-1]
+
+
+def test_a_finished_arm_is_untouched_by_the_failure_of_another(tiny_bert: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"budget": "rank=2,steps=4"}
+    first, heard = planned("lora", tmp_path, tiny_bert, **options), Heard()
+    first.run(heard)
+    folder = first.folder(first.arms[0])
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.path.rglob("*") if p.is_file()}
+    planned(["lora", Broken], tmp_path, tiny_bert, **options).run(heard)
+    assert heard.names == ["started", "finished", "skipped", "started", "failed"]
+    assert "step 4" in heard.events[-1][-1]
+    assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before

@@ -1,0 +1,345 @@
+"""Arms shared among processes: locks, waiting, failures, requests, workers."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from peftprune import queue
+from peftprune.backends import Backend
+from peftprune.errors import RunError, UsageError
+from peftprune.progress import Reporter
+from peftprune.store import SCHEMA, ArmFolder, StudyFolder, write_json
+from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
+from peftprune.worker import Messages, pack
+from peftprune.workers import _worker, cores, count_workers, hear, run_in_processes
+from tests.helpers import same
+from tests.killing import Heard, left_by, left_in, planned
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    folder = ArmFolder(tmp_path / "arm")
+    with folder.lock() as first, folder.lock() as second:
+        assert (first, second) == (True, False)
+    with folder.lock() as again:
+        assert again
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from peftprune.store import ArmFolder
+with ArmFolder(Path({str(tmp_path)!r})).lock() as held:
+    print(held, flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "True\n"
+        with ArmFolder(tmp_path).lock() as held:
+            assert not held
+        holder.kill()
+    with ArmFolder(tmp_path).lock() as held:
+        assert held
+
+
+def test_a_look_at_who_holds_an_arm_leaves_it_as_it_is(tmp_path: Path) -> None:
+    folder = ArmFolder(tmp_path / "arm")
+    assert not folder.held
+    assert not folder.path.exists()
+    with folder.lock():
+        assert folder.held
+    assert not folder.held
+
+
+# --- the queue, with arms that take no time ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Labels of the arms that were trained. Training is pretended; "lora" fails."""
+    found: list[str] = []
+
+    def pretend(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Mapping[str, Any], progress: Any) -> Any:
+        found.append(plan.label)
+        if plan.label == "lora":
+            raise RunError("out of luck")
+        rows = [{"site": s.name, "rank": plan.spec.ranks[s.name], "shared_with": []} for s in plan.shapes]
+        needed = dict.fromkeys(("metrics", "ledger", "budget", "exemption", "phases", "settings"), 1)
+        result = needed | {"schema": SCHEMA, "label": plan.label, "seed": seed, "allocation": rows}
+        write_json(folder.path / "result.json", result)
+        return result
+
+    monkeypatch.setattr(queue, "run_arm", pretend)
+    return found
+
+
+def test_what_failed_is_tried_once_by_all_together_and_again_by_the_next_run(
+    trained: list[str], tiny_bert: Path, tmp_path: Path
+) -> None:
+    first, second = Heard(), Heard()
+    work = planned("lora,dora", tmp_path, tiny_bert)
+    work.run(first)
+    work.run(second)
+    assert trained == ["lora", "dora"]
+    assert first.names == ["started", "failed", "started", "finished"]
+    assert first.events[1] == ("failed", "lora", 0, "out of luck")
+    assert second.names == ["skipped", "skipped"]
+    planned("lora,dora", tmp_path, tiny_bert).run(second)
+    assert trained == ["lora", "dora", "lora"]
+
+
+def test_an_arm_waits_for_what_it_depends_on_wherever_that_is_trained(
+    trained: list[str], tiny_bert: Path, tmp_path: Path
+) -> None:
+    work, heard = planned("shuffled,lora-drop", tmp_path, tiny_bert), Heard()
+    first, dependent = work.ordered
+    assert (first.name, dependent.name) == ("lora-drop", "shuffled")
+    with work.folder(first).lock():
+        assert not work.attempt(first, heard)
+        assert not work.attempt(dependent, heard)
+        other = threading.Thread(target=work.only(1).run, args=(heard,))
+        other.start()
+        time.sleep(0.1)
+        assert trained == []
+    other.join()
+    assert trained == ["lora-drop", "shuffled"]
+    assert heard.names == ["started", "finished", "started", "finished"]
+
+
+def test_what_needs_an_arm_that_failed_fails_too(trained: list[str], tiny_bert: Path, tmp_path: Path) -> None:
+    work, heard = planned(["lora", "shuffled(of='lora')"], tmp_path, tiny_bert), Heard()
+    work.run(heard)
+    assert heard.names == ["started", "failed", "started", "failed"]
+    assert "needs the outcome of 'lora', which failed" in heard.events[-1][-1]
+
+
+def test_what_a_killed_process_left_is_removed(trained: list[str], tiny_bert: Path, tmp_path: Path) -> None:
+    work = planned("dora", tmp_path, tiny_bert)
+    work.run(Heard())
+    folder = work.folder(work.arms[0])
+    folder.record_error(ValueError("before"), "dora", 0)
+    (folder.checkpoints / "checkpoint-3").mkdir(parents=True)
+    (folder.path / ".config.json.1a2b.tmp").write_text("{")
+    work.run(Heard())
+    assert sorted(p.name for p in folder.path.iterdir() if p.name != ".lock") == ["result.json"]
+    assert trained == ["dora"]
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+def request_of(*hashes: str) -> dict[str, Any]:
+    needed = ("methods", "tasks", "budgets", "seeds", "settings", "given", "data_dir")
+    return {**dict.fromkeys(needed, 1), "arms": [{"hash": h} for h in hashes]}
+
+
+def test_a_study_keeps_its_request_while_others_work_on_it(tmp_path: Path) -> None:
+    study = StudyFolder(tmp_path)
+    with study.joined(request_of("a")):
+        with study.joined(request_of("a")), study.joined():
+            pass
+        refused = r"output_dir: .* is being worked on by another process .* Wait until that has ended, or name another"
+        with pytest.raises(UsageError, match=refused), study.joined(request_of("b")):
+            pass
+        assert study.read_request()["arms"] == [{"hash": "a"}]
+    # What a killed process leaves holds nothing up.
+    (tmp_path / ".at-work-dead").touch()
+    with study.joined(request_of("b")):
+        assert study.read_request()["arms"] == [{"hash": "b"}]
+    assert not list(tmp_path.glob(".at-work-*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"workers": 0}, "workers: 0 is no number of processes. Give 1 or more"),
+        ({"workers": "many"}, "workers: 'many' is no number"),
+        ({"workers": True}, "workers: True is no number"),
+        ({"threads": 0}, "threads: 0 is no whole number from 1"),
+        ({"threads": 1.5}, "threads: 1.5 is no whole number"),
+        ({"backend": "lsf"}, "backend: 'lsf' is unknown. Backends: local, ray, slurm"),
+        ({"workers": 2, "backend": "ray"}, "workers: 2 has no meaning with backend 'ray'. It is for local and slurm"),
+        ({"address": "auto"}, "address: 'auto' has no meaning with backend 'local'"),
+        ({"gpus": -1.0, "backend": "slurm"}, "gpus: -1.0 is no number of GPUs"),
+    ],
+)
+def test_a_wrong_request_is_refused(given: dict[str, Any], message: str, tiny_bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        planned("lora", tmp_path, tiny_bert, **given)
+
+
+def test_auto_takes_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert [count_workers("auto", n) for n in (None, 1, 10**6)] == [cores(), cores(), 1]
+    assert count_workers("3", None) == 3
+    assert Backend("local", 10**6).default_threads(None) == 1
+    assert Backend("slurm").default_threads(None) == 1
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_events_arrive_as_they_were_sent_and_torn_lines_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    wire, heard = io.StringIO(), Heard()
+    sender = Messages(wire)
+    sender.started("lora", 3, 24)
+    sender.step(1, 24, "train")
+    sender.finished("lora", 3, {"accuracy": 0.5})
+    sender.failed("dora", 3, "no\nluck")
+    for line in [*wire.getvalue().splitlines(), '["finished", "lo']:
+        hear(heard, line)  # type: ignore[arg-type]
+    assert heard.events == [
+        ("started", "lora", 3, 24),
+        ("step", 1, 24, "train"),
+        ("finished", "lora", 3, {"accuracy": 0.5}),
+        ("failed", "dora", 3, "no\nluck"),
+    ]
+
+
+def test_every_arm_ends_once_for_the_reader_however_many_workers_tell(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with Reporter(48, enabled=True) as one:
+        two = one.another()
+        one.started("lora", 0, 24)
+        one.step(5, 24, "train")
+        two.skipped("lora", 0, 24)  # it saw the result before the other one told of it
+        one.finished("lora", 0, {"accuracy": 0.5})
+        two.skipped("lora", 0, 24)
+        two.started("dora", 0, 24)
+        two.lost(-9)
+        one.skipped("dora", 0, 24)
+        two.logged("look here")
+    said = capsys.readouterr().err
+    assert said.count("lora, seed 0: accuracy 0.5000") == 1
+    assert "lora, seed 0: done before" not in said
+    assert "a worker ended with code -9" in said
+    assert said.count("dora, seed 0: done before") == 1
+    assert "48/48" in said
+    assert caplog.messages == ["look here"]
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+FILED = """
+import peftprune
+
+class Filed(peftprune.RankPruningStrategy):
+    name = "filed"
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_path: Path) -> None:
+    class Mine(RankPruningStrategy):
+        name = "mine"
+
+        def decide(self, view: StepView) -> PruningPlan:
+            if view.step == 2:
+                raise ArithmeticError("a fault of mine")
+            return PruningPlan()
+
+    (tmp_path / "mine.py").write_text(FILED)
+    methods = ["lora", f"{tmp_path}/mine.py:Filed", Mine]
+    works = [planned(methods, tmp_path / str(n), tiny_bert, checkpoints=1) for n in (1, 2)]
+    for work, count in zip(works, (1, 2), strict=True):
+        with Reporter(18) as reporter:
+            run_in_processes(work, count, reporter)
+        assert [work.folder(arm).result() is not None for arm in work.arms] == [True, True, False]
+        error = work.folder(work.arms[2]).error()
+        assert error is not None
+        assert error["error"] == "ArithmeticError: a fault of mine"
+        assert not list(work.study.path.glob(".work-*"))
+    whole = [{arm.name: left_by(work.folder(arm)) for arm in work.arms[:2]} for work in works]
+    assert len(whole[0]) == 2
+    assert same(*whole)
+
+
+def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
+    found: list[psutil.Process] = []
+
+    def interrupted() -> None:
+        with _worker(tmp_path / "none.pkl", 0, 1, Reporter(1)):
+            found.extend(c for c in psutil.Process().children() if "peftprune.worker" in c.cmdline())
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    (child,) = found
+    assert not child.is_running()
+
+
+def test_what_cannot_be_sent_to_a_worker_is_named(tiny_bert: Path, tmp_path: Path) -> None:
+    class Holding(RankPruningStrategy):
+        name = "holding"
+        lock = threading.Lock()
+
+    with pytest.raises(UsageError, match=r"methods: 'holding' cannot be sent .*train with workers=1"):
+        pack(planned([Holding], tmp_path, tiny_bert))
+
+
+def test_a_model_that_is_loaded_does_not_travel(tiny_bert: Path, tmp_path: Path) -> None:
+    work = planned("lora", tmp_path, tiny_bert)
+    assert work.sources["tiny"].setup is work.sources["tiny"].setup
+    assert len(pack(work)) < (tiny_bert / "model.safetensors").stat().st_size
+
+
+@pytest.mark.slow
+def test_four_workers_of_which_one_is_killed_give_what_one_gives(tiny_bert: Path, tmp_path: Path) -> None:
+    methods, settings = "lora,lorpa(initial_rank=8),shuffled,lora-drop(sample=0.25,probe_passes=2)", {"checkpoints": 6}
+    alone, four = (planned(methods, tmp_path / n, tiny_bert, budget="rank=2,steps=24", **settings) for n in "ab")
+    alone.run(Heard())
+    killed: list[int] = []
+
+    class Killing(Reporter):
+        def another(self) -> Reporter:
+            return self
+
+        def step(self, done: int, total: int, phase: str) -> None:
+            if done > 4 and not killed:
+                victims = [c for c in psutil.Process().children() if "peftprune.worker" in c.cmdline()]
+                killed.append(victims[0].pid)
+                os.kill(victims[0].pid, signal.SIGKILL)
+
+    with Killing(96) as reporter:
+        run_in_processes(four, 4, reporter)
+    assert killed
+    assert same(left_in(tmp_path / "a"), left_in(tmp_path / "b"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_process_that_started_them(tiny_bert: Path, tmp_path: Path) -> None:
+    work = planned("lora,dora", tmp_path / "study", tiny_bert, budget="rank=2,steps=20000")
+    (tmp_path / "work.pkl").write_bytes(pack(work))
+    code = """
+import sys
+from pathlib import Path
+from peftprune.progress import Reporter
+from peftprune.worker import unpack
+from peftprune.workers import run_in_processes
+run_in_processes(unpack(Path(sys.argv[1]).read_bytes()), 2, Reporter(1))
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "work.pkl")]) as parent:
+        until = time.monotonic() + 300
+        while not all(work.folder(arm).held for arm in work.arms):
+            assert time.monotonic() < until
+            time.sleep(0.5)
+        workers = psutil.Process(parent.pid).children()
+        assert len(workers) == 2
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    assert not any(work.folder(arm).held for arm in work.arms)

@@ -1,0 +1,130 @@
+"""Ray: arms as tasks, with and without a file system that the nodes share, and what losing a worker costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from peftprune.backends import ray as backend
+from peftprune.errors import UsageError
+from peftprune.progress import Reporter
+from peftprune.worker import pack
+from tests.helpers import same
+from tests.killing import Heard, left_in, planned
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    work = planned("lora", tmp_path, tiny_bert, backend="ray")
+    with pytest.raises(UsageError, match=r"backend: 'ray' needs Ray, which is absent\. pip install 'peftprune\[ray\]'"):
+        backend.run_on_ray(work, Reporter(1), address="auto", gpus=None)
+    assert not list(tmp_path.glob(".shared-*"))
+
+
+def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = ModuleType("ray")
+    asked: list[Any] = []
+
+    def init(**given: Any) -> None:
+        asked.append(given["address"])
+        raise ConnectionError("no cluster\nat all")
+
+    stub.is_initialized = lambda: False  # type: ignore[attr-defined]
+    stub.init = init  # type: ignore[attr-defined]
+    for name in ("ray.util", "ray.util.scheduling_strategies"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    message = r"address: '10\.0\.0\.1:6379' names no Ray cluster that answers \(no cluster\)\. Start one with"
+    with pytest.raises(UsageError, match=message), backend._cluster("10.0.0.1:6379"):
+        pass
+    assert asked == ["10.0.0.1:6379"]
+
+
+def test_an_arm_trained_out_of_sight_comes_back_whole(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task's function itself, on a node that does not see the driver's folder."""
+    monkeypatch.setattr(backend.tempfile, "gettempdir", lambda: str(tmp_path / "node"))
+    monkeypatch.chdir(tmp_path)
+    work = planned(
+        "shuffled,lora-drop(sample=0.25,probe_passes=1)", tmp_path / "study", tiny_bert, budget="rank=2,steps=8"
+    )
+    told: list[tuple[int, str]] = []
+
+    class Board:
+        class tell:  # noqa: N801
+            @staticmethod
+            def remote(index: int, line: str) -> None:
+                told.append((index, line))
+
+    packed = pack(work)
+    first = backend._train(packed, 0, "no such token", "/no/such/folder", Board)
+    second = backend._train(packed, 1, "no such token", str(tmp_path), Board, first)
+    assert json.loads(told[0][1]) == ["started", "lora-drop", 0, 8]
+    assert json.loads(told[-1][1])[0] == "finished"
+    assert not list((tmp_path / "study" / "arms").rglob("*.*"))
+    for arm, files in zip(work.ordered, (first, second), strict=True):
+        assert {"result.json", "config.json", "adapter/adapter_model.safetensors", "predictions.parquet"} <= set(files)
+        assert not [name for name in files if "checkpoint" in name or ".lock" in name]
+        folder = tmp_path / "node" / f"peftprune-{Path.home().name}" / "arms" / work.folder(arm).path.name
+        assert not (folder / "adapter").exists()
+
+
+RUN = """
+import contextlib, sys
+from pathlib import Path
+import psutil
+import ray
+from peftprune.backends import ray as backend
+from peftprune.progress import Reporter
+from peftprune.worker import unpack
+
+work, fate = unpack(Path(sys.argv[1]).read_bytes()), sys.argv[2]
+killed = []
+
+class Killing(Reporter):
+    def another(self):
+        return Killing(1)
+
+    def step(self, done, total, phase):
+        if fate == "kill" and not killed and done > 4:
+            tasks = [p for p in psutil.process_iter(["cmdline"]) if "ray::_train" in " ".join(p.info["cmdline"] or ())]
+            mine = [p for p in tasks if psutil.Process() in [*p.parents()]]
+            for task in mine[:1]:
+                killed.append(task.pid)
+                task.kill()
+
+@contextlib.contextmanager
+def nowhere(folder):
+    yield "no such token"
+
+if fate == "out of sight":
+    backend._token = nowhere
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+backend.run_on_ray(work, Killing(1), address="local", gpus=None)
+ray.shutdown()
+print("killed", len(killed))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fate", ["kill", "out of sight"])
+def test_a_study_over_ray_gives_what_one_process_gives(fate: str, tiny_bert: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    methods = "lora,lorpa(initial_rank=8),shuffled,lora-drop(sample=0.25,probe_passes=2)"
+    alone, ray = (planned(methods, tmp_path / n, tiny_bert, budget="rank=2,steps=24", checkpoints=6) for n in "ab")
+    alone.run(Heard())
+    (tmp_path / "work.pkl").write_bytes(pack(ray))
+    command = [sys.executable, "-c", RUN, str(tmp_path / "work.pkl"), fate]
+    patient = os.environ | {"RAY_raylet_start_wait_time_s": "600"}  # a machine with other work takes its time
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1500, env=patient)
+    assert done.returncode == 0, done.stderr
+    assert ("killed 1" in done.stdout) == (fate == "kill")
+    assert same(left_in(tmp_path / "a"), left_in(tmp_path / "b"))
