@@ -115,11 +115,13 @@ def compare(
     ] = None,
     load_in: Annotated[str | None, typer.Option(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
     device_map: Annotated[str | None, typer.Option(help="Place the model as transformers does, such as auto.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of each arm.  [default: all cores / workers]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each arm.  [default: the cores shared among the arms]")
+    ] = None,
     workers: Annotated[
         str | None,
         typer.Option(
-            help="Processes that train arms side by side: a number, or auto.  [default: 1; slurm: one an arm]"
+            help="Processes that train arms side by side: a number, or auto.  [default: auto; slurm: one an arm]"
         ),
     ] = None,
     backend: Annotated[str, typer.Option(help="Where arms are trained: local, ray or slurm.")] = "local",

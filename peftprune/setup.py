@@ -213,16 +213,14 @@ def package_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
-def environment(
-    study: StudyFolder, settings: TrainingSettings, threads: int | None = None, default: int | None = None
-) -> dict[str, Any]:
+def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
     """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began.
 
     Args:
         study: whose request may exist already.
         settings: say the dtype.
         threads: of each arm, where the user named them.
-        default: threads of each arm otherwise; None for all.
+        default: threads of each arm otherwise, in a new study.
 
     Raises:
         UsageError: for threads that are no whole number from 1.
@@ -233,7 +231,7 @@ def environment(
         before = study.read_request()
     except UsageError:
         before = {}
-    threads = threads or before.get("threads") or default or torch.get_num_threads()
+    threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)
     dtype = pick_dtype(settings.dtype)
     if settings.dtype == "auto":

@@ -101,10 +101,10 @@ def compare(
         load_in: "8bit" or "4bit" quantises them with bitsandbytes.
         device_map: where the model is placed, as transformers takes it, such as "auto".
         threads: CPU threads of every arm, fixed when the study is created, since they change the last bits of results.
-            By default all cores, shared among the workers; 1 on a cluster.
-        workers: processes that train arms side by side, or "auto" for as many as the machine has cores (or GPUs) for;
-            1 by default. Results do not depend on their number. More processes may join at any time by the same call.
-            With Slurm: tasks of the array; by default one an arm.
+            By default the cores shared among the study's arms, at least 1; 1 on a cluster.
+        workers: processes that train arms side by side, or "auto", the default: as many as the machine has cores (or
+            GPUs) and memory for, and 1 where that would not pay. Results do not depend on their number. More processes
+            may join at any time by the same call. With Slurm: tasks of the array; by default one an arm.
         backend: "local"; "ray", which trains the arms as tasks of a Ray cluster (extra `ray`); or "slurm", which
             submits an array job and returns at once.
         address: of the Ray cluster; "auto", which is the default, for the one this machine belongs to, "local" to
@@ -170,7 +170,7 @@ def compare(
         for label, parsed in budgets.items()
         for spec in specs
     }
-    found = environment(study, settings, threads, where.default_threads(threads))
+    found = environment(study, settings, threads, where.default_threads(len(seed_list) * len(plans)))
     arms: list[StudyArm] = []
     for seed in seed_list:
         for t, setup in setups.items():

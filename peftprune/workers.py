@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -11,53 +12,103 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 
+from peftprune.base_weights import frozen_bytes
 from peftprune.errors import UsageError
 from peftprune.progress import Reporter
 from peftprune.queue import Work
 from peftprune.worker import pack
 
 Workers = int | Literal["auto"]
+_SECONDS = 1e-9
+"""That one thread needs, about, for a training example and a weight of the model."""
+_WORTHWHILE = 30.0
+"""Seconds of training below which no further process is started."""
+_MEMORY = 4e9
+"""Bytes that an arm may hold beside its model."""
+_log = logging.getLogger(__name__)
 
 
-def count_workers(workers: Workers | str, threads: int | None) -> int:
-    """How many processes: as asked, or one a GPU, or as many as have cores of their own.
-
-    Args:
-        workers: a number from 1, also as text, or "auto".
-        threads: of each arm, where that is known already; 1 otherwise.
+def check_workers(workers: Workers | str) -> Workers:
+    """A number from 1, also as text, or "auto".
 
     Raises:
         UsageError: for anything else.
     """
     if workers == "auto":
-        return torch.cuda.device_count() or max(1, cores() // (threads or 1))
+        return "auto"
     count = int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError.of("workers", workers, "is no number of processes", 'Give 1 or more, or "auto"')
     return count
 
 
+@cache
 def cores() -> int:
-    """The cores that this process may use, which containers and schedulers keep below those of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that torch takes here unless told otherwise: the machine's, a container's, or OMP_NUM_THREADS.
+
+    Found once, since arms narrow torch's number of threads.
+    """
+    return torch.get_num_threads()
 
 
-def run_in_processes(work: Work, count: int, reporter: Reporter) -> None:
-    """Train the study in `count` processes; whatever they leave behind, because they were killed, is trained here."""
+def default_threads(arms: int) -> int:
+    """Threads of every arm of a study: its share of the cores when as many arms run at once as there can.
+
+    One thread an arm and an arm a core finish more arms than many threads for one arm after another.
+
+    Args:
+        arms: of the study when it is created.
+    """
+    return max(1, cores() // max(1, min(arms, torch.cuda.device_count() or cores())))
+
+
+def automatic(work: Work) -> int:
+    """How many processes train a study where nobody says: one a GPU, or as many as cores and memory allow.
+
+    One, this one, where starting others would take longer than the training.
+    """
+    left = [arm for arm in work.ordered if work.folder(arm).result() is None]
+    setups = {name: source.setup for name, source in work.sources.items()}
+    seconds = sum(
+        _SECONDS * setups[arm.task].base_parameters * arm.plan.budget.total_steps * arm.plan.settings.batch_size
+        for arm in left
+    )
+    if seconds < _WORTHWHILE:
+        return 1
+    held = 2 * max(frozen_bytes(setup.model.model) for setup in setups.values())
+    fit = int(psutil.virtual_memory().available / (_MEMORY + held))
+    return max(1, min(torch.cuda.device_count() or cores() // work.threads, len(left), fit))
+
+
+def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
+    """Train the study in processes; whatever they leave behind, because they were killed, is trained here.
+
+    Raises:
+        UsageError: when a number of processes was asked for and a strategy cannot be sent to them.
+    """
     unfinished = sum(work.folder(arm).result() is None for arm in work.ordered)
-    if min(count, unfinished) > 1:
+    count = automatic(work) if workers == "auto" else min(workers, unfinished)
+    packed = None
+    if count > 1:
+        try:
+            packed = pack(work)
+        except UsageError as error:
+            if workers != "auto":
+                raise
+            _log.warning("%s. Until then arms are trained one after another", error)
+    if packed is not None:
         with ExitStack() as stack:
             path = work.study.path / f".work-{os.getpid()}.pkl"
             stack.callback(path.unlink, missing_ok=True)
-            path.write_bytes(pack(work))
-            relays = [
-                stack.enter_context(_worker(path, i, work.threads, reporter)) for i in range(min(count, unfinished))
-            ]
+            path.write_bytes(packed)
+            relays = [stack.enter_context(_worker(path, i, work.threads, reporter)) for i in range(count)]
             for relay in relays:
                 relay.join()
     work.run(reporter)

@@ -189,7 +189,7 @@ def make_arm(
         options: dict[str, Any] = {"task": task, "budget": budget, "seed": seed, "target_modules": target_modules}
         first = make_arm(plan.method.depends_on, folder / "depends-on", model, **options, **settings)
         plan = plan.after(Outcome.of(first.folder.result() or first.run()))
-    found = environment(StudyFolder(folder), resolved)
+    found = environment(StudyFolder(folder), resolved, None, 1)
     config = setup.arm_config(spec, plan, seed, found)
     return Arm(plan, setup.inputs(plan, found["dtype"]), seed, ArmFolder(folder), config)
 

@@ -10,20 +10,22 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
-from peftprune import queue
+from peftprune import queue, workers
 from peftprune.backends import Backend
 from peftprune.errors import RunError, UsageError
 from peftprune.progress import Reporter
 from peftprune.store import SCHEMA, ArmFolder, StudyFolder, write_json
 from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
 from peftprune.worker import Messages, pack
-from peftprune.workers import _worker, cores, count_workers, hear, run_in_processes
+from peftprune.workers import _worker, automatic, hear, run_in_processes
 from tests.helpers import same
 from tests.killing import Heard, left_by, left_in, planned
 
@@ -183,12 +185,59 @@ def test_a_wrong_request_is_refused(given: dict[str, Any], message: str, tiny_be
         planned("lora", tmp_path, tiny_bert, **given)
 
 
-def test_auto_takes_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_the_cores_and_memory_there_are_where_it_pays(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = psutil.virtual_memory()._replace(available=10**11)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert [count_workers("auto", n) for n in (None, 1, 10**6)] == [cores(), cores(), 1]
-    assert count_workers("3", None) == 3
-    assert Backend("local", 10**6).default_threads(None) == 1
-    assert Backend("slurm").default_threads(None) == 1
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    work = planned("lora", tmp_path, tiny_bert, seeds=6)
+    assert automatic(work) == 1
+    monkeypatch.setattr(workers, "_SECONDS", 1.0)
+    assert automatic(work) == 6
+    assert automatic(replace(work, threads=3)) == 2
+    assert automatic(replace(work, threads=9)) == 1
+    free = free._replace(available=10**10)
+    assert automatic(work) == 2
+    free = free._replace(available=10**6)
+    assert automatic(work) == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    free = free._replace(available=10**11)
+    assert automatic(work) == 1
+
+
+def test_threads_are_a_share_of_the_cores_whatever_the_number_of_workers(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(workers, "cores", lambda: 8)
+    assert [Backend("local").default_threads(arms) for arms in (1, 3, 8, 99)] == [8, 2, 1, 1]
+    assert Backend("slurm").default_threads(1) == 1
+    given: list[int] = []
+
+    def narrowed(threads: int) -> None:
+        given.append(threads)
+
+    monkeypatch.setattr(torch, "set_num_threads", narrowed)
+    for count in (1, 4):
+        assert planned("lora", tmp_path / str(count), tiny_bert, threads=None, seeds=2, workers=count).threads == 4
+    assert given == [4, 4]
+
+
+def test_by_itself_a_study_stays_in_one_process_where_a_strategy_cannot_travel(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Held(RankPruningStrategy):
+        name = "held"
+        lock = threading.Lock()
+
+    monkeypatch.setattr(workers, "automatic", lambda work: 2)
+    work = planned(["lora", Held], tmp_path, tiny_bert, budget="rank=2,steps=1")
+    with Reporter(2) as reporter:
+        run_in_processes(work, "auto", reporter)
+    assert all(work.folder(arm).result() is not None for arm in work.arms)
+    assert "cannot be sent to another process" in caplog.text
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

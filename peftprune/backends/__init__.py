@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-
 from peftprune.errors import UsageError
 from peftprune.progress import Reporter
 from peftprune.queue import Work
-from peftprune.workers import Workers, count_workers, run_in_processes
+from peftprune.workers import Workers, check_workers, default_threads, run_in_processes
 
 BackendName = Literal["local", "ray", "slurm"]
 
@@ -21,8 +19,8 @@ class Backend:
 
     Attributes:
         name: "local", "ray" or "slurm".
-        workers: locally the number of processes; with Slurm that of the array's tasks; None for the default, which is
-            1 locally and one an arm elsewhere.
+        workers: locally the number of processes, None for "auto"; with Slurm that of the array's tasks, None for one an
+            arm.
         address: of the Ray cluster, as `ray.init` takes it; None for "auto".
         gpus: of each arm; None for 1 where the study is planned on a GPU. Ray takes fractions.
         sbatch: further options of Slurm's `sbatch`.
@@ -39,7 +37,7 @@ class Backend:
 
     def __post_init__(self) -> None:
         if self.workers is not None:
-            count_workers(self.workers, None)
+            check_workers(self.workers)
         if self.name not in get_args(BackendName):
             known = ", ".join(get_args(BackendName))
             raise UsageError.of("backend", self.name, "is unknown", f"Backends: {known}")
@@ -51,15 +49,9 @@ class Backend:
         if self.gpus is not None and (isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf")):
             raise UsageError.of("gpus", self.gpus, "is no number of GPUs", "Give 0 or more, for example 0.5")
 
-    def default_threads(self, threads: int | None) -> int:
-        """Threads of an arm where nobody named them: those of this machine shared by its workers; on a cluster 1.
-
-        Args:
-            threads: where somebody did, for workers="auto".
-        """
-        if self.name != "local":
-            return 1
-        return max(1, torch.get_num_threads() // count_workers(self.workers or 1, threads))
+    def default_threads(self, arms: int) -> int:
+        """Threads of an arm where nobody named them, whatever the number of workers; on a cluster 1."""
+        return default_threads(arms) if self.name == "local" else 1
 
     def run(self, work: Work, reporter: Reporter) -> None:
         """Train what is not done; with Slurm, leave it to the jobs that are submitted."""
@@ -72,4 +64,4 @@ class Backend:
 
             submit(work, tasks=self.workers, gpus=self.gpus, options=self.sbatch)
         else:
-            run_in_processes(work, count_workers(self.workers or 1, work.threads), reporter)
+            run_in_processes(work, check_workers(self.workers or "auto"), reporter)

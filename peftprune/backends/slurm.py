@@ -19,7 +19,7 @@ from peftprune.errors import RunError
 from peftprune.queue import Work
 from peftprune.store import StudyFolder, write_atomically
 from peftprune.worker import pack
-from peftprune.workers import Workers, count_workers, module_path
+from peftprune.workers import Workers, check_workers, module_path
 
 _SCRIPT = """\
 #!/bin/bash
@@ -68,10 +68,8 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
     unfinished = [i for i, arm in enumerate(work.ordered) if work.folder(arm).result() is None]
     if not unfinished:
         return None
-    each = tasks is None or tasks == "auto"
-    array = ",".join(map(str, unfinished))
-    if not each:
-        array = f"0-{min(count_workers(tasks or 1, None), len(unfinished)) - 1}"
+    count = check_workers(tasks or "auto")
+    array = ",".join(map(str, unfinished)) if count == "auto" else f"0-{min(count, len(unfinished)) - 1}"
     folder = work.study.path / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     write_atomically(folder / "work.pkl", pack(work))
     wanted = gpus if gpus is not None else float(work.device != "cpu")
@@ -90,7 +88,7 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
         folder=shlex.quote(str(Path.cwd())),
         path=shlex.quote(module_path()["PYTHONPATH"]),
         threads=work.threads,
-        command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if each else ""),
+        command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if count == "auto" else ""),
     )
     write_atomically(folder / "array.sh", script.encode())
     return folder / "array.sh"
