@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from peftprune.adapters.inspection import inspect as inspect
     from peftprune.adapters.load import load_adapter as load_adapter
     from peftprune.adapters.pruning import prune as prune
+    from peftprune.any_trainer.callback import PruningCallback as PruningCallback
+    from peftprune.any_trainer.order import sampler as sampler
+    from peftprune.any_trainer.start import prepare as prepare
     from peftprune.budget import Budget as Budget
-    from peftprune.callback import PruningCallback as PruningCallback
     from peftprune.comparison import Comparison as Comparison
     from peftprune.errors import PeftPruneError as PeftPruneError
     from peftprune.errors import RunError as RunError
     from peftprune.errors import UsageError as UsageError
     from peftprune.methods import register as register
-    from peftprune.order import sampler as sampler
     from peftprune.peft_results import read_peft_method_comparison as read_peft_method_comparison
     from peftprune.sites import Site as Site
     from peftprune.sites import SiteShape as SiteShape
-    from peftprune.start import prepare as prepare
     from peftprune.strategy import AdapterSpec as AdapterSpec
     from peftprune.strategy import Baseline as Baseline
     from peftprune.strategy import Phase as Phase
@@ -48,7 +48,7 @@ _HOMES = {
     "Comparison": "comparison",
     "PeftPruneError": "errors",
     "Phase": "strategy",
-    "PruningCallback": "callback",
+    "PruningCallback": "any_trainer.callback",
     "PruningPlan": "strategy",
     "RankPruningStrategy": "strategy",
     "RunError": "errors",
@@ -62,11 +62,11 @@ _HOMES = {
     "inspect": "adapters.inspection",
     "load_adapter": "adapters.load",
     "load_task": "tasks",
-    "prepare": "start",
+    "prepare": "any_trainer.start",
     "prune": "adapters.pruning",
     "read_peft_method_comparison": "peft_results",
     "register": "methods",
-    "sampler": "order",
+    "sampler": "any_trainer.order",
 }
 
 __all__ = sorted(_HOMES)

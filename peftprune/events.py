@@ -1,7 +1,7 @@
 """`PruningEvents` carries the events of training to a strategy and its plans to the surgery.
 
 It knows neither the method's name nor the task; see `peftprune.trainer` for the order of events. Our own trainer and
-the callback for everyone else's (`peftprune.callback`) share it.
+the callback for everyone else's (`peftprune.any_trainer.callback`) share it.
 """
 
 from __future__ import annotations

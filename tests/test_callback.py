@@ -17,11 +17,11 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import peftprune
 from peftprune import PruningCallback, UsageError, processes
-from peftprune.callback import STATE_FILE
+from peftprune.any_trainer.callback import STATE_FILE
+from peftprune.any_trainer.refusals import check_trainer
 from peftprune.errors import RunError
 from peftprune.methods import load, names
 from peftprune.phases import PhaseRange, rewarm_factors
-from peftprune.refusals import check_trainer
 from peftprune.strategy import Phase, RankPruningStrategy
 from peftprune.trainer import classification_loss
 from tests.helpers import make_arm, same

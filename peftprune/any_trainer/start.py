@@ -10,8 +10,8 @@ from peft import PeftModel, TaskType
 from torch.optim import Optimizer
 
 from peftprune import surgery
+from peftprune.any_trainer.attach import attach, base_parameters, is_fresh
 from peftprune.architectures.discover import head_modules
-from peftprune.attach import attach, base_parameters, is_fresh
 from peftprune.budget import ArmBudget, Budget, parse_budget
 from peftprune.errors import UsageError
 from peftprune.initial import initial_values

@@ -17,21 +17,21 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from peftprune import surgery
-from peftprune.attach import attach, base_cost, base_parameters
+from peftprune.any_trainer.attach import attach, base_cost, base_parameters
+from peftprune.any_trainer.meter import StepMeter
+from peftprune.any_trainer.order import Layout, Order, serve
+from peftprune.any_trainer.refusals import check_trainer
+from peftprune.any_trainer.start import MARK, Start, begin, checked_budget, provisional, starting_ranks, strategy_of
+from peftprune.any_trainer.step_groups import StepGroups
 from peftprune.budget import ArmBudget, Budget, verify
 from peftprune.errors import RunError, UsageError
 from peftprune.events import PruningEvents, inner_optimizer
 from peftprune.ledger import Ledger, count_adapter, headroom, stored_parameters
-from peftprune.meter import StepMeter
-from peftprune.order import Layout, Order, serve
 from peftprune.phases import learning_rate_factors, phase_at, resolve_phases, rewarm_factors
 from peftprune.planning import check_spec
 from peftprune.processes import GradientAverage, check_agreement, leave_to_us, same_start, sum_over_processes
-from peftprune.refusals import check_trainer
 from peftprune.rng import stream_seed
 from peftprune.sites import SiteSet
-from peftprune.start import MARK, Start, begin, checked_budget, provisional, starting_ranks, strategy_of
-from peftprune.step_groups import StepGroups
 from peftprune.strategy import AdapterSpec
 from peftprune.trace import Trace
 
