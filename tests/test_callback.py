@@ -483,8 +483,8 @@ def test_processes_that_disagree_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     monkeypatch.setattr(processes.distributed, "all_gather_object", gather)
     with pytest.raises(RunError, match="the ranks differ between them"):
-        processes.check_agreement("mine", "the ranks")
-    processes.check_agreement("other", "the ranks")
+        processes.check_agreement(lambda: "mine", "the ranks")
+    processes.check_agreement(lambda: "other", "the ranks")
 
 
 def test_classes_and_objects_are_methods_too(tiny_bert: Path, tmp_path: Path) -> None:
