@@ -34,8 +34,8 @@ notebooks: $(TOOLS)  ## Runs the notebooks in order; changes none of them.
 DATA ?= $(PEFTPRUNE_DATA)
 FOUR := --methods lora,lorpa,prilora,lora-drop --budget rank=8 --seeds 1
 NAMED = $(if $(DATA),,$(error DATA is empty: make $@ DATA=path/to/glue))
-# One thread: the fairest use of few cores, and the same bits whatever else runs.
-COMPARE := OMP_NUM_THREADS=1 $(BIN)/peftprune compare
+# One thread an arm: the best use of few cores, and the same bits whatever else runs.
+COMPARE := $(BIN)/peftprune compare --threads 1
 
 benchmark: $(READY) benchmark-evidence  ## Real GLUE under one budget; DATA=path/to/glue. Writes benchmarks/results/.
 	$(NAMED)$(BIN)/peftprune compare --task rte --data-dir $(DATA) $(FOUR) --target-modules all-linear --epochs 2 \
@@ -54,6 +54,8 @@ benchmark-peers: $(READY)  ## Every method on MRPC against the head alone, two s
 	$(NAMED)$(COMPARE) --config benchmarks/mrpc-peers.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-peers
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-peers benchmarks/results/mrpc-peers.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-peers
+	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
+	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
 
 clean:
 	rm -rf .venv runs
