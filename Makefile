@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 READY := .venv/.ready
 TOOLS := .venv/.tools
 
-.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers clean
+.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-speed clean
 
 demo: $(READY)  ## A real comparison with the offline model: prints the table, draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
@@ -56,6 +56,10 @@ benchmark-peers: $(READY)  ## Every method on MRPC against the head alone, two s
 	$(BIN)/peftprune report runs/benchmark/mrpc-peers
 	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
+
+benchmark-speed: $(TOOLS)  ## Speed against a plain script, by method, by size; DATA=path/to/glue. About an hour on idle cores.
+	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf .venv runs

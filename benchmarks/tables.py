@@ -13,9 +13,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from speed.tables import sections
+
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def table(found: dict[str, Any]) -> str:
@@ -71,7 +74,8 @@ def written(text: str) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
         return f"{found[1]}{table(result)}{found[3]}"
 
-    return _MARKED.sub(fill, text)
+    speed = sections(HERE / "results")
+    return _SPEED.sub(lambda found: f"{found[1]}{speed}{found[2]}", _MARKED.sub(fill, text))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,129 @@
+"""Arms of a study as trainers that take turns, and plain LoRA in the very same shape beside them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.turns import Turn
+from peftprune import surgery
+from peftprune.arm import _prepare, _trainer
+from peftprune.budget import Outcome, parse_budget
+from peftprune.events import inner_optimizer
+from peftprune.methods import parse
+from peftprune.methods.lora import LoRA
+from peftprune.models import pick_dtype
+from peftprune.planning import ArmPlan
+from peftprune.settings import resolve_settings
+from peftprune.setup import Setup
+from peftprune.sites import SiteSet
+from peftprune.store import ArmFolder
+from peftprune.strategy import AdapterSpec, Baseline
+from peftprune.tasks import load_task
+from peftprune.trainer import PruningTrainer
+
+Model = str | Path
+
+
+@dataclass(frozen=True)
+class Built:
+    """A trainer that takes turns, and what it trains."""
+
+    turn: Turn
+    trainer: PruningTrainer
+    sites: SiteSet
+
+    @property
+    def optimizer(self) -> Any:
+        """The torch optimizer; there only once training has begun."""
+        return inner_optimizer(self.trainer.optimizer)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One task and model, on which arms are built.
+
+    Attributes:
+        task: its name.
+        data_dir: where its data is.
+        targets: the adapted layers.
+        folder: where trainers may write.
+        model: "minilm" or a folder.
+        threads: of every step; None leaves them as they are.
+        settings: of training, other than the defaults.
+    """
+
+    task: str
+    data_dir: Path
+    targets: str
+    folder: Path
+    model: Model = "minilm"
+    threads: int | None = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def _setup(self) -> Setup:
+        settings = resolve_settings(self._given)
+        return Setup(self.model, load_task(self.task, data_dir=self.data_dir), settings, self.targets)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {"checkpoints": 0} | dict(self.settings)
+
+    def plan(self, method: str, budget: str) -> ArmPlan:
+        """A method solved for a budget. One that depends on another arm is given that arm's planned ranks."""
+        (spec,) = parse([method])
+        plan = self._setup.plan(spec, parse_budget(budget), self._given)
+        needed = getattr(plan.method, "depends_on", None)
+        if needed is None:
+            return plan
+        return plan.after(Outcome(needed, self.plan(needed, budget).ranks, seed=0))
+
+    def build(self, name: str, plan: ArmPlan) -> Built:
+        """An arm of that plan, seed 0."""
+        inputs = self._setup.inputs(plan, pick_dtype(plan.settings.dtype))
+        model, sites = _prepare(plan, inputs, 0)
+        trainer = _trainer(plan, inputs, 0, ArmFolder(self.folder / name), model, sites, None)
+        return Built(Turn(name, trainer, trainer.run, self.threads), trainer, sites)
+
+
+def plain(plan: ArmPlan) -> ArmPlan:
+    """Plain LoRA at the ranks and in the phases that a plan begins with: no gates, signals, penalties or decisions.
+
+    For a baseline without ranks it has those of the budget.
+    """
+    ranks = plan.spec.ranks or plan.budget.solve(plan.shapes)
+    silent = tuple(replace(r, phase=replace(r.phase, signals=frozenset())) for r in plan.phases)
+    return replace(plan, label="lora", method=LoRA(), spec=AdapterSpec(ranks=dict(ranks)), phases=silent)
+
+
+class Shadow:
+    """Keeps a plain arm in the shape that another arm has at the moment: its ranks, ties and dropped sites.
+
+    Values do not follow, as they do not change what a step costs.
+    """
+
+    def __init__(self, arm: Built, shadow: Built) -> None:
+        self._arm, self._shadow = arm, shadow
+        self._last = self._structure()
+
+    def follow(self) -> None:
+        """Between two rounds: take on the arm's shape if it has changed."""
+        now = self._structure()
+        if now != self._last:
+            surgery.restore_structure(self._shadow.sites, now)
+            # Moments of the old shapes; those of the next step are as large as the arm's.
+            self._shadow.optimizer.state.clear()
+            self._last = now
+
+    def _structure(self) -> dict[str, Any]:
+        return copy.deepcopy(surgery.structure(self._arm.sites))
+
+
+def reshapes(plan: ArmPlan) -> bool:
+    """Whether the method's sites are ours to reshape: a baseline keeps the ranks that it begins with."""
+    return not isinstance(plan.method, Baseline)

@@ -1,0 +1,41 @@
+"""The parts by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from benchmarks.speed import after_cut, growth, limit, overhead, parallel, plain
+from benchmarks.speed.request import Request
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of results.
+
+    Attributes:
+        kind: names the table.
+        measure: what finds the results, with the keys "settings" and "threads" among them.
+    """
+
+    kind: str
+    measure: Callable[[Request], dict[str, Any]]
+
+
+def _plain(task: str, targets: str, method: str, seeds: int) -> Part:
+    return Part(plain.KIND, partial(plain.plain, task=task, targets=targets, method=method, seeds=seeds))
+
+
+# The quickest first, so that most is there early.
+PARTS = {
+    "limit": Part(limit.KIND, limit.limit),
+    "after-cut": Part(after_cut.KIND, after_cut.after_cut),
+    "parallel": Part(parallel.KIND, parallel.parallel),
+    "growth": Part(growth.KIND, growth.growth),
+    "plain-mrpc": _plain("mrpc", "attention", "lora", 6),
+    "plain-adalora": _plain("mrpc", "attention", "adalora", 2),
+    "overhead": Part(overhead.KIND, overhead.overhead),
+    "plain-rte": _plain("rte", "all-linear", "lora", 6),
+}

@@ -1,0 +1,83 @@
+"""A study against what one would run without peftprune: a plain script, once a seed.
+
+The study runs between the two halves of the scripts, so that a machine that grows slower or faster favours neither.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed.commands import script, study
+from benchmarks.speed.measure import described, difference
+from benchmarks.speed.request import Request
+from peftprune.comparison import Comparison
+
+KIND = "plain"
+WORKERS = 2
+_COMMON = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "warmup_ratio": 0.06, "rank": 8, "scaling": 2.0}
+"""Of both sides: the defaults of `peftprune compare`, which the script spells out."""
+
+
+def plain(request: Request, task: str, targets: str, method: str, seeds: int) -> dict[str, Any]:
+    """Both sides' wall-clock and accuracy.
+
+    Args:
+        request: data and model.
+        task: "mrpc" or "rte".
+        targets: "attention" or "all-linear".
+        method: "lora" or "adalora".
+        seeds: arms of the study, and scripts.
+    """
+    seeds = 2 if request.quick else seeds
+    options = [*request.command(task), "--methods", method, "--seeds", str(seeds), "--target-modules", targets]
+    options += ["--epochs", "1", "--budget", "rank=8", "--workers", str(WORKERS), "--threads", "1"]
+    common = ["--task", task, "--data-dir", str(request.data_dir), "--epochs", "1"]
+    common += [] if request.model == "minilm" else ["--model", str(request.model)]
+    common += ["--max-train-samples", "64", "--max-eval-samples", "64"] if request.quick else []
+
+    def scripts(chosen: range) -> list[dict[str, Any]]:
+        return [script([*common, "--method", method, "--targets", targets, "--seed", str(s)]) for s in chosen]
+
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "study"
+        before = scripts(range(seeds // 2))
+        seconds = study(output, options)
+        theirs = before + scripts(range(seeds // 2, seeds))
+        result = Comparison.load(output)
+        if result.failures:
+            raise RuntimeError(f"the study failed: {result.failures}")
+        runs = result.runs()
+        dtype, threads = result.request["dtype"], result.request["threads"]
+    ours = runs["accuracy"].tolist()
+    accuracies = [run["accuracy"] for run in theirs]
+    return {
+        "settings": {"task": task, "targets": targets, "method": method, "seeds": seeds} | _COMMON | request.settings,
+        "threads": threads,
+        "study": {
+            "seconds": seconds,
+            "training": float(runs["seconds"].sum()) / WORKERS,
+            "workers": WORKERS,
+            "threads": threads,
+            "dtype": dtype,
+            "accuracy": described(ours),
+        },
+        "script": {
+            "seconds": [run["seconds"] for run in theirs],
+            "training": [run["train_seconds"] for run in theirs],
+            "threads": theirs[0]["threads"],
+            "dtype": theirs[0]["dtype"],
+            "accuracy": described(accuracies),
+        },
+        **ratios(seconds, float(runs["seconds"].sum()) / WORKERS, theirs),
+        "accuracy": difference(ours, accuracies),
+    }
+
+
+def ratios(seconds: float, training: float, scripts: list[dict[str, Any]]) -> dict[str, float]:
+    """The study's time over that of all scripts, as a whole and of the training in them alone."""
+    return {
+        "ratio": seconds / sum(run["seconds"] for run in scripts),
+        "training_ratio": training / sum(run["train_seconds"] for run in scripts),
+    }
