@@ -42,6 +42,7 @@ def collect(study: Path) -> dict[str, object]:
         **request,
         "runs": _records(runs),
         "against": _records(result.against()),
+        "mcnemar": _records(result.mcnemar()),
         "pooled": _records(result.pooled()),
         "average_ranks": _records(result.average_ranks()),
     }

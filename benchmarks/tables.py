@@ -19,15 +19,18 @@ HERE = Path(__file__).parent
 README = HERE / "README.md"
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
+_LEVEL = 0.05
 
 
 def table(found: dict[str, Any]) -> str:
     """One row a task, budget and method: the primary metric over seeds, and its difference to the first method."""
     several = len(found["tasks"]) > 1
+    # Files from before it was collected have none.
+    mcnemar = "mcnemar" in found
     lines = [
         "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval "
-        "| p (Holm) | smallest detectable | verdict |",
-        "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|",
+        "| p (Holm) | smallest detectable | verdict |" + " McNemar |" * mcnemar,
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|" + "---|" * mcnemar,
     ]
     against = {(r["task"], r["method"], r["metric"]): r for r in found["against"]}
     for task in found["tasks"]:
@@ -39,6 +42,7 @@ def table(found: dict[str, Any]) -> str:
             row += [f"{stdev(scores):.4f}" if len(scores) > 1 else "–", str(len(scores))]
             row += [f"{mean(r[n] for r in runs):,.0f}" for n in ("final_params", "peak_params")]
             row += _difference(against.get((task["name"], method, metric)))
+            row += [_seeds_apart(found["mcnemar"], task["name"], method)] if mcnemar else []
             lines.append(f"| {' | '.join(row)} |")
     text = "\n".join(lines) + "\n"
     return text + _pooled(found) if several else text
@@ -50,6 +54,13 @@ def _difference(row: dict[str, Any] | None) -> list[str]:
     detectable = "–" if row["detectable"] is None else f"{row['detectable']:.4f}"
     interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
     return [_signed(row["difference"]), interval, f"{row['p_holm']:.3f}", detectable, row["verdict"]]
+
+
+def _seeds_apart(rows: list[dict[str, Any]], task: str, method: str) -> str:
+    """In how many seeds a method's model is right significantly more often than the first method's."""
+    mine = [r for r in rows if (r["task"], r["method"]) == (task, method)]
+    better = sum(r["p_holm"] < _LEVEL and r["only_method"] > r["only_baseline"] for r in mine)
+    return f"{better} of {len(mine)}" if mine else ""
 
 
 def _signed(value: float) -> str:
