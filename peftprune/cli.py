@@ -188,8 +188,13 @@ def run_arm(
 
     try:
         planned = unpack(work.read_bytes())
+    except PeftPruneError:
+        raise
     except OSError as error:
         raise UsageError.of("work", str(work), f"cannot be read ({error.strerror})", "Name a work.pkl") from None
+    except Exception as error:  # whatever a file that is none makes of being read as one
+        problem = f"cannot be taken up ({type(error).__name__}: {error})"
+        raise UsageError.of("work", str(work), problem, "Name the work.pkl below the study's slurm/") from error
     if index is not None:
         count = len(planned.ordered)
         if not 0 <= index < count:

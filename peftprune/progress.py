@@ -75,7 +75,11 @@ class Reporter:
     def lost(self, code: int) -> None:
         """The worker ended before its time."""
         self._close()
-        self._board.say(f"a worker ended with code {code}; what it trained goes on elsewhere from its last checkpoint")
+        line = f"a worker ended with code {code}; what it trained goes on elsewhere from its last checkpoint"
+        if self._board.console.quiet:
+            self.logged(line)
+        else:
+            self._board.say(line)
 
     def _end(self, key: tuple[str, int], steps: int, line: str) -> None:
         self._close()

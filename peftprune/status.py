@@ -11,8 +11,9 @@ from peftprune.store import ArmFolder
 def arm_states(comparison: Comparison) -> list[dict[str, Any]]:
     """One row an arm, in the study's order: task, budget, method, seed, state, step, error.
 
-    `state` is "done", "training" (a process holds the arm), "failed" or "waiting"; `step` the newest checkpoint's, from
-    which an arm that was cut off goes on; `error` why it failed when it was last tried.
+    `state` is "done", "training" (a process holds the arm), "failed", "interrupted" (it was begun, and no process holds
+    it) or "waiting"; `step` the newest checkpoint's, from which an arm that was cut off goes on; `error` why it failed
+    when it was last tried.
     """
     return [{**key, **_state(folder)} for key, folder in comparison.arms()]
 
@@ -22,7 +23,8 @@ def _state(folder: ArmFolder) -> dict[str, Any]:
     if folder.result() is not None:
         return {"state": "done", "step": None, "error": None}
     steps = [p.name.rpartition("-")[2] for p in folder.checkpoints.glob("checkpoint-*")]
-    state = "training" if folder.held else "waiting" if error is None else "failed"
+    begun = (folder.path / "config.json").exists()
+    state = "training" if folder.held else "failed" if error is not None else "interrupted" if begun else "waiting"
     return {
         "state": state,
         "step": max((int(s) for s in steps if s.isdecimal()), default=None),

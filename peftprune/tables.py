@@ -42,7 +42,8 @@ def show_states(states: Sequence[Mapping[str, Any]]) -> None:
         cells = [row[n] for n in ("task", "budget", "method", "seed", "state", "step", "error")]
         table.add_row(*("" if cell is None else str(cell) for cell in cells))
     counts = {
-        state: sum(row["state"] == state for row in states) for state in ("done", "training", "failed", "waiting")
+        state: sum(row["state"] == state for row in states)
+        for state in ("done", "training", "interrupted", "failed", "waiting")
     }
     console = _console()
     console.print(table)

@@ -1,7 +1,7 @@
-"""A process that trains arms of a study which another process planned: `python -m peftprune.worker FILE`.
+"""A process that trains arms of a study which another process planned: `python -m peftprune.worker`.
 
-FILE holds a packed `Work`. Every event is one JSON document a line on standard output. The worker ends when its
-standard input does, so that it never outlives the process that started it.
+Standard input holds a packed `Work`, behind its length in eight bytes. Every event is one JSON document a line on
+standard output. The worker ends when its standard input does, so that it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from io import RawIOBase
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from peftprune.errors import UsageError
 
 if TYPE_CHECKING:
     from peftprune.queue import Work
+
+_LENGTH = 8
 
 
 def pack(work: Work) -> bytes:
@@ -60,6 +62,28 @@ def unpack(packed: bytes) -> Work:
     work.check_here()
     torch.set_num_threads(work.threads)
     return work
+
+
+def send(packed: bytes, pipe: IO[bytes]) -> None:
+    """Write what a worker reads first."""
+    pipe.write(len(packed).to_bytes(_LENGTH) + packed)
+    pipe.flush()
+
+
+def _receive() -> bytes:
+    # Without a buffer, which would take what comes behind, and whose lock an ending interpreter would wait for.
+    with open(0, "rb", buffering=0, closefd=False) as pipe:
+        return _exactly(pipe, int.from_bytes(_exactly(pipe, _LENGTH)))
+
+
+def _exactly(pipe: RawIOBase, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        part = pipe.read(count - len(found))
+        if not part:
+            os._exit(1)  # who started this is gone
+        found += part
+    return found
 
 
 def _only_here(module: str) -> bool:
@@ -102,10 +126,11 @@ class Messages(logging.Handler):
         self._tell("logged", record.getMessage())
 
 
-def main(path: Path) -> None:
-    """Train whatever the file's study has left."""
+def main() -> None:
+    """Train whatever the study has left."""
     # A terminal interrupts all processes at once; this one is ended by the one that started it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    packed = _receive()
     threading.Thread(target=_end_with_input, daemon=True).start()
     messages = Messages(sys.stdout)
     logger = logging.getLogger("peftprune")
@@ -113,12 +138,11 @@ def main(path: Path) -> None:
     logger.propagate = False
     # Libraries that print must not get between the events.
     with contextlib.redirect_stdout(sys.stderr):
-        work = unpack(path.read_bytes())
+        work = unpack(packed)
         work.run(messages)
 
 
 def _end_with_input() -> None:
-    # Not through sys.stdin, whose lock an ending interpreter would wait for.
     while os.read(0, 1):
         pass
     # What is half done is taken up from the last checkpoint.
@@ -126,4 +150,4 @@ def _end_with_input() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -23,7 +23,7 @@ from peftprune.base_weights import frozen_bytes
 from peftprune.errors import UsageError
 from peftprune.progress import Reporter
 from peftprune.queue import Work
-from peftprune.worker import pack
+from peftprune.worker import pack, send
 
 Workers = int | Literal["auto"]
 _SECONDS = 1e-9
@@ -105,31 +105,27 @@ def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
             _log.warning("%s. Until then arms are trained one after another", error)
     if packed is not None:
         with ExitStack() as stack:
-            path = work.study.path / f".work-{os.getpid()}.pkl"
-            stack.callback(path.unlink, missing_ok=True)
-            path.write_bytes(packed)
-            relays = [stack.enter_context(_worker(path, i, work.threads, reporter)) for i in range(count)]
+            relays = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in range(count)]
             for relay in relays:
                 relay.join()
     work.run(reporter)
 
 
 @contextmanager
-def _worker(path: Path, index: int, threads: int, reporter: Reporter) -> Iterator[threading.Thread]:
+def _worker(packed: bytes, index: int, threads: int, reporter: Reporter) -> Iterator[threading.Thread]:
     """A process at work, which ends with the context at the latest, and the thread that listens to it."""
-    command = [sys.executable, "-m", "peftprune.worker", str(path)]
+    command = [sys.executable, "-m", "peftprune.worker"]
     env = surroundings(threads) | _device(index)
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-    relay = threading.Thread(target=_relay, args=(process, reporter))
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    relay = threading.Thread(target=_relay, args=(process, packed, reporter))
     relay.start()
     try:
         yield relay
     finally:
         process.terminate()
         relay.join()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def surroundings(threads: int) -> dict[str, str]:
@@ -160,10 +156,15 @@ def _device(index: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": names[index % devices]}
 
 
-def _relay(process: subprocess.Popen[str], reporter: Reporter) -> None:
+def _relay(process: subprocess.Popen[bytes], packed: bytes, reporter: Reporter) -> None:
+    assert process.stdin is not None
     assert process.stdout is not None
     listener = reporter.another()
+    with contextlib.suppress(OSError):  # it ended before it had read everything, which is seen below
+        send(packed, process.stdin)
     for line in process.stdout:
-        hear(listener, line)
+        hear(listener, line.decode())
+    with contextlib.suppress(OSError):
+        process.stdin.close()
     if process.wait() not in (0, -signal.SIGTERM):
         listener.lost(process.returncode)

@@ -285,7 +285,9 @@ def test_the_difference_of_means_has_welchs_interval() -> None:
 
 def test_a_study_is_set_against_all_scripts() -> None:
     scripts = [{"seconds": 10.0, "train_seconds": 8.0}, {"seconds": 14.0, "train_seconds": 12.0}]
-    assert ratios(6.0, 4.0, scripts) == {"ratio": 0.25, "training_ratio": 0.2}
+    assert ratios(6.0, 4.0, scripts, seeds=2) == {"ratio": 0.25, "training_ratio": 0.2}
+    # Fewer scripts than seeds: their mean stands for each.
+    assert ratios(6.0, 4.0, scripts, seeds=6) == pytest.approx({"ratio": 0.25 / 3, "training_ratio": 0.2 / 3})
 
 
 def test_a_profile_is_shared_out_without_a_rest() -> None:
@@ -322,4 +324,4 @@ def test_every_part_has_a_heading_and_the_tables_hold_the_numbers() -> None:
     gap = {"difference": 0.0, "low": None, "high": None}
     found = {"part": "plain-mrpc", "kind": "plain", "settings": settings, **sides, "accuracy": gap}
     text = section(around | found | {"ratio": 0.345, "training_ratio": 0.3})
-    assert "| wall-clock | 0.345 | 1 |" in text
+    assert "| wall-clock, the same number of runs | 0.345 | 1 |" in text

@@ -283,6 +283,12 @@ def test_every_arm_ends_once_for_the_reader_however_many_workers_tell(
     assert caplog.messages == ["look here"]
 
 
+def test_a_worker_that_is_lost_is_told_of_without_a_terminal_too(caplog: pytest.LogCaptureFixture) -> None:
+    with Reporter(1, enabled=False) as reporter:
+        reporter.lost(-9)
+    assert "a worker ended with code -9" in caplog.text
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 FILED = """
@@ -312,17 +318,16 @@ def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_pat
         error = work.folder(work.arms[2]).error()
         assert error is not None
         assert error["error"] == "ArithmeticError: a fault of mine"
-        assert not list(work.study.path.glob(".work-*"))
     whole = [{arm.name: left_by(work.folder(arm)) for arm in work.arms[:2]} for work in works]
     assert len(whole[0]) == 2
     assert same(*whole)
 
 
-def test_an_interrupt_ends_the_workers(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_workers() -> None:
     found: list[psutil.Process] = []
 
     def interrupted() -> None:
-        with _worker(tmp_path / "none.pkl", 0, 1, Reporter(1)):
+        with _worker(b"", 0, 1, Reporter(1)):
             found.extend(c for c in psutil.Process().children() if "peftprune.worker" in c.cmdline())
             raise KeyboardInterrupt
 

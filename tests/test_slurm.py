@@ -85,10 +85,16 @@ def test_run_arm_trains_its_arm_and_what_that_depends_on(
     refused = run("run-arm", file, "--index", 2)
     assert refused.exit_code == 2
     assert "index: 2 is no arm of the study. Give 0 to 1" in refused.stderr
-    assert "work.pkl" in run("run-arm", tmp_path / "nothing.pkl").stderr
+    assert "Name a work.pkl" in run("run-arm", tmp_path / "nothing.pkl").stderr
+    (tmp_path / "other.pkl").write_text("no pickle")
+    other = run("run-arm", tmp_path / "other.pkl")
+    assert other.exit_code == 2
+    assert "cannot be taken up (UnpicklingError" in other.stderr
+    (work.folder(work.ordered[0]).path).mkdir(parents=True)
+    (work.folder(work.ordered[0]).path / "config.json").touch()
     with work.folder(work.ordered[1]).lock():
         states = json.loads(run("status", tmp_path, "--json").stdout)["arms"]
-        assert [row["state"] for row in states] == ["waiting", "training"]
+        assert [row["state"] for row in states] == ["interrupted", "training"]
     done = run("run-arm", file, "--index", 1)
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines() == ["dora, seed 0: done"]
@@ -102,7 +108,7 @@ def test_run_arm_trains_its_arm_and_what_that_depends_on(
     assert failed.exit_code == 1
     assert failed.stdout.splitlines() == ["lora, seed 0: failed: out of luck", "dora, seed 0: done"]
     shown = run("status", tmp_path)
-    assert "1 done, 0 training, 1 failed, 0 waiting" in shown.stdout
+    assert "1 done, 0 training, 0 interrupted, 1 failed, 0 waiting" in shown.stdout
     assert "out of luck" in shown.stdout
 
 

@@ -30,7 +30,7 @@ _SAMPLES = 1600
 
 def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str, Any]:
     """Step times of every method relative to its shadow's."""
-    rounds, skipped = (6, 1) if request.quick else (44, _SKIPPED)
+    rounds, skipped = (6, 1) if request.quick else (32, _SKIPPED)
     asked = list(methods or (["lora", "prilora"] if request.quick else names()))
     options = {"max_train_samples": _SAMPLES} | request.settings
     settings: dict[str, Any] = {"task": "mrpc", "targets": "attention", "rounds": rounds, "budget": "rank=8"}

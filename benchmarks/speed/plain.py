@@ -1,12 +1,14 @@
 """A study against what one would run without peftprune: a plain script, once a seed.
 
 The study runs between the two halves of the scripts, so that a machine that grows slower or faster favours neither.
+Where scripts take long, fewer run than the study has arms, and their mean stands for each.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.speed.commands import script, study
@@ -20,7 +22,9 @@ _COMMON = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "warmup_ratio":
 """Of both sides: the defaults of `peftprune compare`, which the script spells out."""
 
 
-def plain(request: Request, task: str, targets: str, method: str, seeds: int) -> dict[str, Any]:
+def plain(
+    request: Request, task: str, targets: str, method: str, seeds: int, runs: int | None = None
+) -> dict[str, Any]:
     """Both sides' wall-clock and accuracy.
 
     Args:
@@ -28,9 +32,11 @@ def plain(request: Request, task: str, targets: str, method: str, seeds: int) ->
         task: "mrpc" or "rte".
         targets: "attention" or "all-linear".
         method: "lora" or "adalora".
-        seeds: arms of the study, and scripts.
+        seeds: arms of the study.
+        runs: scripts that are run, with the first seeds; None for as many.
     """
     seeds = 2 if request.quick else seeds
+    count = min(runs or seeds, seeds)
     # PEFT's AdaLoRA needs a step before the one that it ends its warm-up with.
     epochs = "4" if request.quick else "1"
     options = [*request.command(task), "--methods", method, "--seeds", str(seeds), "--target-modules", targets]
@@ -44,22 +50,24 @@ def plain(request: Request, task: str, targets: str, method: str, seeds: int) ->
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "study"
-        before = scripts(range(seeds // 2))
+        before = scripts(range(count // 2))
         seconds = study(output, options)
-        theirs = before + scripts(range(seeds // 2, seeds))
+        theirs = before + scripts(range(count // 2, count))
         result = Comparison.load(output)
         if result.failures:
             raise RuntimeError(f"the study failed: {result.failures}")
-        runs = result.runs()
+        arms = result.runs()
         dtype, threads = result.request["dtype"], result.request["threads"]
-    ours = runs["accuracy"].tolist()
+    ours = arms["accuracy"].tolist()
     accuracies = [run["accuracy"] for run in theirs]
     return {
-        "settings": {"task": task, "targets": targets, "method": method, "seeds": seeds} | _COMMON | request.settings,
+        "settings": {"task": task, "targets": targets, "method": method, "seeds": seeds, "scripts": count}
+        | _COMMON
+        | request.settings,
         "threads": threads,
         "study": {
             "seconds": seconds,
-            "training": float(runs["seconds"].sum()) / WORKERS,
+            "training": float(arms["seconds"].sum()) / WORKERS,
             "workers": WORKERS,
             "threads": threads,
             "dtype": dtype,
@@ -72,14 +80,14 @@ def plain(request: Request, task: str, targets: str, method: str, seeds: int) ->
             "dtype": theirs[0]["dtype"],
             "accuracy": described(accuracies),
         },
-        **ratios(seconds, float(runs["seconds"].sum()) / WORKERS, theirs),
+        **ratios(seconds, float(arms["seconds"].sum()) / WORKERS, theirs, seeds),
         "accuracy": difference(ours, accuracies),
     }
 
 
-def ratios(seconds: float, training: float, scripts: list[dict[str, Any]]) -> dict[str, float]:
-    """The study's time over that of all scripts, as a whole and of the training in them alone."""
+def ratios(seconds: float, training: float, scripts: list[dict[str, Any]], seeds: int) -> dict[str, float]:
+    """The study's time over that of a script for each of its seeds, as a whole and of the training in them alone."""
     return {
-        "ratio": seconds / sum(run["seconds"] for run in scripts),
-        "training_ratio": training / sum(run["train_seconds"] for run in scripts),
+        "ratio": seconds / (seeds * mean(run["seconds"] for run in scripts)),
+        "training_ratio": training / (seeds * mean(run["train_seconds"] for run in scripts)),
     }

@@ -53,7 +53,7 @@ def _plain(found: dict[str, Any]) -> str:
         sides.append([f"{scores['mean']:.4f}", std])
     interval = "–" if gap["low"] is None else f"{gap['low']:+.4f} to {gap['high']:+.4f}"
     rows = [
-        ["seeds", str(settings["seeds"]), str(settings["seeds"])],
+        ["runs", str(settings["seeds"]), str(settings.get("scripts", settings["seeds"]))],
         ["dtype", found["study"]["dtype"], found["script"]["dtype"]],
         [
             "workers × threads",
@@ -62,7 +62,7 @@ def _plain(found: dict[str, Any]) -> str:
         ],
         ["accuracy, mean", sides[0][0], sides[1][0]],
         ["accuracy, std", sides[0][1], sides[1][1]],
-        ["wall-clock", _times(found["ratio"]), "1"],
+        ["wall-clock, the same number of runs", _times(found["ratio"]), "1"],
         ["of it training", _times(found["training_ratio"]), "1"],
     ]
     said = f"\nDifference in accuracy {gap['difference']:+.4f}, 95 % interval {interval} (Welch, over seeds).\n"
@@ -135,7 +135,8 @@ def _parallel(found: dict[str, Any]) -> str:
 
 _SCRIPT = (
     "A study of all seeds against [a plain script](speed/plain_script.py) of PEFT and Trainer run once a seed; the "
-    "time of the whole study, imports, tokenisation and evaluation included, over the sum of the scripts'."
+    "time of the whole study, imports, tokenisation and evaluation included, over the sum of the scripts'. Where fewer "
+    "scripts were run than seeds, their mean stands for each."
 )
 _PARTS: dict[str, tuple[str, str]] = {
     "plain-mrpc": ("Against a plain script: MRPC", _SCRIPT),
