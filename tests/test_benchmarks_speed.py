@@ -286,7 +286,7 @@ def test_the_difference_of_means_has_welchs_interval() -> None:
 def test_a_study_is_set_against_all_scripts() -> None:
     scripts = [{"seconds": 10.0, "train_seconds": 8.0}, {"seconds": 14.0, "train_seconds": 12.0}]
     assert ratios(6.0, 4.0, scripts, seeds=2) == {"ratio": 0.25, "training_ratio": 0.2}
-    # Fewer scripts than seeds: their mean stands for each.
+    # Fewer scripts than seeds: their median stands for each.
     assert ratios(6.0, 4.0, scripts, seeds=6) == pytest.approx({"ratio": 0.25 / 3, "training_ratio": 0.2 / 3})
 
 

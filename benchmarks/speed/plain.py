@@ -1,14 +1,15 @@
 """A study against what one would run without peftprune: a plain script, once a seed.
 
 The study runs between the two halves of the scripts, so that a machine that grows slower or faster favours neither.
-Where scripts take long, fewer run than the study has arms, and their mean stands for each.
+Scripts may be fewer than the study's arms: their median stands for each of them, so that a machine which is busy with
+something else for one of them does not count against it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from statistics import mean
+from statistics import median
 from typing import Any
 
 from benchmarks.speed.commands import script, study
@@ -23,7 +24,13 @@ _COMMON = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "warmup_ratio":
 
 
 def plain(
-    request: Request, task: str, targets: str, method: str, seeds: int, runs: int | None = None
+    request: Request,
+    task: str,
+    targets: str,
+    method: str,
+    seeds: int,
+    runs: int | None = None,
+    samples: int | None = None,
 ) -> dict[str, Any]:
     """Both sides' wall-clock and accuracy.
 
@@ -34,6 +41,7 @@ def plain(
         method: "lora" or "adalora".
         seeds: arms of the study.
         runs: scripts that are run, with the first seeds; None for as many.
+        samples: training examples that both sides draw; None for all.
     """
     seeds = 2 if request.quick else seeds
     count = min(runs or seeds, seeds)
@@ -43,7 +51,11 @@ def plain(
     options += ["--epochs", epochs, "--budget", "rank=8", "--workers", str(WORKERS), "--threads", "1"]
     common = ["--task", task, "--data-dir", str(request.data_dir), "--epochs", epochs]
     common += [] if request.model == "minilm" else ["--model", str(request.model)]
-    common += ["--max-train-samples", "64", "--max-eval-samples", "64"] if request.quick else []
+    if request.quick:
+        common += ["--max-train-samples", "64", "--max-eval-samples", "64"]
+    elif samples is not None:
+        common += ["--max-train-samples", str(samples)]
+        options += ["--max-train-samples", str(samples)]
 
     def scripts(chosen: range) -> list[dict[str, Any]]:
         return [script([*common, "--method", method, "--targets", targets, "--seed", str(s)]) for s in chosen]
@@ -88,6 +100,6 @@ def plain(
 def ratios(seconds: float, training: float, scripts: list[dict[str, Any]], seeds: int) -> dict[str, float]:
     """The study's time over that of a script for each of its seeds, as a whole and of the training in them alone."""
     return {
-        "ratio": seconds / (seeds * mean(run["seconds"] for run in scripts)),
-        "training_ratio": training / (seeds * mean(run["train_seconds"] for run in scripts)),
+        "ratio": seconds / (seeds * median(run["seconds"] for run in scripts)),
+        "training_ratio": training / (seeds * median(run["train_seconds"] for run in scripts)),
     }

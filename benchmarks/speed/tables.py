@@ -67,6 +67,7 @@ def _plain(found: dict[str, Any]) -> str:
     ]
     said = f"\nDifference in accuracy {gap['difference']:+.4f}, 95 % interval {interval} (Welch, over seeds).\n"
     what = f"{settings['task']}, {settings['targets']}, {settings['method']}"
+    what += f", {settings['samples']} examples" if settings.get("samples") else ""
     return _lines([what, "study", "scripts"], rows) + said
 
 
@@ -135,8 +136,8 @@ def _parallel(found: dict[str, Any]) -> str:
 
 _SCRIPT = (
     "A study of all seeds against [a plain script](speed/plain_script.py) of PEFT and Trainer run once a seed; the "
-    "time of the whole study, imports, tokenisation and evaluation included, over the sum of the scripts'. Where fewer "
-    "scripts were run than seeds, their mean stands for each."
+    "time of the whole study, imports, tokenisation and evaluation included, over that of as many scripts. The "
+    "scripts' median stands for each of them."
 )
 _PARTS: dict[str, tuple[str, str]] = {
     "plain-mrpc": ("Against a plain script: MRPC", _SCRIPT),
