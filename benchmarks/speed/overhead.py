@@ -16,7 +16,8 @@ from benchmarks.speed.arms import Bench, Built, Shadow, plain, reshapes
 from benchmarks.speed.measure import compared
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import one_round, started
-from peftprune.methods import names
+from peftprune.methods import load, names
+from peftprune.strategy import Baseline
 
 KIND = "overhead"
 _TOGETHER = (("adalora", "adalora-peft"),)
@@ -31,7 +32,7 @@ _SAMPLES = 1600
 def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str, Any]:
     """Step times of every method relative to its shadow's."""
     rounds, skipped = (6, 1) if request.quick else (32, _SKIPPED)
-    asked = list(methods or (["lora", "prilora"] if request.quick else names()))
+    asked = list(methods or (["lora", "prilora"] if request.quick else _deciding()))
     options = {"max_train_samples": _SAMPLES} | request.settings
     settings: dict[str, Any] = {"task": "mrpc", "targets": "attention", "rounds": rounds, "budget": "rank=8"}
     rows: list[dict[str, Any]] = []
@@ -47,6 +48,12 @@ def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str
                 if {ours, other} <= set(group):
                     versus.append({"method": ours, "against": other, **compared(seconds[ours], seconds[other])})
     return {"settings": settings | options, "threads": 1, "rows": rows, "versus": versus}
+
+
+def _deciding() -> list[str]:
+    """All methods but baselines, which decide nothing, unless another one is compared with them."""
+    compared_with = {other for _, other in _TOGETHER}
+    return [name for name in names() if name in compared_with or not issubclass(load(name), Baseline)]
 
 
 def _measure(
