@@ -151,8 +151,8 @@ _PARTS: dict[str, tuple[str, str]] = {
     "overhead": (
         "What decisions and signals cost",
         "Each method that decides against plain LoRA that has the same ranks, ties and dropped layers at every step, "
-        "on the same batches, step by step in one process: the median of the steps' ratios, the ratio of all steps' sums, and how "
-        "many of the steps changed adapters by a decision. `lora` against itself shows the noise.",
+        "on the same batches, step by step in one process: the median of the steps' ratios, the ratio of all their "
+        "sums, and how many of the steps changed adapters by a decision. `lora` against itself shows the noise.",
     ),
     "after-cut": (
         "LoRPA after its cut",
