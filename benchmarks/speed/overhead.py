@@ -25,13 +25,13 @@ _TOGETHER = (("adalora", "adalora-peft"),)
 _GROUP = 4
 """Methods that take turns with each other; more would only need more memory."""
 _SKIPPED = 2
-_SAMPLES = 1600
+_SAMPLES = 640
 """Few enough that methods which first pass over a share of the data are through with it well before the end."""
 
 
 def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str, Any]:
     """Step times of every method relative to its shadow's."""
-    rounds, skipped = (6, 1) if request.quick else (32, _SKIPPED)
+    rounds, skipped = (6, 1) if request.quick else (16, _SKIPPED)
     asked = list(methods or (["lora", "prilora"] if request.quick else _deciding()))
     options = {"max_train_samples": _SAMPLES} | request.settings
     settings: dict[str, Any] = {"task": "mrpc", "targets": "attention", "rounds": rounds, "budget": "rank=8"}

@@ -73,7 +73,14 @@ def plain(
     ours = arms["accuracy"].tolist()
     accuracies = [run["accuracy"] for run in theirs]
     return {
-        "settings": {"task": task, "targets": targets, "method": method, "seeds": seeds, "scripts": count}
+        "settings": {
+            "task": task,
+            "targets": targets,
+            "method": method,
+            "seeds": seeds,
+            "scripts": count,
+            "samples": samples,
+        }
         | _COMMON
         | request.settings,
         "threads": threads,
