@@ -272,7 +272,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
-    """How far a study is: done, training, failed or waiting, arm by arm. Works while others train it."""
+    """How far a study is: done, training, interrupted, failed or waiting, arm by arm. Works while others train it."""
     from peftprune import tables
     from peftprune.comparison import Comparison
     from peftprune.status import arm_states

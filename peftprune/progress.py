@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from copy import copy
 from types import TracebackType
 
 from rich.console import Console
@@ -22,15 +23,18 @@ class Reporter:
     """
 
     def __init__(self, steps: int, enabled: bool | None = None) -> None:
-        self._board = _Board(steps, sys.stderr.isatty() if enabled is None else enabled)
+        self._listen(_Board(steps, sys.stderr.isatty() if enabled is None else enabled))
+
+    def _listen(self, board: _Board) -> None:
+        self._board = board
         self._arm: TaskID | None = None
         self._key: tuple[str, int] = ("", 0)
         self._steps = 0
 
     def another(self) -> Reporter:
         """A listener to another worker of the same study."""
-        other = Reporter.__new__(Reporter)
-        other._board, other._arm, other._key, other._steps = self._board, None, ("", 0), 0
+        other = copy(self)
+        other._listen(self._board)
         return other
 
     def __enter__(self) -> Reporter:

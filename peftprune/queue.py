@@ -138,6 +138,10 @@ class Work:
         """The arms in the order in which they run: as named, but what others wait for comes before them."""
         return list({id(a): a for arm in self.arms for a in arm.chain}.values())
 
+    def unfinished(self) -> dict[int, StudyArm]:
+        """The arms without a result at this moment, by their place in the order in which they run."""
+        return {i: arm for i, arm in enumerate(self.ordered) if self.folder(arm).result() is None}
+
     def only(self, index: int) -> Work:
         """The one of the arms in their order, and what it depends on."""
         return replace(self, arms=(self.ordered[index],))

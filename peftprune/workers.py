@@ -74,7 +74,7 @@ def automatic(work: Work) -> int:
 
     One, this one, where starting others would take longer than the training.
     """
-    left = [arm for arm in work.ordered if work.folder(arm).result() is None]
+    left = work.unfinished().values()
     setups = {name: source.setup for name, source in work.sources.items()}
     seconds = sum(
         _SECONDS * setups[arm.task].base_parameters * arm.plan.budget.total_steps * arm.plan.settings.batch_size
@@ -93,8 +93,7 @@ def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
     Raises:
         UsageError: when a number of processes was asked for and a strategy cannot be sent to them.
     """
-    unfinished = sum(work.folder(arm).result() is None for arm in work.ordered)
-    count = automatic(work) if workers == "auto" else min(workers, unfinished)
+    count = automatic(work) if workers == "auto" else min(workers, len(work.unfinished()))
     packed = None
     if count > 1:
         try:

@@ -74,17 +74,13 @@ def _studies(request: Request, folder: Path) -> list[dict[str, Any]]:
     seconds: dict[int, list[float]] = {n: [] for n in counts}
     for turn, order in enumerate((counts, counts[::-1])):
         for n in order:
-            options = [
-                *request.command("mrpc"),
-                "--methods",
-                "lora",
-                "--seeds",
-                str(n),
-                "--target-modules",
-                "attention",
-                "--threads",
-                "1",
-            ]
-            options += ["--budget", f"rank=8,steps={_steps(request)}"]
+            options = request.command(
+                task="mrpc",
+                methods="lora",
+                seeds=n,
+                target_modules="attention",
+                threads=1,
+                budget=f"rank=8,steps={_steps(request)}",
+            )
             seconds[n].append(study(folder / f"study-{n}-{turn}", options))
     return [{"what": "arms of a study", "size": str(n), **compared(seconds[n], seconds[counts[0]])} for n in counts]

@@ -29,16 +29,9 @@ def parallel(request: Request) -> dict[str, Any]:
     if importlib.util.find_spec("ray") is None:
         skipped[_RAY] = 'ray is not installed (pip install "peftprune[ray]")'
         del ways[_RAY]
-    common = [
-        *request.command("mrpc"),
-        "--methods",
-        "lora,prilora",
-        "--seeds",
-        "2",
-        "--budget",
-        f"rank=8,steps={steps}",
-    ]
-    common += ["--target-modules", "attention"]
+    common = request.command(
+        task="mrpc", methods="lora,prilora", seeds=2, budget=f"rank=8,steps={steps}", target_modules="attention"
+    )
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.speed.commands import script, study
 from benchmarks.speed.measure import described, difference
-from benchmarks.speed.request import Request
+from benchmarks.speed.request import Request, spelled
 from peftprune.comparison import Comparison
 
 KIND = "plain"
@@ -46,19 +46,16 @@ def plain(
     seeds = 2 if request.quick else seeds
     count = min(runs or seeds, seeds)
     # PEFT's AdaLoRA needs a step before the one that it ends its warm-up with.
-    epochs = "4" if request.quick else "1"
-    options = [*request.command(task), "--methods", method, "--seeds", str(seeds), "--target-modules", targets]
-    options += ["--epochs", epochs, "--budget", "rank=8", "--workers", str(WORKERS), "--threads", "1"]
-    common = ["--task", task, "--data-dir", str(request.data_dir), "--epochs", epochs]
-    common += [] if request.model == "minilm" else ["--model", str(request.model)]
-    if request.quick:
-        common += ["--max-train-samples", "64", "--max-eval-samples", "64"]
-    elif samples is not None:
-        common += ["--max-train-samples", str(samples)]
-        options += ["--max-train-samples", str(samples)]
+    both: dict[str, Any] = {"task": task, "epochs": 4 if request.quick else 1}
+    both |= {} if samples is None or request.quick else {"max_train_samples": samples}
+    options = request.command(
+        **both, methods=method, seeds=seeds, target_modules=targets, budget="rank=8", workers=WORKERS, threads=1
+    )
+    both |= {"max_train_samples": 64, "max_eval_samples": 64} if request.quick else {}
+    both |= {"data_dir": request.data_dir, "model": None if request.model == "minilm" else request.model}
 
     def scripts(chosen: range) -> list[dict[str, Any]]:
-        return [script([*common, "--method", method, "--targets", targets, "--seed", str(s)]) for s in chosen]
+        return [script(spelled(**both, method=method, targets=targets, seed=s)) for s in chosen]
 
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "study"
@@ -70,6 +67,7 @@ def plain(
             raise RuntimeError(f"the study failed: {result.failures}")
         arms = result.runs()
         dtype, threads = result.request["dtype"], result.request["threads"]
+    training = float(arms["seconds"].sum()) / WORKERS
     ours = arms["accuracy"].tolist()
     accuracies = [run["accuracy"] for run in theirs]
     return {
@@ -86,7 +84,7 @@ def plain(
         "threads": threads,
         "study": {
             "seconds": seconds,
-            "training": float(arms["seconds"].sum()) / WORKERS,
+            "training": training,
             "workers": WORKERS,
             "threads": threads,
             "dtype": dtype,
@@ -99,7 +97,7 @@ def plain(
             "dtype": theirs[0]["dtype"],
             "accuracy": described(accuracies),
         },
-        **ratios(seconds, float(arms["seconds"].sum()) / WORKERS, theirs, seeds),
+        **ratios(seconds, training, theirs, seeds),
         "accuracy": difference(ours, accuracies),
     }
 

@@ -9,6 +9,12 @@ from typing import Any
 _LITTLE = {"max_train_samples": 64, "max_length": 64}
 
 
+def spelled(**arguments: Any) -> list[str]:
+    """Arguments as options of a command line; None leaves one out."""
+    given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in arguments.items() if value is not None)
+    return [word for option in given for word in option]
+
+
 @dataclass(frozen=True)
 class Request:
     """What a part is asked for.
@@ -28,9 +34,8 @@ class Request:
         """Of training, other than the defaults."""
         return dict(_LITTLE) if self.quick else {}
 
-    def command(self, task: str) -> list[str]:
-        """The options of `peftprune compare` that say all this."""
-        said = ["--task", task, "--data-dir", str(self.data_dir), "--model", str(self.model)]
-        for name, value in (self.settings | ({"max_eval_samples": 64} if self.quick else {})).items():
-            said += [f"--{name.replace('_', '-')}", str(value)]
-        return said
+    def command(self, **arguments: Any) -> list[str]:
+        """The options of `peftprune compare` that say all this, and further arguments of it."""
+        said = {"data_dir": self.data_dir, "model": self.model} | self.settings
+        said |= {"max_eval_samples": 64} if self.quick else {}
+        return spelled(**(said | arguments))

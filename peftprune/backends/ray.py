@@ -63,8 +63,9 @@ def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float | No
         packed = ray.put(pack(work))
         refs: dict[int, Any] = {}
         listeners: dict[int, Reporter] = {}
+        unfinished = work.unfinished()
         for i, arm in enumerate(work.ordered):
-            if work.folder(arm).result() is not None:
+            if i not in unfinished:
                 work.attempt(arm, reporter)
                 continue
             listeners[i] = reporter.another()

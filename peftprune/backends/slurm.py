@@ -65,7 +65,7 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
         The script, in a folder of its own under `slurm/` in the study's folder; the tasks' logs come beside it.
     """
     work = replace(work, study=StudyFolder(work.study.path.absolute()))
-    unfinished = [i for i, arm in enumerate(work.ordered) if work.folder(arm).result() is None]
+    unfinished = work.unfinished()
     if not unfinished:
         return None
     count = check_workers(tasks or "auto")
