@@ -308,7 +308,7 @@ def test_every_part_has_a_heading_and_the_tables_hold_the_numbers() -> None:
         | {"part": "overhead", "kind": "overhead", "rows": [{"method": "prilora", **row, "events": 2}]}
         | {"versus": [{"method": "adalora", "against": "adalora-peft", **row}]}
     )
-    assert "| prilora | 1.012 | 1.001 to 1.020 | 1.030 | 2 |" in text
+    assert "| prilora | 1.012 | 1.001 to 1.020 | 1.030 | 9 | 2 |" in text
     assert "`adalora` 1.012 of `adalora-peft`" in text
     rows = [{"way": "1x2", "options": "--workers 1", **row}, {"way": "2x1", "options": "--workers 2", **row}]
     skipped = {"ray": "ray is not installed"}
@@ -320,7 +320,7 @@ def test_every_part_has_a_heading_and_the_tables_hold_the_numbers() -> None:
     scores = {"mean": 0.7, "std": None, "scores": [0.7]}
     sides = {"study": {"workers": 2, "threads": 1, "dtype": "bfloat16", "accuracy": scores}}
     sides["script"] = {"threads": 2, "dtype": "float32", "accuracy": scores}
-    settings = {"task": "mrpc", "targets": "attention", "method": "lora", "seeds": 1}
+    settings = {"task": "mrpc", "targets": "attention", "method": "lora", "seeds": 1, "scripts": 1}
     gap = {"difference": 0.0, "low": None, "high": None}
     found = {"part": "plain-mrpc", "kind": "plain", "settings": settings, **sides, "accuracy": gap}
     text = section(around | found | {"ratio": 0.345, "training_ratio": 0.3})

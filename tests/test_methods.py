@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from peftprune import surgery
 from peftprune.sites import SiteSet
+from peftprune.strategy import Signal
 from tests.helpers import Arm, CrashError, make_arm, stored_adapter
 from tests.spies import Spy
 
@@ -272,12 +273,14 @@ def test_lora_drop_scores_sites_by_the_energy_of_their_output(tiny_bert: Path, t
     kept: dict[str, Any] = {}
     energy: dict[str, float] = {}
     modes = []
+    watched: set[tuple[str, int]] = set()
 
     def built(model: Any, sites: SiteSet, trainer: Any) -> None:
         kept.update(model=model, sites=sites, inputs=Inputs(model, sites))
 
     def observe(view: Any) -> None:
         seen = kept["inputs"].take()
+        watched.add((view.phase.name, len(view.signals.get(Signal.OUTPUT_ENERGY, {}))))
         if view.phase.name != "score":
             return
         modes.append(kept["model"].training)
@@ -288,6 +291,7 @@ def test_lora_drop_scores_sites_by_the_energy_of_their_output(tiny_bert: Path, t
 
     run_watched(arm, {"built": built, "observe": observe})
     assert modes == [False] * 3
+    assert watched == {("probe", 0), ("score", 12), ("finetune", 0)}, "watching costs time in every step that has it"
     assert strategy.energy == pytest.approx(energy, rel=1e-4)
     order = sorted(energy, key=lambda name: -energy[name])
     total, running, expected = sum(energy.values()), 0.0, []

@@ -24,30 +24,39 @@ _TOGETHER = (("adalora", "adalora-peft"),)
 """Methods that are compared with each other too."""
 _GROUP = 4
 """Methods that take turns with each other; more would only need more memory."""
-_SKIPPED = 2
-_SAMPLES = 640
-"""Few enough that methods which first pass over a share of the data are through with it well before the end."""
+_LONGER = ("lorpa", "prilora", "lora-drop", *_TOGETHER[0])
+"""Methods whose overhead is held against a bound, for which few rounds are too noisy."""
+_ROUNDS, _LONGER_ROUNDS, _SKIPPED = 44, 220, 2
 
 
 def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str, Any]:
     """Step times of every method relative to its shadow's."""
-    rounds, skipped = (6, 1) if request.quick else (16, _SKIPPED)
     asked = list(methods or (["lora", "prilora"] if request.quick else _deciding()))
-    options = {"max_train_samples": _SAMPLES} | request.settings
-    settings: dict[str, Any] = {"task": "mrpc", "targets": "attention", "rounds": rounds, "budget": "rank=8"}
+    settings = {"task": "mrpc", "targets": "attention", "budget": "rank=8"} | request.settings
     rows: list[dict[str, Any]] = []
     versus: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench("mrpc", request.data_dir, "attention", Path(folder), request.model, settings=options)
-        for group in _groups(asked):
+    for group in _groups(asked):
+        rounds, skipped = _rounds(group, request.quick)
+        # About two passes over the data, so that methods which begin with a share of it are soon through with that.
+        options = {"max_train_samples": 16 * rounds} | request.settings
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench("mrpc", request.data_dir, "attention", Path(folder), request.model, settings=options)
             seconds, events = _measure(bench, group, rounds, skipped)
-            for method in group:
-                found = compared(seconds[method], seconds[_shadow_name(method)])
-                rows.append({"method": method, **found, "events": events[method]})
-            for ours, other in _TOGETHER:
-                if {ours, other} <= set(group):
-                    versus.append({"method": ours, "against": other, **compared(seconds[ours], seconds[other])})
-    return {"settings": settings | options, "threads": 1, "rows": rows, "versus": versus}
+        for method in group:
+            found = compared(seconds[method], seconds[_shadow_name(method)])
+            rows.append({"method": method, **found, "events": events[method]})
+        for ours, other in _TOGETHER:
+            if {ours, other} <= set(group):
+                versus.append({"method": ours, "against": other, **compared(seconds[ours], seconds[other])})
+    rows.sort(key=lambda row: asked.index(row["method"]))
+    return {"settings": settings, "threads": 1, "rows": rows, "versus": versus}
+
+
+def _rounds(group: Sequence[str], quick: bool) -> tuple[int, int]:
+    """How many are measured, and how many before them are not."""
+    if quick:
+        return 6, 1
+    return (_LONGER_ROUNDS if set(group) & set(_LONGER) else _ROUNDS), _SKIPPED
 
 
 def _deciding() -> list[str]:
@@ -87,8 +96,8 @@ def _shadow_name(method: str) -> str:
 
 
 def _groups(methods: Sequence[str]) -> list[list[str]]:
-    """Methods in groups of a few; those that are compared with each other in one group."""
-    together = [list(pair) for pair in _TOGETHER if set(pair) <= set(methods)]
-    taken = {m for pair in together for m in pair}
-    rest = [m for m in methods if m not in taken]
-    return [rest[i : i + _GROUP] for i in range(0, len(rest), _GROUP)] + together
+    """Methods in groups of a few; those that are measured longer, and compared with each other, in one group."""
+    longer = [m for m in methods if m in _LONGER]
+    rest = [m for m in methods if m not in _LONGER]
+    groups = [rest[i : i + _GROUP] for i in range(0, len(rest), _GROUP)]
+    return [longer, *groups] if longer else groups

@@ -23,7 +23,7 @@ _RAY = "ray"
 
 def parallel(request: Request) -> dict[str, Any]:
     """The same small study by several workers; throughput relative to one worker with two threads."""
-    steps, turns = (3, 1) if request.quick else (30, 1)
+    steps, turns = (3, 1) if request.quick else (30, 2)
     ways = _ways()
     skipped = {}
     if importlib.util.find_spec("ray") is None:

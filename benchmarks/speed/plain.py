@@ -30,7 +30,6 @@ def plain(
     method: str,
     seeds: int,
     runs: int | None = None,
-    samples: int | None = None,
 ) -> dict[str, Any]:
     """Both sides' wall-clock and accuracy.
 
@@ -41,13 +40,11 @@ def plain(
         method: "lora" or "adalora".
         seeds: arms of the study.
         runs: scripts that are run, with the first seeds; None for as many.
-        samples: training examples that both sides draw; None for all.
     """
     seeds = 2 if request.quick else seeds
     count = min(runs or seeds, seeds)
     # PEFT's AdaLoRA needs a step before the one that it ends its warm-up with.
     both: dict[str, Any] = {"task": task, "epochs": 4 if request.quick else 1}
-    both |= {} if samples is None or request.quick else {"max_train_samples": samples}
     options = request.command(
         **both, methods=method, seeds=seeds, target_modules=targets, budget="rank=8", workers=WORKERS, threads=1
     )
@@ -71,14 +68,7 @@ def plain(
     ours = arms["accuracy"].tolist()
     accuracies = [run["accuracy"] for run in theirs]
     return {
-        "settings": {
-            "task": task,
-            "targets": targets,
-            "method": method,
-            "seeds": seeds,
-            "scripts": count,
-            "samples": samples,
-        }
+        "settings": {"task": task, "targets": targets, "method": method, "seeds": seeds, "scripts": count}
         | _COMMON
         | request.settings,
         "threads": threads,

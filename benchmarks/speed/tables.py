@@ -97,10 +97,17 @@ def _count(threads: int | None) -> str:
 
 def _overhead(found: dict[str, Any]) -> str:
     rows = [
-        [row["method"], _times(row["median"]), _interval(row), _times(row["total"]), str(row["events"])]
+        [
+            row["method"],
+            _times(row["median"]),
+            _interval(row),
+            _times(row["total"]),
+            str(row["rounds"]),
+            str(row["events"]),
+        ]
         for row in found["rows"]
     ]
-    text = _lines(["method", "step", "95 % interval", "all steps", "events"], rows)
+    text = _lines(["method", "step", "95 % interval", "all steps", "steps", "events"], rows)
     said = [f"`{r['method']}` {_times(r['median'])} of `{r['against']}` ({_interval(r)})" for r in found["versus"]]
     return text + (f"\nStep against step: {'; '.join(said)}.\n" if said else "")
 
@@ -152,7 +159,8 @@ _PARTS: dict[str, tuple[str, str]] = {
         "What decisions and signals cost",
         "Each method that decides against plain LoRA that has the same ranks, ties and dropped layers at every step, "
         "on the same batches, step by step in one process: the median of the steps' ratios, the ratio of all their "
-        "sums, and how many of the steps changed adapters by a decision. `lora` against itself shows the noise.",
+        "sums, how many steps were measured, and how many of them changed adapters by a decision. `lora` against "
+        "itself shows the noise.",
     ),
     "after-cut": (
         "LoRPA after its cut",

@@ -96,10 +96,11 @@ class LoRADrop(RankPruningStrategy):
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         sample = self.config.sample
+        unwatched: frozenset[Signal] = frozenset()
         return [
-            Phase("probe", passes=self.config.probe_passes, data=sample),
+            Phase("probe", passes=self.config.probe_passes, data=sample, signals=unwatched),
             Phase("score", passes=1.0, data=sample, kind="forward"),
-            Phase("finetune", restart_schedule=True, reset_optimizer=True),
+            Phase("finetune", restart_schedule=True, reset_optimizer=True, signals=unwatched),
         ]
 
     def paper(self) -> PaperSettings:
