@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -160,6 +162,14 @@ def test_loading_is_cached_quiet_and_leaves_the_random_state_alone(llama, capfd)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (logging.get_verbosity(), logging.is_progress_bar_enabled())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="maps of a process are read as Linux shows them")
+def test_frozen_weights_are_mapped_from_their_file_so_that_all_processes_share_them(llama):
+    weight = load_model(llama).model.get_input_embeddings().weight
+    ranges = [line.split()[0] for line in Path("/proc/self/maps").read_text().splitlines() if str(llama) in line]
+    bounds = [[int(end, 16) for end in found.split("-")] for found in ranges]
+    assert any(low <= weight.data_ptr() < high for low, high in bounds), "every worker would hold a copy"
 
 
 def test_fingerprint_follows_the_pretrained_weights_only(llama):

@@ -67,7 +67,6 @@ def _plain(found: dict[str, Any]) -> str:
     ]
     said = f"\nDifference in accuracy {gap['difference']:+.4f}, 95 % interval {interval} (Welch, over seeds).\n"
     what = f"{settings['task']}, {settings['targets']}, {settings['method']}"
-    what += f", {settings['samples']} examples" if settings.get("samples") else ""
     return _lines([what, "study", "scripts"], rows) + said
 
 
