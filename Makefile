@@ -57,7 +57,7 @@ benchmark-peers: $(READY)  ## Every method on MRPC against the head alone, two s
 	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
 
-benchmark-speed: $(TOOLS)  ## Speed against a plain script, by method, by size; DATA=path/to/glue. About an hour on idle cores.
+benchmark-speed: $(TOOLS)  ## Speed against a plain script, by method, by size; DATA=path/to/glue. About two hours on idle cores.
 	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
 	$(BIN)/python benchmarks/tables.py
 
