@@ -204,8 +204,9 @@ def _train(packed: bytes, index: int, token: str, folder: str, board: Any, *firs
     arm = work.ordered[index]
     shared = (work.study.path / token).exists()
     if not shared:
-        # Always the same place, so that a task that is repeated on its node goes on from its checkpoints.
-        own = Path(tempfile.gettempdir()) / f"peftprune-{Path.home().name}"
+        # Always the same place, so that a task that is repeated on its node goes on from its checkpoints; and the arm's
+        # alone, since the few files of arms that it depends on would pass for those arms, were they trained here.
+        own = Path(tempfile.gettempdir()) / f"peftprune-{Path.home().name}" / work.folder(arm).path.name
         work = replace(work, study=StudyFolder(own))
         for before, files in zip(arm.chain[:-1], first, strict=True):
             for name in files.keys() & {"result.json", "error.json"}:
@@ -214,7 +215,7 @@ def _train(packed: bytes, index: int, token: str, folder: str, board: Any, *firs
     if shared:
         return {}
     files = _files(work.folder(arm))
-    shutil.rmtree(work.folder(arm).path, ignore_errors=True)
+    shutil.rmtree(work.study.path, ignore_errors=True)
     return files
 
 
