@@ -32,10 +32,10 @@ def _plain(task: str, targets: str, method: str, seeds: int, **fewer: int) -> Pa
 PARTS = {
     "limit": Part(limit.KIND, limit.limit),
     "after-cut": Part(after_cut.KIND, after_cut.after_cut),
-    "parallel": Part(parallel.KIND, parallel.parallel),
     "growth": Part(growth.KIND, growth.growth),
-    "plain-mrpc": _plain("mrpc", "attention", "lora", 6),
     "plain-adalora": _plain("mrpc", "attention", "adalora", 2),
-    "overhead": Part(overhead.KIND, overhead.overhead),
+    "parallel": Part(parallel.KIND, parallel.parallel),
+    "plain-mrpc": _plain("mrpc", "attention", "lora", 6),
     "plain-rte": _plain("rte", "all-linear", "lora", 6, runs=3),
+    "overhead": Part(overhead.KIND, overhead.overhead),
 }

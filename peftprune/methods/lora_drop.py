@@ -96,11 +96,10 @@ class LoRADrop(RankPruningStrategy):
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         sample = self.config.sample
-        unwatched: frozenset[Signal] = frozenset()
         return [
-            Phase("probe", passes=self.config.probe_passes, data=sample, signals=unwatched),
+            Phase("probe", passes=self.config.probe_passes, data=sample, signals=frozenset()),
             Phase("score", passes=1.0, data=sample, kind="forward"),
-            Phase("finetune", restart_schedule=True, reset_optimizer=True, signals=unwatched),
+            Phase("finetune", restart_schedule=True, reset_optimizer=True, signals=frozenset()),
         ]
 
     def paper(self) -> PaperSettings:
