@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from peftprune import PruningCallback, load_task
-from peftprune.models import load_model
+from peftprune.models.load import load_model
 
 method = sys.argv[1] if len(sys.argv) > 1 else "lorpa"
 folder = sys.argv[2] if len(sys.argv) > 2 else load_model("minilm").source

@@ -16,57 +16,57 @@ if TYPE_CHECKING:
     from peftprune.adapters.inspection import inspect as inspect
     from peftprune.adapters.load import load_adapter as load_adapter
     from peftprune.adapters.pruning import prune as prune
-    from peftprune.any_trainer.callback import PruningCallback as PruningCallback
-    from peftprune.any_trainer.order import sampler as sampler
-    from peftprune.any_trainer.start import prepare as prepare
-    from peftprune.budget import Budget as Budget
+    from peftprune.analysis.peft_results import read_peft_method_comparison as read_peft_method_comparison
+    from peftprune.callback.callback import PruningCallback as PruningCallback
+    from peftprune.callback.data_order import sampler as sampler
+    from peftprune.callback.prepare import prepare as prepare
     from peftprune.comparison import Comparison as Comparison
+    from peftprune.comparison import compare as compare
     from peftprune.errors import PeftPruneError as PeftPruneError
     from peftprune.errors import RunError as RunError
     from peftprune.errors import UsageError as UsageError
-    from peftprune.methods import register as register
-    from peftprune.peft_results import read_peft_method_comparison as read_peft_method_comparison
-    from peftprune.sites import Site as Site
-    from peftprune.sites import SiteShape as SiteShape
-    from peftprune.strategy import AdapterSpec as AdapterSpec
-    from peftprune.strategy import Baseline as Baseline
-    from peftprune.strategy import Phase as Phase
-    from peftprune.strategy import PruningPlan as PruningPlan
-    from peftprune.strategy import RankPruningStrategy as RankPruningStrategy
-    from peftprune.strategy import Signal as Signal
-    from peftprune.strategy import StepView as StepView
-    from peftprune.study import compare as compare
+    from peftprune.methods.registry import register as register
+    from peftprune.strategy.baseline import Baseline as Baseline
+    from peftprune.strategy.budget import Budget as Budget
+    from peftprune.strategy.interface import RankPruningStrategy as RankPruningStrategy
+    from peftprune.strategy.phases import Phase as Phase
+    from peftprune.strategy.plan import PruningPlan as PruningPlan
+    from peftprune.strategy.signal import Signal as Signal
+    from peftprune.strategy.sites import Site as Site
+    from peftprune.strategy.sites import SiteShape as SiteShape
+    from peftprune.strategy.spec import AdapterSpec as AdapterSpec
+    from peftprune.strategy.view import StepView as StepView
     from peftprune.tasks import Task as Task
     from peftprune.tasks import load_task as load_task
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AdapterSpec": "strategy",
-    "Baseline": "strategy",
-    "Budget": "budget",
+    "AdapterSpec": "strategy.spec",
+    "Baseline": "strategy.baseline",
+    "Budget": "strategy.budget",
     "Comparison": "comparison",
     "PeftPruneError": "errors",
-    "Phase": "strategy",
-    "PruningCallback": "any_trainer.callback",
-    "PruningPlan": "strategy",
-    "RankPruningStrategy": "strategy",
+    "Phase": "strategy.phases",
+    "PruningCallback": "callback.callback",
+    "PruningPlan": "strategy.plan",
+    "RankPruningStrategy": "strategy.interface",
     "RunError": "errors",
-    "Signal": "strategy",
-    "Site": "sites",
-    "SiteShape": "sites",
-    "StepView": "strategy",
+    "Signal": "strategy.signal",
+    "Site": "strategy.sites",
+    "SiteShape": "strategy.sites",
+    "StepView": "strategy.view",
     "Task": "tasks",
     "UsageError": "errors",
-    "compare": "study",
+    "compare": "comparison",
     "inspect": "adapters.inspection",
     "load_adapter": "adapters.load",
     "load_task": "tasks",
-    "prepare": "any_trainer.start",
+    "prepare": "callback.prepare",
     "prune": "adapters.pruning",
-    "read_peft_method_comparison": "peft_results",
-    "register": "methods",
-    "sampler": "any_trainer.order",
+    "read_peft_method_comparison": "analysis.peft_results",
+    "register": "methods.registry",
+    "sampler": "callback.data_order",
 }
 
 __all__ = sorted(_HOMES)

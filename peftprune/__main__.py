@@ -1,6 +1,6 @@
 """`python -m peftprune`, where the console script is not on the path."""
 
-from peftprune.cli import main
+from peftprune.cli.app import main
 
 if __name__ == "__main__":
     main()

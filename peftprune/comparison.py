@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
 from peftprune.errors import UsageError
-from peftprune.stats import summary
-from peftprune.store import ArmFolder, StudyFolder
+from peftprune.methods.request import parse
+from peftprune.strategy.budget import Budget
+from peftprune.study.arguments import check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
+from peftprune.study.execution import Backend, BackendName
+from peftprune.study.execution.local import Workers
+from peftprune.study.execution.work import Source, StudyArm, Work
+from peftprune.study.progress import Reporter
+from peftprune.study.request import in_order
+from peftprune.study.store import StudyFolder
+from peftprune.study.stored_study import StoredStudy
+from peftprune.study.task_setup import environment
+from peftprune.tasks import Task
+from peftprune.training.settings import GENERATION_ONLY, resolve_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from peftprune.adapters.arm_export import Exported
-
-LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
+    from peftprune.report.export.export import Exported
 
 
-class Comparison:
+class Comparison(StoredStudy):
     """The outcome of a study, read from its folder. Nothing is held that is not stored.
 
     Every frame begins with the columns `task` and `budget`; methods are compared within one such pair, a cell.
@@ -30,186 +41,39 @@ class Comparison:
         request: what was asked for, resolved, with versions and hardware.
     """
 
-    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
-        self.path = path
-        self.request = request
-
-    @classmethod
-    def load(cls, output_dir: str | Path) -> Comparison:
-        """Read a stored study.
-
-        Raises:
-            UsageError: when the folder holds none.
-        """
-        path = Path(output_dir)
-        return cls(path, StudyFolder(path).read_request())
-
-    @property
-    def tasks(self) -> list[str]:
-        """Names of the tasks."""
-        return [t["name"] for t in self.request["tasks"]]
-
-    @property
-    def budgets(self) -> list[str]:
-        """Labels of the budgets, such as "rank=8"."""
-        return [b["label"] for b in self.request["budgets"]]
-
-    @property
-    def methods(self) -> list[str]:
-        """Labels of the methods."""
-        return [m["label"] for m in self.request["methods"]]
-
-    @property
-    def metrics(self) -> list[str]:
-        """Names of the reported metrics of all tasks; the first task's primary one first."""
-        return list(dict.fromkeys(m for t in self.request["tasks"] for m in t["metrics"]))
-
-    @property
-    def primary(self) -> dict[str, str]:
-        """Task to its primary metric."""
-        return {t["name"]: t["metrics"][0] for t in self.request["tasks"]}
-
-    def only(self, *, task: str | None = None, budget: str | None = None, method: str | None = None) -> Comparison:
-        """The same study, restricted to a task, a budget or a method; None restricts nothing.
-
-        Raises:
-            UsageError: when the study has no such part.
-        """
-        request = dict(self.request)
-        wanted = {"tasks": ("name", task), "budgets": ("label", budget), "methods": ("label", method)}
-        for part, (key, value) in wanted.items():
-            if value is None:
-                continue
-            request[part] = [row for row in request[part] if row[key] == value]
-            if not request[part]:
-                known = ", ".join(row[key] for row in self.request[part])
-                raise UsageError.of(part.removesuffix("s"), value, "is not in the study", f"It has: {known}")
-            in_arm = {"tasks": "task", "budgets": "budget", "methods": "label"}[part]
-            request["arms"] = [a for a in request["arms"] if a[in_arm] == value]
-        return Comparison(self.path, request)
-
-    def cells(self) -> Iterator[Comparison]:
-        """The study restricted to one task and one budget at a time."""
-        for task in self.tasks:
-            for budget in self.budgets:
-                yield self.only(task=task, budget=budget)
-
-    def arms(self) -> Iterator[tuple[dict[str, Any], ArmFolder]]:
-        """What identifies each arm (`task`, `budget`, `method`, `seed`), and its files."""
-        for a in self.request["arms"]:
-            key = {"task": a["task"], "budget": a["budget"], "method": a["label"], "seed": a["seed"]}
-            yield key, StudyFolder(self.path).arm(a["label"], a["seed"], a["hash"])
-
-    def arm(self, method: str, seed: int, *, task: str | None = None, budget: str | None = None) -> ArmFolder:
-        """The files of one arm; task and budget need to be named where there are several.
-
-        Raises:
-            KeyError: when the study has no such arm, or several.
-        """
-        wanted = {"method": method, "seed": seed, "task": task, "budget": budget}
-        found = [
-            folder
-            for key, folder in self.arms()
-            if all(value is None or key[name] == value for name, value in wanted.items())
-        ]
-        if len(found) != 1:
-            several = f"{len(found)} arms" if found else "no arm"
-            raise KeyError(
-                f"{several} {method!r} with seed {seed}, task {task!r}, budget {budget!r}; methods: {self.methods}, "
-                f"seeds: {self.request['seeds']}, tasks: {self.tasks}, budgets: {self.budgets}"
-            )
-        return found[0]
-
-    @property
-    def failures(self) -> dict[str, str]:
-        """The arm, such as `lora, seed 0`, to the message, for arms that failed and have not finished since."""
-        return {
-            self.name(key): error["error"]
-            for key, folder in self.arms()
-            if folder.result() is None and (error := folder.error()) is not None
-        }
-
-    def name(self, key: Mapping[str, Any]) -> str:
-        """An arm in words: `lora, seed 0`, led by task and budget where the study has several."""
-        parts = [key["task"]] * (len(self.tasks) > 1) + [key["budget"]] * (len(self.budgets) > 1)
-        return ", ".join([*parts, key["method"], f"seed {key['seed']}"])
-
     def runs(self) -> pd.DataFrame:
         """One row an arm: each metric, the ledger's totals, status ("done", "failed: why", "pending")."""
-        rows = []
-        for key, folder in self.arms():
-            result = folder.result()
-            row: dict[str, Any] = dict(key)
-            if result is not None:
-                row |= result["metrics"]
-                row |= {name: result["ledger"][name] for name in LEDGER}
-                row |= {"budget_params": result["budget"]["params"], "exemption": result["exemption"], "status": "done"}
-            else:
-                error = folder.error()
-                row["status"] = "pending" if error is None else f"failed: {error['error']}"
-            rows.append(row)
-        keys = ["task", "budget", "method", "seed"]
-        return pd.DataFrame(rows, columns=[*keys, *self.metrics, *LEDGER, "budget_params", "exemption", "status"])
+        from peftprune.analysis.runs import arm_rows
+
+        return arm_rows(self)
 
     def table(self) -> pd.DataFrame:
-        """One row a task, budget and method: each metric over seeds, the ledger, and the status.
+        """One row a task, budget and method: each metric over seeds, the ledger, and the status."""
+        from peftprune.analysis.runs import method_rows
 
-        For each metric `_mean`, `_std` (n − 1), and `_low` and `_high`, the ends of Student's 95 % interval of the
-        mean, which one seed does not have. `seeds` counts finished arms; ledger columns are means over them, integers
-        where all seeds agree. Under `budget="paper"` a column `budget_difference` gives final parameters less the
-        reference budget; where a method is exempt from the budget, a column `exemption` says why.
-        """
-        runs = self.runs()
-        rows = []
-        for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
-            done = arms[arms["status"] == "done"]
-            row: dict[str, Any] = {"task": task, "budget": budget, "method": method}
-            for metric in self.metrics:
-                values = done[metric].dropna().astype(float)
-                found = summary(values.tolist()) if len(values) else None
-                row |= {f"{metric}_{n}": getattr(found, n, None) for n in ("mean", "std", "low", "high")}
-            row["seeds"] = len(done)
-            row |= {name: _mean(done[name]) for name in LEDGER}
-            if "paper" in self.budgets:
-                off = _mean(done["final_params"] - done["budget_params"])
-                row["budget_difference"] = off if budget == "paper" else None
-            if runs["exemption"].notna().any():
-                row["exemption"] = next(iter(done["exemption"].dropna()), "")
-            rows.append(row | {"status": _status(arms["status"])})
-        scores = [f"{m}_{n}" for m in self.metrics for n in ("mean", "std", "low", "high")]
-        # Counts stay whole numbers beside a method that has none yet.
-        return pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(scores, float))
+        return method_rows(self)
 
     def allocation(self) -> pd.DataFrame:
-        """One row a site of a finished arm: site, layer, kind, rank, density, shared_with.
+        """One row a site of a finished arm: site, layer, kind, rank, density, shared_with."""
+        from peftprune.analysis.runs import site_rows
 
-        `density` is the share of the site's stored entries that are not zero; `shared_with` names the sites that hold
-        the same tensors, separated by commas, and is empty where there are none.
-        """
-        columns = ["task", "budget", "method", "seed", "site", "layer", "kind", "rank", "density", "shared_with"]
-        rows = [
-            {**key, **site, "shared_with": ",".join(site["shared_with"])}
-            for key, folder in self.arms()
-            if (result := folder.result()) is not None
-            for site in result["allocation"]
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        return site_rows(self)
 
     def trace(self) -> pd.DataFrame:
-        """How each site came to its rank: one row a site and event; see `peftprune.analysis.course.trace`."""
-        from peftprune.analysis.course import trace
+        """How each site came to its rank: one row a site and event; see `peftprune.analysis.history.trace`."""
+        from peftprune.analysis.history import trace
 
         return trace(self)
 
     def history(self) -> pd.DataFrame:
-        """The training loss: one row a logged step; see `peftprune.analysis.course.history`."""
-        from peftprune.analysis.course import history
+        """The training loss: one row a logged step; see `peftprune.analysis.history.history`."""
+        from peftprune.analysis.history import history
 
         return history(self)
 
     def costs(self) -> pd.DataFrame:
-        """Seconds and steps by phase; see `peftprune.analysis.course.costs`."""
-        from peftprune.analysis.course import costs
+        """Seconds and steps by phase; see `peftprune.analysis.history.costs`."""
+        from peftprune.analysis.history import costs
 
         return costs(self)
 
@@ -220,19 +84,19 @@ class Comparison:
         """
         from peftprune.analysis.differences import against
 
-        return against(self, self._baseline(baseline))
+        return against(self, baseline)
 
     def mcnemar(self, baseline: str | None = None) -> pd.DataFrame:
-        """McNemar's exact test of each seed's model against the baseline's; see `peftprune.analysis.models.mcnemar`."""
-        from peftprune.analysis.models import mcnemar
+        """McNemar's exact test of each seed's models; see `peftprune.analysis.mcnemar.mcnemar`."""
+        from peftprune.analysis.mcnemar import mcnemar
 
-        return mcnemar(self, self._baseline(baseline))
+        return mcnemar(self, baseline)
 
     def pooled(self, baseline: str | None = None) -> pd.DataFrame:
         """Pairs pooled over tasks and seeds; see `peftprune.analysis.pooled.pooled`."""
         from peftprune.analysis.pooled import pooled
 
-        return pooled(self, self._baseline(baseline))
+        return pooled(self, baseline)
 
     def average_ranks(self) -> pd.DataFrame:
         """Each method's rank averaged over tasks; see `peftprune.analysis.pooled.average_ranks`."""
@@ -253,12 +117,12 @@ class Comparison:
         return stability(self)
 
     def plot(self, kind: str, path: str | Path | None = None) -> Figure:
-        """Draw one of `peftprune.figures.KINDS`, for example "ranks" or "quality"; saved to `path`.
+        """Draw one of `peftprune.report.figures.KINDS`, for example "ranks" or "quality"; saved to `path`.
 
         Raises:
             UsageError: an unknown kind, or one that this study has nothing to show for.
         """
-        from peftprune.figures import draw, save
+        from peftprune.report.figures import draw, save
 
         figure = draw(self, kind)
         if path is not None:
@@ -279,31 +143,196 @@ class Comparison:
         """Write one finished arm as an adapter or a model of its own, into the folder `out`.
 
         Options: seed="best", format="peft" | "native" | "merged", task, budget, uniform, head, overwrite, push_to_hub;
-        see `peftprune.adapters.arm_export.export`.
+        see `peftprune.report.export.export.export`.
         """
-        from peftprune.adapters.arm_export import export
+        from peftprune.report.export.export import export
 
         return export(self, out, method=method, **options)
 
-    def _baseline(self, baseline: str | None) -> str:
-        if baseline is None:
-            return self.methods[0]
-        if baseline not in self.methods:
-            raise UsageError.of("baseline", baseline, "is not in the study", f"Labels: {', '.join(self.methods)}")
-        return baseline
 
+def compare(
+    methods: str | Sequence[Any] = ("lora", "lorpa", "prilora", "lora-drop"),
+    task: str | Task | Sequence[str | Task] = "entailment-mini",
+    *,
+    model: str | Path = "minilm",
+    budget: Budget | str | Sequence[Budget | str] = "rank=8",
+    seeds: int | str | Sequence[int] = 1,
+    target_modules: str | Sequence[str] = "all-linear",
+    data_dir: str | Path | None = None,
+    output_dir: str | Path | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
+    gradient_accumulation_steps: int | None = None,
+    warmup_ratio: float | None = None,
+    weight_decay: float | None = None,
+    max_grad_norm: float | None = None,
+    max_length: int | None = None,
+    scaling: float | None = None,
+    lora_dropout: float | None = None,
+    max_train_samples: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    checkpoints: int | None = None,
+    max_eval_samples: int | None = None,
+    max_target_length: int | None = None,
+    max_new_tokens: int | None = None,
+    num_beams: int | None = None,
+    prompt: str | None = None,
+    base_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    load_in: Literal["8bit", "4bit"] | None = None,
+    device_map: str | None = None,
+    threads: int | None = None,
+    workers: Workers | str | None = None,
+    backend: BackendName = "local",
+    address: str | None = None,
+    gpus: float | None = None,
+    sbatch: str | None = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Train every method on every task, budget and seed, and return what came out.
 
-def _mean(values: pd.Series[Any]) -> int | float | None:
-    if values.empty:
-        return None
-    mean = float(values.astype(float).mean())
-    return int(mean) if mean.is_integer() else mean
+    Arms that are done already are not trained again; one that was cut off goes on from its last checkpoint; one that
+    failed is tried again. One arm's failure does not stop the others.
 
+    Args:
+        methods: names, labelled specs such as `"lorpa:r64(initial_rank=64)"`, strategy objects or classes.
+        task: a task's name (see `peftprune.tasks.TASKS`), several (`"rte,mrpc"`), a `Task`, or a sequence of them.
+        model: `minilm` (offline), a folder, or a hub name.
+        budget: a `Budget`, its text (`"rank=8"`, `"params=300000"`, `"fraction=0.003"`), `"paper"` for each
+            method's published setting, or a sequence of them. Arms are compared within a task and a budget.
+        seeds: how many (0, 1, ...), or which (`[11, 12]` or `"11,12"`).
+        target_modules: `"attention"` (query and value), `"all-linear"`, or names as PEFT takes them, in a list or
+            separated by commas.
+        data_dir: folder with the data; default: the environment variable `PEFTPRUNE_DATA`.
+        output_dir: the study's folder; default: `runs/<task>`, several tasks joined by "+".
+        epochs: 3, unless the budget names a length of training.
+        learning_rate: 1e-3.
+        batch_size: 32 examples per optimizer step.
+        gradient_accumulation_steps: 1.
+        warmup_ratio: 0.06.
+        weight_decay: 0.01.
+        max_grad_norm: 1.0.
+        max_length: 256 tokens; in generation, of the prompt.
+        scaling: 2.0 at every site (alpha = 2 · rank).
+        lora_dropout: 0.
+        max_train_samples: all.
+        dtype: "auto" (bfloat16 where the hardware has it, recorded).
+        checkpoints: 5 per run.
+        max_eval_samples: all examples of each evaluation split, else a fixed random sample.
+        max_target_length: 128 tokens of a target, for tasks of generation; so for what follows.
+        max_new_tokens: `max_target_length`: tokens written at most at evaluation.
+        num_beams: 1, which is greedy decoding.
+        prompt: what the model reads, with "{source}" in it: the task's own for decoders, the source alone for
+            encoder-decoders.
+        base_dtype: float32 for the frozen weights, or "bfloat16" or "float16", which halve them.
+        load_in: "8bit" or "4bit" quantises them with bitsandbytes.
+        device_map: where the model is placed, as transformers takes it, such as "auto".
+        threads: CPU threads of every arm, fixed when the study is created, since they change the last bits of results.
+            By default the cores shared among the study's arms, at least 1; 1 on a cluster.
+        workers: processes that train arms side by side, or "auto", the default: as many as the machine has cores (or
+            GPUs) and memory for, and 1 where that would not pay. Results do not depend on their number. More processes
+            may join at any time by the same call. With Slurm: tasks of the array; by default one an arm.
+        backend: "local"; "ray", which trains the arms as tasks of a Ray cluster (extra `ray`); or "slurm", which
+            submits an array job and returns at once.
+        address: of the Ray cluster; "auto", which is the default, for the one this machine belongs to, "local" to
+            start one.
+        gpus: of each arm on a cluster, by default 1 where this machine has one; Ray takes fractions.
+        sbatch: further options for Slurm's `sbatch`, such as "--partition=gpu --time=2:00:00".
+        progress: show progress; default: only on a terminal.
 
-def _status(statuses: pd.Series[str]) -> str:
-    """One line for a method: "done", or how many of its arms did not finish and why the first one failed."""
-    open_ = [s for s in statuses if s != "done"]
-    if not open_:
-        return "done"
-    failed = next((s for s in open_ if s.startswith("failed")), "pending")
-    return failed if len(statuses) == len(open_) == 1 else f"{len(open_)} of {len(statuses)} {failed}"
+    Returns:
+        The comparison, also when arms failed: see its `failures`.
+
+    Raises:
+        UsageError: for a request that cannot be run; nothing was trained.
+    """
+    given = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay,
+        "max_grad_norm": max_grad_norm,
+        "max_length": max_length,
+        "scaling": scaling,
+        "lora_dropout": lora_dropout,
+        "max_train_samples": max_train_samples,
+        "dtype": dtype,
+        "checkpoints": checkpoints,
+        "max_eval_samples": max_eval_samples,
+        "max_target_length": max_target_length,
+        "max_new_tokens": max_new_tokens,
+        "num_beams": num_beams,
+        "prompt": prompt,
+        "base_dtype": base_dtype,
+        "load_in": load_in,
+        "device_map": device_map,
+    }
+    where = Backend(backend, workers, address, gpus, sbatch)
+    specs = parse(methods)
+    in_order(specs)
+    budgets = parse_budgets(budget)
+    clash = next((b for b in budgets.values() if isinstance(b, Budget) and b.has_length), None)
+    if epochs is not None and clash is not None:
+        raise UsageError.of("epochs", epochs, "is named beside the budget's length of training", "Keep one of them")
+    seed_list = parse_seeds(seeds)
+    targets = parse_targets(target_modules)
+    for name, path in (("model", model), ("data_dir", data_dir), ("output_dir", output_dir)):
+        check_path(name, path)
+    settings = resolve_settings(given)
+    tasks = load_tasks(task, data_dir)
+    misplaced = next((n for n in GENERATION_ONLY if given[n] is not None), None)
+    if misplaced is not None and all(t.kind != "generation" for t in tasks):
+        cure = f"Leave it out, or name a task of generation beside {', '.join(t.name for t in tasks)}"
+        raise UsageError.of(misplaced, given[misplaced], "concerns no task of this study", cure)
+    default = Path("runs") / "+".join(t.name for t in tasks)
+    study = StudyFolder(Path(output_dir) if output_dir is not None else default)
+    study.prepare()
+    sources = {t.name: Source(model, t, settings, targets) for t in tasks}
+    setups = {name: source.setup for name, source in sources.items()}
+    plans = {
+        (t, label, spec.label): setup.plan(spec, parsed, given)
+        for t, setup in setups.items()
+        for label, parsed in budgets.items()
+        for spec in specs
+    }
+    found = environment(study, settings, threads, where.default_threads(len(seed_list) * len(plans)))
+    arms: list[StudyArm] = []
+    for seed in seed_list:
+        for t, setup in setups.items():
+            for label in budgets:
+                cell: dict[str, StudyArm] = {}
+                for spec, needed in in_order(specs):
+                    plan = plans[t, label, spec.label]
+                    config = setup.arm_config(spec, plan, seed, found)
+                    first = None if needed is None else cell[needed]
+                    if first is not None:
+                        config["depends_on"] = {"label": first.spec.label, "hash": first.hash}
+                    name = ", ".join(
+                        [*([t] if len(tasks) > 1 else []), *([label] if len(budgets) > 1 else []), spec.label]
+                    )
+                    cell[spec.label] = StudyArm(t, label, spec, seed, plan, config, name, first)
+                arms += [cell[spec.label] for spec in specs]
+    request = {
+        "model": str(model),
+        "methods": [{"label": s.label, "text": s.text} for s in specs],
+        "tasks": [setup.describe() for setup in setups.values()],
+        "budgets": [{"label": label} | ({} if isinstance(b, str) else asdict(b)) for label, b in budgets.items()],
+        "seeds": seed_list,
+        "target_modules": targets,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "given": {n: v for n, v in given.items() if v is not None},
+        "settings": settings.as_dict(),
+        "sites": len(next(iter(setups.values())).shapes),
+        **found,
+        "arms": [
+            {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash} for a in arms
+        ],
+    }
+    device = found["hardware"]["device"]
+    work = Work(study, tuple(arms), sources, found["dtype"], found["threads"], device, found["versions"], time.time())
+    steps = sum(arm.plan.budget.total_steps for arm in arms)
+    with study.joined(request), Reporter(steps, enabled=progress) as reporter:
+        where.run(work, reporter)
+    return Comparison.load(study.path)

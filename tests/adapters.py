@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BartForConditionalGeneration, LlamaForCausalLM
 
-from peftprune import surgery
+from peftprune.adapters import surgery
 from peftprune.adapters.merge import fixed_batch, outputs
-from peftprune.export import save_peft
-from peftprune.strategy import PruningPlan
+from peftprune.adapters.save import save_peft
+from peftprune.strategy.plan import PruningPlan
 from tests.tiny import adapt, stir, tiny_bart, tiny_bert, tiny_llama_gqa
 
 CLASSIFIERS = {"bert": tiny_bert, "bart": tiny_bart, "llama": tiny_llama_gqa}

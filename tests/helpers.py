@@ -13,19 +13,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from peftprune.architectures import bundled_config
-from peftprune.arm import ArmInputs, _prepare, _trainer, run_arm
-from peftprune.budget import Outcome, parse_budget
-from peftprune.methods import parse
-from peftprune.planning import ArmPlan
-from peftprune.settings import resolve_settings
-from peftprune.setup import Setup, environment
-from peftprune.sites import SiteSet
-from peftprune.store import ArmFolder, StudyFolder
-from peftprune.strategy import RankPruningStrategy
+from peftprune.methods.request import parse
+from peftprune.models.bundled import bundled_config
+from peftprune.strategy.budget import Outcome, parse_budget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.sites import SiteSet
+from peftprune.study.arm import _prepare, _trainer, run_arm
+from peftprune.study.planning import ArmPlan
+from peftprune.study.store import ArmFolder, StudyFolder
+from peftprune.study.task_setup import Setup, environment
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
-from peftprune.trainer import PruningTrainer
+from peftprune.training.inputs import ArmInputs
+from peftprune.training.settings import resolve_settings
+from peftprune.training.trainer import PruningTrainer
 
 WORDS = list("abcdefgh")
 WORDS += ["good", "bad", "big", "small", "cat", "dog", "bird", "fish", "red", "blue", "not", "very", "and", "on"]

@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file
 
 import peftprune
-from peftprune.backends import Backend
-from peftprune.queue import Work
-from peftprune.store import ArmFolder
+from peftprune.study.execution import Backend
+from peftprune.study.execution.work import Work
+from peftprune.study.store import ArmFolder
 from tests.helpers import DEFAULTS, classification_task
 
 CLOCKS = {"seconds", "phase_seconds", "evaluation_seconds", "total_time", "train_time", "created_at"}
@@ -76,7 +76,7 @@ def serve(path: Path) -> None:
 
     Every event is a line of JSON, the child's number the first. Nothing is trained here, so that forking is safe.
     """
-    from peftprune.worker import Messages, unpack
+    from peftprune.study.execution.process import Messages, unpack
 
     packed = path.read_bytes()
     for _ in sys.stdin:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import peftprune
 from peftprune.comparison import Comparison
-from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.view import StepView
 from tests.helpers import classification_task, regression_task
 
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('&amp;')"> a_b|c $5 100% {x} \\ ~^#"""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peftprune.strategy import RankPruningStrategy
+from peftprune.strategy.interface import RankPruningStrategy
 
 CALLS = ("spec", "phases", "start", "before_step", "penalty", "observe", "decide", "end_phase")
 

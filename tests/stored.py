@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from peftprune.comparison import Comparison
-from peftprune.settings import TrainingSettings
-from peftprune.store import StudyFolder, write_json, write_jsonl
+from peftprune.files import write_json, write_jsonl
+from peftprune.study.store import StudyFolder
+from peftprune.training.settings import TrainingSettings
 
 ENCODER = ("attention.self.query", "attention.self.value", "attention.output.dense", "intermediate.dense")
 ENCODER_DECODER = tuple(

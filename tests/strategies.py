@@ -9,10 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.scoring import keep_top
-from peftprune.sites import LiveTensors, SiteShape
-from peftprune.strategy import AdapterSpec, ParameterGroup, Phase, PruningPlan, RankPruningStrategy, StepView
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import LiveTensors, SiteShape
+from peftprune.strategy.spec import AdapterSpec, ParameterGroup
+from peftprune.strategy.view import StepView
 
 
 class Warm(RankPruningStrategy):

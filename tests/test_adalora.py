@@ -12,13 +12,13 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
-from peftprune import surgery
-from peftprune.arm import finish_ledger
+from peftprune.adapters import surgery
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.adalora_peft import AdaLoRAPeft
 from peftprune.scoring import orthogonality
-from peftprune.sites import LiveTensors
+from peftprune.strategy.sites import LiveTensors
+from peftprune.study.arm import finish_ledger
 from tests.helpers import Arm, make_arm, stored_logits
 from tests.reference import adalora as slow
 from tests.spies import Spy

@@ -18,9 +18,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import peftprune
 from peftprune import load_adapter
-from peftprune.adapters.choice import choose
 from peftprune.comparison import Comparison
 from peftprune.errors import RunError, UsageError
+from peftprune.report.export.choose import choose
 from peftprune.stats import score_interval
 from tests.helpers import DEFAULTS, classification_task, make_arm, stored_logits
 from tests.test_contract import SETTINGS, STRATEGIES

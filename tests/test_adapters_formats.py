@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from peftprune import load_adapter
-from peftprune.adapters.conversion import convert
-from peftprune.adapters.loralib import parse_loralib
+from peftprune.adapters.convert import convert
+from peftprune.adapters.formats.loralib import parse_loralib
+from peftprune.adapters.formats.peft import write_peft
+from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.merge import write_merged
-from peftprune.adapters.peft_format import write_peft
-from peftprune.adapters.read import read_adapter
 from peftprune.errors import UsageError
 from tests.adapters import CLASSIFIERS, STATES, answers, by_peft, finished, generator_model
 from tests.helpers import tokenizer
@@ -359,7 +359,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     def fail(*_: Any) -> int:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("peftprune.adapters.conversion.write_peft", fail)
+    monkeypatch.setattr("peftprune.adapters.formats.peft.write_peft", fail)
     with pytest.raises(OSError, match="no space"):
         convert(adapter, out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from peftprune import inspect, prune
-from peftprune.adapters.conversion import convert
+from peftprune.adapters.convert import convert
+from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.inspection import effective_rank
-from peftprune.adapters.read import read_adapter
 from tests.adapters import finished
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from peftprune import inspect, prune
 from peftprune.adapters import pruning
+from peftprune.adapters.formats.adapter import Adapter, Factors
+from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.pruning import Target, parse_target, prune_adapter
-from peftprune.adapters.read import read_adapter
-from peftprune.adapters.state import Adapter, Factors
 from peftprune.errors import UsageError
 from tests.adapters import CLASSIFIERS, answers, by_peft, finished, generator_model
 

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from peftprune.architectures import HUB_NAMES, bundled_config, bundled_names
-from peftprune.architectures.discover import base_linear_cost, discover_sites, head_modules
 from peftprune.errors import UsageError
-from peftprune.models import describe
+from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
+from peftprune.models.layers import base_linear_cost, discover_sites, head_modules
+from peftprune.models.load import describe
 
 _BERT = {
     "hidden_size": 32,
@@ -227,7 +227,7 @@ def test_base_cost_keeps_streams_apart():
 
 def test_imports_are_light():
     code = (
-        "import sys, peftprune.models, peftprune.plots, peftprune.architectures.discover;"
+        "import sys, peftprune.models.load, peftprune.plots, peftprune.models.layers;"
         "print({'torch', 'transformers', 'matplotlib', 'pandas', 'numpy'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

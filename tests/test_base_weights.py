@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from peftprune import base_weights
 from peftprune.errors import UsageError
-from peftprune.models import load_model
-from peftprune.settings import TrainingSettings
+from peftprune.models import precision as base_weights
+from peftprune.models.load import load_model
+from peftprune.training.settings import TrainingSettings
 from tests.helpers import make_arm
 from tests.writers import save_writer, writing_task
 
@@ -65,7 +65,7 @@ def test_quantising_where_it_cannot_be_had_is_refused(tiny_bert: Path, monkeypat
 
 
 def test_a_device_map_is_passed_on(tiny_bert: Path) -> None:
-    form = base_weights.BaseForm.of(TrainingSettings(device_map="cpu"))
+    form = TrainingSettings(device_map="cpu").base_form
     assert form.arguments() == {"dtype": torch.float32, "device_map": "cpu"}
     loaded = load_model(tiny_bert, 2, form=form)
     assert loaded.fingerprint == load_model(tiny_bert, 2).fingerprint

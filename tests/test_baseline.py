@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 import peftprune
-from peftprune.models import load_model
+from peftprune.models.load import load_model
 from tests.helpers import classification_task
 
 

@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from peftprune.arm import _prepare
 from peftprune.errors import UsageError
-from peftprune.methods import load
-from peftprune.overview import plan_methods
+from peftprune.methods.registry import load
+from peftprune.study.arm import _prepare
+from peftprune.study.planning import plan_methods
 from tests.helpers import make_arm, stored_adapter
 
 ARCHITECTURES = ["bert", "bart", "llama"]

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import peftprune
-from peftprune import tables
+from peftprune.cli import console as tables
 from peftprune.errors import UsageError
-from peftprune.models import load_model
-from peftprune.overview import plan_methods
+from peftprune.models.load import load_model
+from peftprune.study.planning import plan_methods
 from tests.helpers import classification_task, make_arm, same, stored_adapter
 
 HEAD = 2 * 32 + 2
@@ -108,7 +108,7 @@ def test_full_fine_tuning_has_a_learning_rate_of_its_own(tiny_bert: Path, tmp_pa
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), float("nan")])
 def test_a_learning_rate_out_of_range_is_refused(value: float) -> None:
     with pytest.raises(UsageError, match=r"full\.lr_scale: .* is not positive and finite\. Give 0\.02"):
-        peftprune.methods.load("full")(lr_scale=value)
+        peftprune.methods.registry.load("full")(lr_scale=value)
 
 
 def test_bitfit_refuses_a_model_without_biases(tiny_models: dict[str, Path], tmp_path: Path) -> None:

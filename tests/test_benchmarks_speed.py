@@ -30,7 +30,7 @@ from benchmarks.speed.record import place, write
 from benchmarks.speed.request import Request
 from benchmarks.speed.tables import _PARTS, section, sections
 from benchmarks.speed.turns import one_round, started
-from peftprune import surgery
+from peftprune.adapters import surgery
 from tests.helpers import texts
 
 # What the libraries say of a script that leaves everything as they have it.

@@ -9,16 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftprune.architectures.discover import discover_sites
-from peftprune.budget import ArmBudget, Budget, Outcome, solve_ranks, verify
 from peftprune.errors import RunError, UsageError
-from peftprune.methods import load, names, parse, released
-from peftprune.models import describe
-from peftprune.planning import plan_arm
-from peftprune.settings import resolve_settings
-from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, RankPruningStrategy
+from peftprune.methods import published_settings as released
+from peftprune.methods.registry import load, names
+from peftprune.methods.request import parse
+from peftprune.models.layers import discover_sites
+from peftprune.models.load import describe
+from peftprune.strategy.budget import ArmBudget, Budget, Outcome, solve_ranks, verify
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.study.planning import plan_arm
 from peftprune.tasks import task_info
+from peftprune.training.settings import resolve_settings
 from tests.reference import budget as slow
 from tests.tiny import tiny_llama_gqa
 

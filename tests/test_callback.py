@@ -16,14 +16,16 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import peftprune
-from peftprune import PruningCallback, UsageError, processes
-from peftprune.any_trainer.callback import STATE_FILE
-from peftprune.any_trainer.refusals import check_trainer
+from peftprune import PruningCallback, UsageError
+from peftprune.callback.callback import STATE_FILE
+from peftprune.callback.compatibility import check_trainer
 from peftprune.errors import RunError
-from peftprune.methods import load, names
-from peftprune.phases import PhaseRange, rewarm_factors
-from peftprune.strategy import Phase, RankPruningStrategy
-from peftprune.trainer import classification_loss
+from peftprune.methods.registry import load, names
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.phases import Phase, PhaseRange
+from peftprune.training import distributed as processes
+from peftprune.training.losses import classification_loss
+from peftprune.training.schedule import rewarm_factors
 from tests.helpers import make_arm, same
 from tests.plain import adapted, arguments, examples, plain_trainer
 from tests.strategies import Gated

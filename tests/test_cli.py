@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from peftprune.cli import app
+from peftprune.cli.app import app
 from tests.helpers import texts
 
 runner = CliRunner()
@@ -206,7 +206,8 @@ def test_plan_methods_and_tasks_print_tables() -> None:
 
 def test_help_needs_no_heavy_import() -> None:
     code = (
-        "import sys, typer.testing; from peftprune.cli import app; typer.testing.CliRunner().invoke(app, ['--help']);"
+        "import sys; from typer.testing import CliRunner; from peftprune.cli.app import app;"
+        "CliRunner().invoke(app, ['--help']);"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

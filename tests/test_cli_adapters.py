@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import peftprune as package
-from peftprune.cli import app
+from peftprune.cli.app import app
 from tests.adapters import finished
 from tests.helpers import DEFAULTS, classification_task
 

@@ -13,13 +13,16 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import peftprune
-from peftprune import queue
-from peftprune.budget import ArmBudget
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.setup import _source
-from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, PruningPlan, RankPruningStrategy, StepView
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
+from peftprune.study.execution import work as queue
+from peftprune.study.task_setup import _source
 from tests.helpers import DEFAULTS, classification_task, regression_task
 from tests.strategies import Penalised
 
@@ -359,4 +362,4 @@ def test_the_code_of_a_users_strategy_is_part_of_the_arm() -> None:
         assert _source(first[name]) != _source(other[name])
     assert _source(first["Mine"]) != _source(first["Child"])
     assert all(f"class {name}(" in _source(Penalised) for name in ("Warm", "Penalised"))
-    assert _source(peftprune.methods.load("lorpa")) == ""
+    assert _source(peftprune.methods.registry.load("lorpa")) == ""

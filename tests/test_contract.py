@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from peftprune import surgery
-from peftprune.arm import ArmInputs
+from peftprune.adapters import surgery
 from peftprune.errors import UsageError
-from peftprune.methods import load, names
-from peftprune.strategy import PruningPlan, RankPruningStrategy
+from peftprune.methods.registry import load, names
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
+from peftprune.training.inputs import ArmInputs
 from tests.helpers import Arm, CrashError, classification_task, make_arm, same, stored_adapter, stored_logits
 from tests.spies import Spy, everything
 

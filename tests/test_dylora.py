@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from peftprune.errors import UsageError
-from peftprune.methods import load
+from peftprune.methods.registry import load
 from tests.helpers import make_arm
 from tests.reference import dylora as slow
 from tests.test_methods import run_watched

@@ -14,14 +14,16 @@ from peft.tuners.lora.eva import get_eva_state_dict
 from peft.utils.incremental_pca import IncrementalPCA
 from torch import Tensor
 
-from peftprune.architectures.discover import discover_sites
-from peftprune.data import collator
 from peftprune.errors import UsageError
-from peftprune.methods import load
 from peftprune.methods.eva import memory_needed
-from peftprune.models import describe
+from peftprune.methods.registry import load
+from peftprune.models.layers import discover_sites
+from peftprune.models.load import describe
 from peftprune.scoring.variance import explained_variance
-from peftprune.strategy import PruningPlan, RankPruningStrategy, Signal
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.training.tokenise import collator
 from tests.helpers import Arm, CrashError, make_arm
 from tests.reference import eva as reference
 from tests.spies import Spy

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from peftprune.data import collator
+from peftprune.training.tokenise import collator
 from tests.helpers import Arm, make_arm, stored_logits
 from tests.strategies import Gated
 from tests.test_contract import METHODS, STRATEGIES, built

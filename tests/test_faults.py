@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from peftprune import disk, queue
-from peftprune.disk import require_space, storage_error
 from peftprune.errors import RunError
-from peftprune.queue import Work
-from peftprune.store import ArmFolder
+from peftprune.study import disk
+from peftprune.study.disk import require_space, storage_error
+from peftprune.study.execution import work as queue
+from peftprune.study.execution.work import Work
+from peftprune.study.store import ArmFolder
 from tests.helpers import make_arm
 from tests.killing import Heard, planned
 from tests.strategies import Broken

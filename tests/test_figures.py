@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.figures import KINDS, draw
+from peftprune.report.figures import KINDS, draw
 from tests.stored import ENCODER_DECODER, store
 
 LONG = "cut:a-label-that-someone-made-very-long-to-hold-all-its-options"

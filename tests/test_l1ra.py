@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
-from peftprune.methods import load
 from peftprune.methods.l1ra import round_robin
-from peftprune.sites import SiteShape
+from peftprune.methods.registry import load
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.sites import SiteShape
 from tests.helpers import make_arm
 from tests.reference import l1ra as slow
 from tests.test_methods import run_watched

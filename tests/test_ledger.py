@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 
-from peftprune.ledger import (
+from peftprune.adapters.surgery import apply_plan
+from peftprune.strategy.plan import PruningPlan
+from peftprune.training.ledger import (
     BaseCost,
     Ledger,
     count_adapter,
@@ -17,8 +19,6 @@ from peftprune.ledger import (
     peak_memory,
     stored_parameters,
 )
-from peftprune.strategy import PruningPlan
-from peftprune.surgery import apply_plan
 from tests.reference import flops as slow
 from tests.tiny import adapt, stir, tiny_bart, tiny_bert, train_steps, trainable
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from peftprune import surgery
-from peftprune.sites import SiteSet
-from peftprune.strategy import Signal
+from peftprune.adapters import surgery
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import SiteSet
 from tests.helpers import Arm, CrashError, make_arm, stored_adapter
 from tests.spies import Spy
 

@@ -10,11 +10,13 @@ import pytest
 
 from peftprune import methods
 from peftprune.errors import UsageError
-from peftprune.methods import MethodSpec, load, names, parse, register
 from peftprune.methods.lora import LoRA
 from peftprune.methods.lorpa import LoRPA
 from peftprune.methods.prilora import PRILoRA
-from peftprune.strategy import RankPruningStrategy, option
+from peftprune.methods.registry import MethodSpec, load, names, register
+from peftprune.methods.request import parse
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import option
 
 BUILT_IN = ["lora", "lorpa", "prilora", "lora-drop", "lora-restart", "random-rank", "delete"]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftprune.errors import RunError, UsageError
-from peftprune.metrics import METRICS, check_metrics, compute_metrics, load_metric
+from peftprune.stats.metrics import METRICS, check_metrics, compute_metrics, load_metric
 
 CLASSIFICATION = [name for name, info in METRICS.items() if info.kind == "classification"]
 REGRESSION = [name for name, info in METRICS.items() if info.kind == "regression"]
@@ -106,6 +106,6 @@ def test_metrics_are_evaluate_metrics_that_can_be_filled_in_batches() -> None:
 
 def test_importing_is_cheap() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'evaluate', 'sklearn', 'scipy', 'pandas', 'pyarrow'}"
-    code = f"import sys, peftprune.metrics, peftprune.tasks; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, peftprune.stats.metrics, peftprune.tasks; print(sorted({heavy} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip() == "[]"

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from peftprune import models
 from peftprune.errors import UsageError
-from peftprune.models import describe, initialise_head, load_model, pick_dtype
+from peftprune.models import load as models
+from peftprune.models.load import describe, initialise_head, load_model, pick_dtype
 
 needs_minilm = [
     pytest.mark.minilm,
@@ -68,7 +68,7 @@ def test_describe_is_quick_and_holds_no_weights():
 
 
 def test_folder_file_bundled_and_hub_names_describe_the_same(tmp_path):
-    from peftprune.architectures import bundled_config
+    from peftprune.models.bundled import bundled_config
 
     (tmp_path / "config.json").write_text(json.dumps(bundled_config("deberta-v3-base")))
     names = [tmp_path, str(tmp_path), tmp_path / "config.json", "deberta-v3-base", "microsoft/deberta-v3-base"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from peftprune.analysis.peft_results import PeftResults, read_peft_method_comparison
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.peft_results import PeftResults, read_peft_method_comparison
 
 
 def result(name: str, peft_config: dict[str, Any] | None, *, seed: int = 0, score: float = 0.48) -> dict[str, Any]:

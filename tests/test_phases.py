@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftprune.errors import UsageError
-from peftprune.phases import learning_rate_factors, phase_at, resolve_phases, subset_size
-from peftprune.strategy import Phase
+from peftprune.strategy.phases import Phase, phase_at, resolve_phases, subset_size
+from peftprune.training.schedule import learning_rate_factors
 from tests.reference import schedule as slow
 
 

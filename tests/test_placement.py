@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import peftprune
-from peftprune import queue
-from peftprune.budget import ArmBudget, Outcome
 from peftprune.errors import RunError, UsageError
-from peftprune.methods import load, parse
-from peftprune.sites import SiteShape
-from peftprune.strategy import RankPruningStrategy
-from peftprune.study import in_order
+from peftprune.methods.registry import load
+from peftprune.methods.request import parse
+from peftprune.strategy.budget import ArmBudget, Outcome
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.sites import SiteShape
+from peftprune.study.execution import work as queue
+from peftprune.study.request import in_order
 from tests.helpers import DEFAULTS, classification_task, make_arm
 from tests.test_methods import PROBE, run_watched
 

@@ -11,10 +11,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from peftprune import methods, overview, probe, tables
-from peftprune.cli import app
-from peftprune.methods import load, register
-from peftprune.strategy import PruningPlan, RankPruningStrategy
+from peftprune import methods
+from peftprune.cli import console as tables
+from peftprune.cli import probe
+from peftprune.cli.app import app
+from peftprune.methods import describe as overview
+from peftprune.methods.registry import load, register
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
 
 SEEN: dict[str, dict[str, Any]] = {
     "lora": {"when": "never", "changes": [], "start": "even", "peak": 1.0, "trained": 1.0},
@@ -139,7 +143,7 @@ class Greedy(RankPruningStrategy):
 
 
 def test_a_method_that_fails_leaves_the_table_standing(remembered: None, capsys: pytest.CaptureFixture[str]) -> None:
-    from peftprune.tables import show_methods
+    from peftprune.cli.console import show_methods
 
     register(Broken)
     register(Greedy)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from peftprune.analysis.published import COLUMNS, published_for, read_published
 from peftprune.errors import UsageError
-from peftprune.published import COLUMNS, published_for, read_published
 
 FOLDER = Path(__file__).parent.parent / "benchmarks" / "published"
 HEADER = ",".join(COLUMNS)

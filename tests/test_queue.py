@@ -18,14 +18,18 @@ import psutil
 import pytest
 import torch
 
-from peftprune import queue, workers
-from peftprune.backends import Backend
 from peftprune.errors import RunError, UsageError
-from peftprune.progress import Reporter
-from peftprune.store import SCHEMA, ArmFolder, StudyFolder, write_json
-from peftprune.strategy import PruningPlan, RankPruningStrategy, StepView
-from peftprune.worker import Messages, pack
-from peftprune.workers import _worker, automatic, hear, run_in_processes
+from peftprune.files import write_json
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.view import StepView
+from peftprune.study.execution import Backend
+from peftprune.study.execution import local as workers
+from peftprune.study.execution import work as queue
+from peftprune.study.execution.local import _worker, automatic, hear, run_in_processes
+from peftprune.study.execution.process import Messages, pack
+from peftprune.study.progress import Reporter
+from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
 from tests.helpers import same
 from tests.killing import Heard, left_by, left_in, planned
 
@@ -328,7 +332,7 @@ def test_an_interrupt_ends_the_workers() -> None:
 
     def interrupted() -> None:
         with _worker(b"", 0, 1, Reporter(1)):
-            found.extend(c for c in psutil.Process().children() if "peftprune.worker" in c.cmdline())
+            found.extend(c for c in psutil.Process().children() if "peftprune.study.execution.process" in c.cmdline())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -365,7 +369,7 @@ def test_four_workers_of_which_one_is_killed_give_what_one_gives(tiny_bert: Path
 
         def step(self, done: int, total: int, phase: str) -> None:
             if done > 4 and not killed:
-                victims = [c for c in psutil.Process().children() if "peftprune.worker" in c.cmdline()]
+                victims = [c for c in psutil.Process().children() if "peftprune.study.execution.process" in c.cmdline()]
                 killed.append(victims[0].pid)
                 os.kill(victims[0].pid, signal.SIGKILL)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from peftprune.backends import ray as backend
 from peftprune.errors import UsageError
-from peftprune.progress import Reporter
-from peftprune.worker import pack
+from peftprune.study.execution import ray as backend
+from peftprune.study.execution.process import pack
+from peftprune.study.progress import Reporter
 from tests.helpers import same
 from tests.killing import Heard, left_in, planned
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import peftprune
-from peftprune.methods import names
+from peftprune.methods.registry import names
 from tests.helpers import classification_task
 
 ROOT = Path(__file__).parent.parent

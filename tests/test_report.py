@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from peftprune.analysis.published import published_for
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.published import published_for
-from peftprune.report import words, write_report
-from peftprune.report.explorer import _colours, script_json
-from peftprune.report.figures import to_svg
-from peftprune.report.rules import RULES
+from peftprune.report import findings as words
+from peftprune.report import write_report
+from peftprune.report.html.explorer import _colours, script_json
+from peftprune.report.html.fairness_rules import RULES
+from peftprune.report.html.svg import to_svg
 from tests.report_studies import HOSTILE, Failing, Page, broad, paper, single
 
 ROOT = Path(__file__).parent.parent

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-import peftprune.arm
-from peftprune.store import ArmFolder
-from peftprune.trainer import MANIFEST_FILE, checkpoints_in, is_complete
-from peftprune.worker import pack
+import peftprune.study.arm
+from peftprune.study.execution.process import pack
+from peftprune.study.store import ArmFolder
+from peftprune.training.checkpoints import MANIFEST_FILE, checkpoints_in, is_complete
 from tests.helpers import make_arm, same
 from tests.killing import left_by, left_in, planned
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_is_written_only_where_the_loss_is_logged(
     steps: int, checkpoints: int, tiny_bert: Path, tmp_path: Path
 ) -> None:
     arm = make_arm("lora", tmp_path, tiny_bert, budget=f"rank=2,steps={steps}", checkpoints=checkpoints)
-    arguments = peftprune.arm._arguments(arm.plan, arm.inputs, 0, tmp_path)
+    arguments = peftprune.study.arm._arguments(arm.plan, arm.inputs, 0, tmp_path)
     assert arguments.save_steps % arguments.logging_steps == 0
     assert steps / (checkpoints + 1) - 1 < arguments.save_steps < steps / checkpoints + arguments.logging_steps + 1
 
@@ -218,13 +218,13 @@ def test_a_damaged_checkpoint_is_named_and_gives_way_to_the_one_before(
     for step in (3, 6, 9):
         folder = tmp_path / "lora-s0-abc" / "checkpoint" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        for name in ("model.safetensors", "optimizer.pt", peftprune.trainer.STATE_FILE):
+        for name in ("model.safetensors", "optimizer.pt", peftprune.training.checkpoints.STATE_FILE):
             (folder / name).write_bytes(name.encode())
-        peftprune.trainer.write_manifest(folder)
+        peftprune.training.checkpoints.write_manifest(folder)
     checkpoints = tmp_path / "lora-s0-abc" / "checkpoint"
     (checkpoints / "checkpoint-old").mkdir()
     damage(checkpoints / "checkpoint-9")
-    found = peftprune.trainer.usable_checkpoint(checkpoints)
+    found = peftprune.training.checkpoints.usable_checkpoint(checkpoints)
     assert found == checkpoints / "checkpoint-6"
     (message,) = caplog.messages
     assert "lora-s0-abc: checkpoint-9 is damaged" in message

@@ -11,10 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftprune.batches import PhaseBatchSampler
 from peftprune.errors import UsageError
-from peftprune.phases import resolve_phases, subset_size
-from peftprune.strategy import Phase
+from peftprune.strategy.phases import Phase, resolve_phases, subset_size
+from peftprune.training.sampler import PhaseBatchSampler
 
 LENGTHS = [3 + (7 * i) % 40 for i in range(103)]
 

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.controls import RandomRank
 from peftprune.methods.lora_drop import LoRADrop
@@ -27,7 +26,8 @@ from peftprune.scoring import (
     until_share,
     weight_times_input_norm,
 )
-from peftprune.sites import SiteShape
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.sites import SiteShape
 from tests.reference import scoring as slow
 from tests.reference import signals as slow_signals
 

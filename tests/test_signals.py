@@ -7,11 +7,12 @@ import warnings
 import pytest
 import torch
 
+from peftprune.adapters.surgery import apply_plan
 from peftprune.errors import RunError
 from peftprune.scoring import output_energy
-from peftprune.signals import Collectors, token_mask
-from peftprune.strategy import PruningPlan, Signal
-from peftprune.surgery import apply_plan
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.training.signals import Collectors, token_mask
 from tests.reference import signals as slow
 from tests.tiny import adapt, random_batch, stir, tiny_bart, tiny_bert, tiny_llama_gqa
 

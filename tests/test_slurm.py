@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from peftprune import queue
-from peftprune.backends.slurm import submit, write_job
-from peftprune.cli import app
+from peftprune.cli.app import app
 from peftprune.errors import RunError
-from peftprune.store import ArmFolder
+from peftprune.study.execution import work as queue
+from peftprune.study.execution.slurm import submit, write_job
+from peftprune.study.store import ArmFolder
 from tests.helpers import same
 from tests.killing import Heard, left_in, planned
 

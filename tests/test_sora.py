@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftprune.errors import UsageError
-from peftprune.methods import load
+from peftprune.methods.registry import load
 from peftprune.scoring.threshold import soft_threshold
 from tests.helpers import make_arm
 from tests.reference import select as slow_select

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftprune.speed import (
+from peftprune.training.cpu import (
     KeyedDropout,
     MaskStream,
     begin_step,
@@ -19,7 +19,7 @@ from peftprune.speed import (
     use_keyed_dropout,
     use_matmul_attention,
 )
-from peftprune.speed.attention import matmul_attention
+from peftprune.training.cpu.attention import matmul_attention
 from tests.helpers import make_arm
 from tests.reference import dropout as reference
 from tests.tiny import adapt, logits, random_batch, stir, tiny_bart, tiny_llama_gqa

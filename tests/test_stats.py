@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from peftprune import stats
 from peftprune.errors import UsageError
-from peftprune.metrics import METRICS, compute_metrics
+from peftprune.stats.metric_sums import SUM_METRICS
+from peftprune.stats.metrics import METRICS, compute_metrics
 from peftprune.stats.paired import _values, _variances
-from peftprune.stats.sums import SUM_METRICS
 from tests.reference import stats as slow
 
 FEW = settings(max_examples=40, deadline=None)

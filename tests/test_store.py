@@ -7,9 +7,10 @@ import os
 
 import pytest
 
-from peftprune import store
 from peftprune.errors import UsageError
-from peftprune.store import ArmFolder, StudyFolder, config_hash, read_jsonl, write_atomically, write_json, write_jsonl
+from peftprune.files import read_jsonl, write_atomically, write_json, write_jsonl
+from peftprune.study import store
+from peftprune.study.store import ArmFolder, StudyFolder, config_hash
 
 
 def test_the_hash_does_not_depend_on_the_order_of_keys():

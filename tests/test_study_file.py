@@ -12,13 +12,13 @@ import pytest
 import typer
 
 import peftprune
-from peftprune.arguments import parse_budgets, parse_seeds, parse_targets
-from peftprune.budget import Budget
-from peftprune.cli import app
+from peftprune.cli.app import app
+from peftprune.cli.study_file import overridden, read_study_file
 from peftprune.errors import UsageError
-from peftprune.reproduce import command
-from peftprune.settings import resolve_settings
-from peftprune.study_file import overridden, read_study_file
+from peftprune.strategy.budget import Budget
+from peftprune.study.arguments import parse_budgets, parse_seeds, parse_targets
+from peftprune.study.command import command
+from peftprune.training.settings import resolve_settings
 from tests.helpers import DEFAULTS, classification_task
 from tests.test_cli import files as files
 from tests.test_cli import peftprune as run
@@ -144,14 +144,17 @@ def test_seeds_and_targets_may_be_text(tmp_path: Path) -> None:
     ("methods", "text"),
     [
         (["lora"], "lora"),
-        ([peftprune.methods.load("lorpa")], "lorpa"),
-        ([peftprune.methods.load("lorpa")(initial_rank=8, form="outer")], "lorpa(initial_rank=8,form='outer')"),
+        ([peftprune.methods.registry.load("lorpa")], "lorpa"),
+        (
+            [peftprune.methods.registry.load("lorpa")(initial_rank=8, form="outer")],
+            "lorpa(initial_rank=8,form='outer')",
+        ),
     ],
 )
 def test_objects_of_ours_have_a_text(methods: Any, text: str) -> None:
-    (spec,) = peftprune.methods.parse(methods)
+    (spec,) = peftprune.methods.request.parse(methods)
     assert spec.text == text
-    (again,) = peftprune.methods.parse(text)
+    (again,) = peftprune.methods.request.parse(text)
     assert vars(again.build().config) == vars(spec.build().config)
 
 

@@ -12,10 +12,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from torch import nn
 
-from peftprune.errors import RunError
-from peftprune.ledger import count_adapter, stored_parameters
-from peftprune.strategy import PruningPlan
-from peftprune.surgery import (
+from peftprune.adapters.surgery import (
     add_gates,
     apply_plan,
     check_optimizer,
@@ -25,6 +22,9 @@ from peftprune.surgery import (
     set_multipliers,
     structure,
 )
+from peftprune.errors import RunError
+from peftprune.strategy.plan import PruningPlan
+from peftprune.training.ledger import count_adapter, stored_parameters
 from tests.tiny import adapt, logits, random_batch, stir, tiny_bert, train_steps, trainable
 
 BASE = tiny_bert()

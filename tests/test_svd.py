@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from peftprune.errors import UsageError
-from peftprune.methods import load
 from peftprune.methods.global_cut import cut_to_budget
+from peftprune.methods.registry import load
 from peftprune.scoring.spectrum import update_svd
 from tests.helpers import make_arm
 from tests.reference import svd as slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peftprune.errors import UsageError
-from peftprune.metrics import METRICS
+from peftprune.stats.metrics import METRICS
 from peftprune.tasks import TASKS, Task, load_task, task_info
 from peftprune.tasks import load as loading
 from peftprune.tasks.generation import GENERATION

@@ -7,9 +7,9 @@ import random
 import pytest
 import torch
 
-from peftprune.strategy import PruningPlan
-from peftprune.surgery import apply_plan
-from peftprune.trace import Trace
+from peftprune.adapters.surgery import apply_plan
+from peftprune.strategy.plan import PruningPlan
+from peftprune.training.trace import Trace
 from tests.test_surgery import BASE, Q0, Q1, UP
 from tests.tiny import adapt
 

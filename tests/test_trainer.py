@@ -12,11 +12,12 @@ import torch
 from torch.nn import functional
 from transformers import TrainerCallback
 
-from peftprune import arm as arm_module
-from peftprune import surgery
-from peftprune.data import collator
+from peftprune.adapters import surgery
 from peftprune.errors import RunError
-from peftprune.trainer import MANIFEST_FILE, predict
+from peftprune.study import arm as arm_module
+from peftprune.training.checkpoints import MANIFEST_FILE
+from peftprune.training.evaluation import predict
+from peftprune.training.tokenise import collator
 from tests.helpers import Arm, CrashError, classification_task, make_arm, regression_task, same, stored_logits
 from tests.spies import Spy, digest
 from tests.strategies import Broken, Gated, Multiplied, Pausing, Penalised, Warm

@@ -16,10 +16,10 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from peftprune.architectures.discover import discover_sites, head_modules
-from peftprune.inject import inject
-from peftprune.sites import SiteSet
-from peftprune.strategy import AdapterSpec
+from peftprune.adapters.inject import inject
+from peftprune.models.layers import discover_sites, head_modules
+from peftprune.strategy.sites import SiteSet
+from peftprune.strategy.spec import AdapterSpec
 
 PAD, EOS = 1, 2
 

@@ -10,7 +10,7 @@ from benchmarks.speed.arms import Bench, Built
 from benchmarks.speed.measure import compared
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import in_rounds
-from peftprune.ledger import optimizer_bytes
+from peftprune.training.ledger import optimizer_bytes
 
 KIND = "after-cut"
 _SHARE = 0.2

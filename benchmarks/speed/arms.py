@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.turns import Turn
-from peftprune import surgery
-from peftprune.arm import _prepare, _trainer
-from peftprune.budget import Outcome, parse_budget
-from peftprune.events import inner_optimizer
-from peftprune.methods import parse
+from peftprune.adapters import surgery
 from peftprune.methods.lora import LoRA
-from peftprune.models import pick_dtype
-from peftprune.planning import ArmPlan
-from peftprune.settings import resolve_settings
-from peftprune.setup import Setup
-from peftprune.sites import SiteSet
-from peftprune.store import ArmFolder
-from peftprune.strategy import AdapterSpec, Baseline
+from peftprune.methods.request import parse
+from peftprune.models.load import pick_dtype
+from peftprune.strategy.baseline import Baseline
+from peftprune.strategy.budget import Outcome, parse_budget
+from peftprune.strategy.sites import SiteSet
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.study.arm import _prepare, _trainer
+from peftprune.study.planning import ArmPlan
+from peftprune.study.store import ArmFolder
+from peftprune.study.task_setup import Setup
 from peftprune.tasks import load_task
-from peftprune.trainer import PruningTrainer
+from peftprune.training.events import inner_optimizer
+from peftprune.training.settings import resolve_settings
+from peftprune.training.trainer import PruningTrainer
 
 Model = str | Path
 

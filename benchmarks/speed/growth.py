@@ -11,7 +11,7 @@ from benchmarks.speed.commands import study
 from benchmarks.speed.measure import compared
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import in_rounds
-from peftprune.models import load_model
+from peftprune.models.load import load_model
 
 KIND = "growth"
 _RANKS, _DEPTHS, _ARMS = (2, 8, 32, 128), (2, 6, 12), (1, 2, 4)

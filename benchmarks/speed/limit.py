@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from benchmarks.speed.arms import Bench, Built
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import one_round, started
-from peftprune.speed.dropout import MaskStream
+from peftprune.training.cpu.dropout import MaskStream
 
 KIND = "limit"
 _CASES = {"mrpc": "attention", "rte": "all-linear"}

@@ -16,8 +16,8 @@ from benchmarks.speed.arms import Bench, Built, Shadow, plain, reshapes
 from benchmarks.speed.measure import compared
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import one_round, started
-from peftprune.methods import load, names
-from peftprune.strategy import Baseline
+from peftprune.methods.registry import load, names
+from peftprune.strategy.baseline import Baseline
 
 KIND = "overhead"
 _TOGETHER = (("adalora", "adalora-peft"),)

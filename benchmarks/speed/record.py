@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from peftprune.models import pick_dtype
-from peftprune.setup import device_name, package_versions
-from peftprune.store import write_json
+from peftprune.files import write_json
+from peftprune.models.load import pick_dtype
+from peftprune.study.task_setup import device_name, package_versions
 
 
 def device() -> str:

@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from peftprune.adapters.files import folder_bytes
+from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual
+from peftprune.adapters.formats.folder import folder_bytes
+from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.pruning import ranks_for_params
-from peftprune.adapters.read import read_adapter
-from peftprune.adapters.state import Adapter, Factors, refuse_unusual
 from peftprune.errors import UsageError
 from peftprune.scoring.spectrum import update_svd
 

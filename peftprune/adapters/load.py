@@ -12,9 +12,9 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from peftprune.adapters.base_check import check_base
-from peftprune.adapters.peft_format import peft_contents, write_peft
-from peftprune.adapters.read import read_adapter
-from peftprune.adapters.state import Adapter, Factors, within
+from peftprune.adapters.formats.adapter import Adapter, Factors, within
+from peftprune.adapters.formats.peft import peft_contents, write_peft
+from peftprune.adapters.formats.read import read_adapter
 from peftprune.errors import UsageError
 
 

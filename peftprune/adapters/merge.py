@@ -12,11 +12,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from peftprune.adapters.files import read_tensors
+from peftprune.adapters.formats.folder import read_tensors
+from peftprune.adapters.formats.peft import CONFIG_FILE, read_peft
 from peftprune.adapters.load import check_fits
-from peftprune.adapters.peft_format import CONFIG_FILE, read_peft
+from peftprune.adapters.save import TENSORS_FILE
 from peftprune.errors import RunError, UsageError
-from peftprune.export import TENSORS_FILE
 
 TOLERANCE = 1e-4
 """Of a float32 base: largest output difference, as a share of the largest output (or of 1 where that is larger).
@@ -55,7 +55,7 @@ def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
 
 
 def _is_lora(folder: Path) -> bool:
-    from peftprune.adapters.files import read_json
+    from peftprune.adapters.formats.folder import read_json
 
     return read_json(folder / CONFIG_FILE).get("peft_type") == "LORA"
 

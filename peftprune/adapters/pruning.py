@@ -15,17 +15,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from peftprune.adapters.files import check_out, staged
-from peftprune.adapters.peft_format import folded_config, peft_contents, write_peft
-from peftprune.adapters.read import read_adapter
-from peftprune.adapters.state import Adapter, Factors, refuse_unusual
-from peftprune.budget import Budget, solve_ranks
+from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual
+from peftprune.adapters.formats.folder import check_out, staged
+from peftprune.adapters.formats.peft import folded_config, peft_contents, write_peft
+from peftprune.adapters.formats.read import read_adapter
+from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
-from peftprune.export import METADATA_FILE
+from peftprune.files import write_json
 from peftprune.scoring import keep_top, keep_top_global, rank_magnitude
 from peftprune.scoring.spectrum import update_svd
-from peftprune.sites import SiteShape
-from peftprune.store import write_json
+from peftprune.strategy.budget import Budget, solve_ranks
+from peftprune.strategy.sites import SiteShape
 
 PruneMethod = Literal["svd", "magnitude"]
 METHODS = ("svd", "magnitude")

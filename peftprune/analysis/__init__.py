@@ -1,1 +1,1 @@
-"""What a stored study says: readings of a `Comparison`, as frames. The statistics are those of `peftprune.stats`."""
+"""What a stored study says: readings of a `StoredStudy`, as frames. The statistics are those of `peftprune.stats`."""

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from peftprune.analysis.predictions import Measure, Predictions, given, measure, predictions
-from peftprune.stats import (
-    detectable_from,
-    effect_size,
-    holm,
-    paired_bootstrap,
-    probability_of_improvement,
-    verdict,
-)
+from peftprune.analysis.runs import arm_rows
+from peftprune.stats import detectable_from, effect_size, holm, paired_bootstrap, probability_of_improvement, verdict
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = [
     "task",
@@ -42,7 +36,7 @@ _SLOW_RESAMPLES = 500
 """For metrics that are recomputed for each replicate."""
 
 
-def against(comparison: Comparison, baseline: str) -> pd.DataFrame:
+def against(comparison: StoredStudy, baseline: str | None = None) -> pd.DataFrame:
     """Paired differences to the baseline, one row a task, budget, method and metric (see `COLUMNS`).
 
     The interval and p come from `stats.paired_bootstrap`, which resamples examples and seeds together; p is corrected
@@ -54,18 +48,19 @@ def against(comparison: Comparison, baseline: str) -> pd.DataFrame:
 
     Args:
         comparison: a stored study.
-        baseline: label of the method that the others are held against.
+        baseline: label of the method that the others are compared with; None takes the first one.
     """
+    baseline = comparison.baseline_label(baseline)
     rows = []
     for cell in comparison.cells():
-        stored, runs = predictions(cell), cell.runs().set_index(["method", "seed"])
+        stored, runs = predictions(cell), arm_rows(cell).set_index(["method", "seed"])
         for metric in cell.metrics:
             rows += _tested(cell, metric, baseline, stored, runs[metric])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _tested(
-    cell: Comparison, metric: str, baseline: str, stored: Predictions, scores: pd.Series[float]
+    cell: StoredStudy, metric: str, baseline: str, stored: Predictions, scores: pd.Series[float]
 ) -> list[dict[str, Any]]:
     what = measure(cell, metric)
     found = [

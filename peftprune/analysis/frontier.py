@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from peftprune.analysis.predictions import measure
+from peftprune.analysis.runs import arm_rows, method_rows
 from peftprune.plots import pareto_set
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = ["task", "budget", "method", "metric", "params", "mean", "low", "high", "seeds", "pareto"]
 
 
-def frontier(comparison: Comparison) -> pd.DataFrame:
+def frontier(comparison: StoredStudy) -> pd.DataFrame:
     """The primary metric of every method and budget beside its final adapter parameters.
 
     One row a task, budget and method that finished at least one seed. `low` and `high` are the ends of Student's 95 %
@@ -26,7 +27,7 @@ def frontier(comparison: Comparison) -> pd.DataFrame:
     Args:
         comparison: a stored study.
     """
-    table, runs = comparison.table(), comparison.runs()
+    table, runs = method_rows(comparison), arm_rows(comparison)
     allowed = runs[runs["exemption"].isna()].groupby(["task", "budget"])["budget_params"].max()
     rows = []
     for task, metric in comparison.primary.items():

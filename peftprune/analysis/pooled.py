@@ -10,9 +10,10 @@ import pandas as pd
 
 from peftprune import stats
 from peftprune.analysis.predictions import measure
+from peftprune.analysis.runs import arm_rows
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
     "budget",
@@ -32,7 +33,7 @@ POOLED = [
 RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "friedman_p"]
 
 
-def pooled(comparison: Comparison, baseline: str) -> pd.DataFrame:
+def pooled(comparison: StoredStudy, baseline: str | None = None) -> pd.DataFrame:
     """Each method against the baseline over all pairs of runs that share task and seed, one row a budget and method.
 
     `gain` is the mean difference in the tasks' primary metrics, turned so that more is better, with Student's 95 %
@@ -42,8 +43,9 @@ def pooled(comparison: Comparison, baseline: str) -> pd.DataFrame:
 
     Args:
         comparison: a stored study.
-        baseline: label of the method that the others are held against.
+        baseline: label of the method that the others are compared with; None takes the first one.
     """
+    baseline = comparison.baseline_label(baseline)
     rows = []
     for budget in comparison.budgets:
         scores = _scores(comparison.only(budget=budget))
@@ -79,7 +81,7 @@ def pooled(comparison: Comparison, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=POOLED)
 
 
-def average_ranks(comparison: Comparison) -> pd.DataFrame:
+def average_ranks(comparison: StoredStudy) -> pd.DataFrame:
     """Each method's rank by its mean primary metric (1 is best), averaged over tasks; one row a budget and method.
 
     Only methods that finished every task are ranked. `critical_difference` is Nemenyi's at 0.05: average ranks closer
@@ -113,9 +115,9 @@ def average_ranks(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=RANKS)
 
 
-def _scores(part: Comparison) -> pd.DataFrame:
+def _scores(part: StoredStudy) -> pd.DataFrame:
     """(task, seed) × methods of one budget: primary metrics, turned so that more is better; NaN where not finished."""
-    runs = part.runs()
+    runs = arm_rows(part)
     signs = {
         task: 1 if measure(part.only(task=task), metric).higher_is_better else -1
         for task, metric in part.primary.items()

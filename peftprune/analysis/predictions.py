@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from peftprune.metrics import METRICS
-from peftprune.stats.sums import SUM_METRICS
+from peftprune.stats.metric_sums import SUM_METRICS
+from peftprune.stats.metrics import METRICS, score_column
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 Predictions = dict[str, dict[int, pd.DataFrame]]
 
 
 class Measure(NamedTuple):
-    """A reported metric: its `name` in `peftprune.metrics`, the evaluation `split`, its direction and its range."""
+    """A reported metric: `name` (see `peftprune.stats.metrics`), evaluation `split`, direction and range."""
 
     name: str
     split: str
@@ -24,7 +24,7 @@ class Measure(NamedTuple):
     limits: tuple[float, float]
 
 
-def predictions(cell: Comparison) -> Predictions:
+def predictions(cell: StoredStudy) -> Predictions:
     """Method to seed to the stored predictions of each finished arm of one task and budget.
 
     Columns: split, label and prediction; of generated text split and, by metric, what each example adds to it.
@@ -37,11 +37,6 @@ def predictions(cell: Comparison) -> Predictions:
             frame = folder.read_predictions()
             found[key["method"]][key["seed"]] = frame[[c for c in columns if c in frame.columns]]
     return found
-
-
-def score_column(metric: str) -> str:
-    """The column of stored predictions that holds what each example adds to a metric of generated text."""
-    return f"score_{metric}"
 
 
 class Given(NamedTuple):
@@ -61,7 +56,7 @@ def given(stored: pd.DataFrame, what: Measure) -> Given:
     return Given(part["prediction"].tolist(), part["label"].tolist(), what.name)
 
 
-def measure(cell: Comparison, metric: str) -> Measure:
+def measure(cell: StoredStudy, metric: str) -> Measure:
     """What a metric of one task measures: those of the second and later evaluation splits carry the split's name."""
     splits = list(cell.request["tasks"][0]["evaluation_examples"])
     split = next((s for s in splits[1:] if metric.endswith(f"_{s}")), splits[0])

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = ["task", "budget", "method", "seed", "other_method", "other_seed", "ranks", "sites", "components"]
 
 
-def stability(comparison: Comparison) -> pd.DataFrame:
+def stability(comparison: StoredStudy) -> pd.DataFrame:
     """Agreement of final allocations, one row a pair of finished arms that share the method or the seed.
 
     `ranks` is Σ min(r_i, r'_i) / Σ max(r_i, r'_i) over sites i; `sites` is the overlap (Jaccard) of the sets of sites

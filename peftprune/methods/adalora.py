@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
-from peftprune.methods.released import ADALORA
-from peftprune.methods.triplets import INITIAL_STD, new_components, share_of_scores
+from peftprune.methods.published_settings import ADALORA
+from peftprune.methods.svd_components import INITIAL_STD, new_components, share_of_scores
 from peftprune.scoring import (
     PenaltyForm,
     TripletSensitivity,
@@ -21,18 +20,14 @@ from peftprune.scoring import (
     orthogonality,
     units_that_fit,
 )
-from peftprune.sites import LiveTensors, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    ParameterGroup,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import LiveTensors, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

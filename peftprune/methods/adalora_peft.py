@@ -13,15 +13,18 @@ from peft import AdaLoraConfig, get_peft_model
 from peft.tuners.adalora import AdaLoraLayer
 from torch import Tensor, nn
 
-from peftprune.budget import ArmBudget
+from peftprune.adapters.initial import init_normal
+from peftprune.adapters.inject import ADAPTER, task_type_of
 from peftprune.errors import RunError, UsageError
-from peftprune.inject import ADAPTER, task_type_of
 from peftprune.methods.adalora import AdaLoRA, AdaLoRAConfig, check_numbers
-from peftprune.methods.triplets import INITIAL_STD
-from peftprune.phases import resolve_phases
-from peftprune.rng import generator
-from peftprune.sites import SiteShape, init_normal
-from peftprune.strategy import AdapterSpec, Baseline, Preparation, option
+from peftprune.methods.svd_components import INITIAL_STD
+from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.options import option
+from peftprune.strategy.phases import resolve_phases
+from peftprune.strategy.rng import generator
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
 
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from peftprune.budget import ArmBudget
+from peftprune.adapters.inject import inject
 from peftprune.errors import UsageError
-from peftprune.inject import inject
-from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, Baseline, Preparation
+from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
 
 
 class DoRA(Baseline):

@@ -9,17 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
-from peftprune.sites import Site, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

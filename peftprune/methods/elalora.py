@@ -9,22 +9,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
 from peftprune.methods.adalora import check_numbers
-from peftprune.methods.triplets import INITIAL_STD, new_components, share_of_scores
-from peftprune.phases import PhaseRange, resolve_phases
+from peftprune.methods.svd_components import INITIAL_STD, new_components, share_of_scores
 from peftprune.scoring import PenaltyForm, TripletSensitivity, cubic_fade, orthogonality, units_that_fit
-from peftprune.sites import LiveTensors, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import LiveTensors, SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,18 @@ import psutil
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import RunError, UsageError
 from peftprune.scoring import keep_top_global, units_that_fit
 from peftprune.scoring.variance import explained_variance
-from peftprune.sites import SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    Signal,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

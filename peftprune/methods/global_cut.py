@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from peftprune.scoring import keep_top_global, units_that_fit
-from peftprune.strategy import StepView
+from peftprune.strategy.view import StepView
 
 
 def cut_to_budget(scores: Mapping[str, Tensor], view: StepView) -> tuple[dict[str, list[int]], dict[str, int]]:

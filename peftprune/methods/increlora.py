@@ -10,24 +10,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
 from peftprune.methods.adalora import check_numbers
-from peftprune.methods.released import INCRELORA
-from peftprune.methods.triplets import INITIAL_STD, new_components
-from peftprune.phases import resolve_phases
+from peftprune.methods.published_settings import INCRELORA
+from peftprune.methods.svd_components import INITIAL_STD, new_components
 from peftprune.scoring import PenaltyForm, SmoothedSensitivity, orthogonality
-from peftprune.sites import LiveTensors, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase, resolve_phases
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import LiveTensors, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
 from peftprune.scoring.threshold import soft_threshold
-from peftprune.sites import SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    ParameterGroup,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from peftprune.strategy import PaperSettings, RankPruningStrategy
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.spec import PaperSettings
 
 
 class LoRA(RankPruningStrategy):

@@ -8,21 +8,17 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import RunError
 from peftprune.scoring import until_share
-from peftprune.sites import SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    Signal,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

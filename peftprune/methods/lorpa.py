@@ -9,20 +9,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.scoring import keep_top, rank_magnitude, share_held
 from peftprune.scoring.magnitude import Form
-from peftprune.sites import Site, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy.view import StepView
 
 _RELEASED: dict[str, dict[str, Any]] = {
     "mnli": {"batch_size": 16, "learning_rate": 3e-4, "epochs": 30, "max_length": 512},

@@ -9,18 +9,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.scoring import lowest_mask, share_held, weight_times_input_norm
-from peftprune.sites import SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PruningPlan,
-    RankPruningStrategy,
-    Signal,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,17 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.scoring.threshold import soft_threshold
-from peftprune.sites import Site, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    ParameterGroup,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

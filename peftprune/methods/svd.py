@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peftprune.budget import ArmBudget
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.scoring.spectrum import update_svd
-from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, PruningPlan, RankPruningStrategy, StepView, check_option, option
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

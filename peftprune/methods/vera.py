@@ -10,10 +10,12 @@ from typing import ClassVar
 from peft import VeraConfig, get_peft_model
 from torch import nn
 
-from peftprune.inject import task_type_of
-from peftprune.rng import stream_seed
-from peftprune.sites import SiteShape
-from peftprune.strategy import AdapterSpec, Baseline, Preparation, check_option, option
+from peftprune.adapters.inject import task_type_of
+from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.rng import stream_seed
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
 
 
 @dataclass(frozen=True)

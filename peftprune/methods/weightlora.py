@@ -10,21 +10,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from peftprune.budget import ArmBudget
 from peftprune.scoring import keep_top, rank_magnitude
 from peftprune.scoring.threshold import hard_threshold
-from peftprune.sites import Site, SiteShape
-from peftprune.strategy import (
-    AdapterSpec,
-    PaperSettings,
-    ParameterGroup,
-    Phase,
-    PruningPlan,
-    RankPruningStrategy,
-    StepView,
-    check_option,
-    option,
-)
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option, option
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.view import StepView
 
 _MOVED = 1e-10
 """Below it the gradient of every weight is taken for zero, as it is while B is (authors' code)."""

@@ -18,10 +18,10 @@ from peftprune.plots.legends import colour_bar
 from peftprune.plots.lines import rank_lines
 from peftprune.plots.overlap import overlap_matrix
 from peftprune.plots.panels import plot_rank_panels
-from peftprune.plots.pareto import pareto_set
 from peftprune.plots.quality import quality_against_parameters
 from peftprune.plots.sharing import sharing_map
 from peftprune.plots.training import rank_over_training, rank_timeline
+from peftprune.stats.pareto import pareto_set
 
 __all__ = [
     "average_rank_diagram",

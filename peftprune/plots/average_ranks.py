@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import column, not_empty
-from peftprune.plots.frame import name
+from peftprune.plots.axes import name
 from peftprune.plots.labels import fit
-from peftprune.plots.style import (
-    LINE_SPACING,
-    PAGE_WIDTH,
-    SMALLEST_TEXT,
-    TICK_SIZE,
-    axes_or_new,
-    room,
-)
+from peftprune.plots.style import LINE_SPACING, PAGE_WIDTH, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
+from peftprune.plots.validation import column, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

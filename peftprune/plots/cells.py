@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftprune.plots.arrays import grid, not_empty
-from peftprune.plots.frame import name
+from peftprune.plots.axes import name
 from peftprune.plots.labels import every, short_kinds, text_width
 from peftprune.plots.style import LABEL_SIZE, LIGHT_INK, SMALLEST_TEXT, TICK_SIZE, room
+from peftprune.plots.validation import grid, not_empty
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.collections import QuadMesh
     from numpy.typing import ArrayLike, NDArray
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 _MAX_LAYER_LABELS = 13
 _MOST_LINED_ROWS = 32

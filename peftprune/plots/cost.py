@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import column, not_empty
-from peftprune.plots.frame import finish
+from peftprune.plots.axes import finish
 from peftprune.plots.labels import fit, text_width
 from peftprune.plots.legends import legend_beside, legend_height
-from peftprune.plots.style import (
-    HATCHES,
-    LINE_SPACING,
-    PAGE_WIDTH,
-    PALETTE,
-    TICK_SIZE,
-    axes_or_new,
-    contrasting,
-    room,
-)
+from peftprune.plots.style import HATCHES, LINE_SPACING, PAGE_WIDTH, PALETTE, TICK_SIZE, axes_or_new, contrasting, room
+from peftprune.plots.validation import column, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

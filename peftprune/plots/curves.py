@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import not_empty
+from peftprune.plots.axes import finish
 from peftprune.plots.bands import Phase, as_steps
-from peftprune.plots.frame import finish
 from peftprune.plots.legends import legend_beside, legend_height
+from peftprune.plots.overlapping_lines import marked
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, series_style
-from peftprune.plots.turns import marked
+from peftprune.plots.validation import not_empty
 
 if TYPE_CHECKING:
     import numpy as np

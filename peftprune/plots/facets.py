@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import not_empty
 from peftprune.plots.labels import fit, text_width
 from peftprune.plots.legends import TEXT_WIDTH, name_entries, named
 from peftprune.plots.style import LINE_SPACING, MAX_WIDTH, TICK_SIZE, TITLE_SIZE, new_figure
+from peftprune.plots.validation import not_empty
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

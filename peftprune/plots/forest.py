@@ -6,25 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import column, not_empty
-from peftprune.plots.frame import finish
+from peftprune.plots.axes import finish
 from peftprune.plots.labels import fit
-from peftprune.plots.style import (
-    GREY,
-    LINE_SPACING,
-    PAGE_WIDTH,
-    PALETTE,
-    SMALLEST_TEXT,
-    TICK_SIZE,
-    axes_or_new,
-    room,
-)
+from peftprune.plots.style import GREY, LINE_SPACING, PAGE_WIDTH, PALETTE, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
+from peftprune.plots.validation import column, not_empty
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 _NAME_WIDTH, _OUTCOME_WIDTH = 1.5, 1.75  # inches
 _MARKS = {"better": ("^", PALETTE[0]), "worse": ("v", PALETTE[1])}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import in_unit_interval, largest
 from peftprune.plots.cells import (
     as_grid,
     colour_cells,
@@ -18,13 +17,14 @@ from peftprune.plots.cells import (
     write_in_cells,
 )
 from peftprune.plots.style import arrange, axes_or_new, contrasting
+from peftprune.plots.validation import in_unit_interval, largest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
     from numpy.typing import ArrayLike
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 
 def rank_heatmap(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftprune.plots.arrays import largest
+from peftprune.plots.axes import finish
 from peftprune.plots.cells import as_grid
-from peftprune.plots.frame import finish
 from peftprune.plots.labels import every, short_kinds, text_width
 from peftprune.plots.legends import legend_beside, legend_height
+from peftprune.plots.overlapping_lines import LEGEND, draw_in_turns
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, room
-from peftprune.plots.turns import LEGEND, draw_in_turns
+from peftprune.plots.validation import largest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

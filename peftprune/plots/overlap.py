@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftprune.plots.arrays import grid, in_unit_interval, not_empty
+from peftprune.plots.axes import name
 from peftprune.plots.cells import colour_cells, hatch_cells, where, write_in_cells
-from peftprune.plots.frame import name
 from peftprune.plots.labels import every, fit
-from peftprune.plots.style import (
-    GREY,
-    LINE_SPACING,
-    TICK_SIZE,
-    arrange,
-    axes_or_new,
-    contrasting,
-    room,
-)
+from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, arrange, axes_or_new, contrasting, room
+from peftprune.plots.validation import grid, in_unit_interval, not_empty
 
 if TYPE_CHECKING:
     import numpy as np

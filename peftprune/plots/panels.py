@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import largest
 from peftprune.plots.cells import panel_size
 from peftprune.plots.facets import even_columns
 from peftprune.plots.heatmap import has_decimals, rank_heatmap, write_values
 from peftprune.plots.labels import fit, short_kinds, wrap
 from peftprune.plots.legends import colour_bar
 from peftprune.plots.style import LINE_SPACING, TICK_SIZE, TITLE_SIZE, new_figure
+from peftprune.plots.validation import largest
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,19 +7,19 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.plots.arrays import column, not_empty
-from peftprune.plots.frame import finish
+from peftprune.plots.axes import finish
 from peftprune.plots.labels import text_width
 from peftprune.plots.legends import WIDTH, legend_beside, legend_height
-from peftprune.plots.pareto import pareto_set
 from peftprune.plots.style import GREY, PAGE_WIDTH, axes_or_new, room, series_style
+from peftprune.plots.validation import column, not_empty
+from peftprune.stats.pareto import pareto_set
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 _LOG_FROM = 4.0  # ratio of the largest to the smallest number of parameters
 _SAME = 0.02  # share of the axis within which points count as at the same place

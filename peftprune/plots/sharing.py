@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
     from numpy.typing import ArrayLike
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 _COLOURS = PALETTE[:-1]  # black would hide the hatching
 _OWN = "#c8c8c8"

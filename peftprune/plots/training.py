@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from peftprune.plots.arrays import grid, largest, not_empty
+from peftprune.plots.axes import finish
 from peftprune.plots.bands import Phase, as_steps, name_phases, shade_phases
 from peftprune.plots.cells import colour_cells
-from peftprune.plots.frame import finish
 from peftprune.plots.labels import every, fit, short_kinds
 from peftprune.plots.legends import colour_bar, legend_beside, legend_height
+from peftprune.plots.overlapping_lines import LEGEND, draw_in_turns
 from peftprune.plots.style import DARK_INK, LIGHT_INK, PAGE_WIDTH, axes_or_new, room
-from peftprune.plots.turns import LEGEND, draw_in_turns
+from peftprune.plots.validation import grid, largest, not_empty
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
 
-    from peftprune.plots.arrays import Floats
+    from peftprune.plots.validation import Floats
 
 _MOST_VECTOR_CELLS = 4000  # more would make a vector file unwieldy
 _SITE_WIDTH = 2.0  # inches for a site's name

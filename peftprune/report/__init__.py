@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
 
 
-def write_report(comparison: Comparison, path: str | Path, baseline: str | None = None) -> Path:
+def write_report(comparison: StoredStudy, path: str | Path, baseline: str | None = None) -> Path:
     """Write a study's report. The same store gives the same bytes.
 
     Args:
@@ -23,8 +23,8 @@ def write_report(comparison: Comparison, path: str | Path, baseline: str | None 
     Raises:
         UsageError: the baseline is not in the study, or the file cannot be written.
     """
-    from peftprune.report.page import render
-    from peftprune.store import write_output
+    from peftprune.files import write_output
+    from peftprune.report.html.page import render
 
     write_output(Path(path), render(comparison, baseline).encode())
     return Path(path)

@@ -1,4 +1,4 @@
-"""The report's tables: what a reader sees of each frame of a `Comparison`."""
+"""The report's tables: what a reader sees of each frame of a `StoredStudy`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from peftprune.report.views import (
-    View,
-    count,
-    interval,
-    number,
-    p_value,
-    score,
-    view,
-    words,
-)
+from peftprune.report.table import View, count, interval, number, p_value, score, view, words
 
 _SIZES = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
 _TERA = 1e-12
@@ -91,7 +82,7 @@ def difference_table(frame: pd.DataFrame, title: str) -> View:
 
 
 def mcnemar_table(frame: pd.DataFrame, title: str) -> View:
-    """Model against model, one row a method and seed: rows of `Comparison.mcnemar` of one cell."""
+    """Model against model, one row a method and seed: rows of `StoredStudy.mcnemar` of one cell."""
     columns = [
         words("method"),
         count("seed"),
@@ -105,7 +96,7 @@ def mcnemar_table(frame: pd.DataFrame, title: str) -> View:
 
 
 def pooled_table(frame: pd.DataFrame, title: str) -> View:
-    """All tasks together: rows of `Comparison.pooled` of one budget."""
+    """All tasks together: rows of `StoredStudy.pooled` of one budget."""
     columns = [
         words("method"),
         count("tasks"),
@@ -126,7 +117,7 @@ def pooled_table(frame: pd.DataFrame, title: str) -> View:
 
 
 def ranks_table(frame: pd.DataFrame, title: str) -> View:
-    """Average ranks over tasks: rows of `Comparison.average_ranks` of one budget."""
+    """Average ranks over tasks: rows of `StoredStudy.average_ranks` of one budget."""
     columns = [
         words("method"),
         number("average_rank", 2),
@@ -139,7 +130,7 @@ def ranks_table(frame: pd.DataFrame, title: str) -> View:
 
 
 def frontier_table(frame: pd.DataFrame, task: str) -> View:
-    """Quality against parameters: rows of `Comparison.frontier` of one task."""
+    """Quality against parameters: rows of `StoredStudy.frontier` of one task."""
     columns = [
         words("method"),
         words("budget"),
@@ -158,7 +149,7 @@ def frontier_table(frame: pd.DataFrame, task: str) -> View:
 
 
 def stability_table(frame: pd.DataFrame, title: str) -> View:
-    """How far allocations agree: rows of `Comparison.stability` of one cell."""
+    """How far allocations agree: rows of `StoredStudy.stability` of one cell."""
     columns = [
         words("method"),
         count("seed"),

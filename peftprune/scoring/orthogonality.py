@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from peftprune.sites import LiveTensors
+from peftprune.strategy.sites import LiveTensors
 
 PenaltyForm = Literal["norm", "square"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from peftprune.scoring.gradient import SmoothedSensitivity
-from peftprune.sites import Site
+from peftprune.strategy.sites import Site
 
 RANK_DIMENSION = {"A": 0, "B": 1, "gate": 0}
 

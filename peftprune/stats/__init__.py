@@ -12,13 +12,13 @@ over whatever was tested side by side. `detectable_difference` says what a study
 
 from peftprune.stats.effects import effect_size, probability_of_improvement
 from peftprune.stats.intervals import Summary, bootstrap_interval, summary
-from peftprune.stats.multiple import holm
+from peftprune.stats.multiple_testing import holm
 from peftprune.stats.paired import PairedDifference, paired_bootstrap
 from peftprune.stats.permutation import paired_permutation, smallest_permutation_p
 from peftprune.stats.power import detectable_difference, detectable_from
 from peftprune.stats.proportions import mcnemar
 from peftprune.stats.ranks import FriedmanTest, average_ranks, critical_difference, friedman
-from peftprune.stats.single import score_interval
+from peftprune.stats.score_interval import score_interval
 from peftprune.stats.verdict import verdict
 
 __all__ = [

@@ -6,7 +6,7 @@ import math
 
 from numpy.typing import ArrayLike
 
-from peftprune.stats.checks import finite, pair
+from peftprune.stats.validation import finite, pair
 
 
 def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from peftprune.stats.checks import finite, share
+from peftprune.stats.validation import finite, share
 
 _RESAMPLES = 10_000
 _CHUNK = 2**22

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.stats.checks import Floats, at_least, finite, pair, share
-from peftprune.stats.sums import MEAN, SUM_METRICS, SumMetric
+from peftprune.stats.metric_sums import MEAN, SUM_METRICS, SumMetric
+from peftprune.stats.validation import Floats, at_least, finite, pair, share
 
 Metric = str | Callable[[Floats, Floats], float]
-"""A name of `peftprune.metrics.METRICS`, or (predictions (n,), references (n,)) to a number."""
+"""A name of `peftprune.stats.metrics.METRICS`, or (predictions (n,), references (n,)) to a number."""
 
 _CHUNK = 2**22
 """Entries of a block of resampling counts: 32 MB."""
@@ -88,7 +88,7 @@ def paired_bootstrap(
     Args:
         scores_a: seeds × examples (or examples, for one seed): what a got on each example, for a metric that is their
             mean, such as accuracy from 0 and 1. With `metric`, a's predictions; for "bleu" (seeds × examples × 10) the
-            statistics of each example, see `peftprune.text_metrics.statistics`.
+            statistics of each example, see `peftprune.stats.text_metrics.statistics`.
         scores_b: the other method's, with the same seeds and examples in the same order.
         references: with `metric`, the n true answers; none for "bleu".
         metric: None for the mean of scores. A metric's name (all but "spearman" are vectorised), or a function of
@@ -167,7 +167,7 @@ def _values(
 
 
 def _function(name: str) -> Callable[[Floats, Floats], float]:
-    from peftprune.metrics import check_metrics, compute_metrics
+    from peftprune.stats.metrics import check_metrics, compute_metrics
 
     check_metrics([name])
     return lambda predictions, references: compute_metrics([name], predictions, references)[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from peftprune.stats.checks import Floats, at_least, pair
+from peftprune.stats.validation import Floats, at_least, pair
 
 _EXACT_PAIRS = 20
 """Up to so many pairs that differ, all 2^n sign patterns are enumerated (2^20 sums fill 8 MB)."""

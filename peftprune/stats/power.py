@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from peftprune.errors import UsageError
-from peftprune.stats.checks import Floats, at_least, share
 from peftprune.stats.paired import PairedDifference
+from peftprune.stats.validation import Floats, at_least, share
 
 _NODES = 150
 """Quantiles that stand for a chi-squared distribution; 400 change the result by less than 0.2 %."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.stats.checks import pair
+from peftprune.stats.validation import pair
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:

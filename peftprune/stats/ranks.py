@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.stats.checks import Floats, at_least, finite, share
+from peftprune.stats.validation import Floats, at_least, finite, share
 
 
 def average_ranks(scores: ArrayLike, higher_is_better: bool = True) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from peftprune.errors import UsageError
-from peftprune.stats.checks import at_least, share
+from peftprune.stats.validation import at_least, share
 
 
 def verdict(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftprune.errors import UsageError
-from peftprune.metrics import check_metrics
-from peftprune.tasks.base import TEXT_COLUMNS, Kind, Task, make_dataset
+from peftprune.stats.metrics import check_metrics
+from peftprune.tasks.base import TEXT_COLUMNS, Kind, make_dataset
+from peftprune.tasks.task import Task
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.metrics import check_metrics
-from peftprune.tasks.base import Task, TaskInfo
+from peftprune.stats.metrics import check_metrics
+from peftprune.tasks.base import TaskInfo
 from peftprune.tasks.files import Table, default_name, read_table
+from peftprune.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
 from peftprune.tasks import entailment_mini
-from peftprune.tasks.base import TEXT_COLUMNS, Task, TaskInfo, make_dataset, split_features
+from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset, split_features
 from peftprune.tasks.generation import GENERATION, GenerationInfo, find_file, hub_pairs, in_evaluation, in_training
 from peftprune.tasks.generation import read_pairs as read_generation
 from peftprune.tasks.glue import GLUE
+from peftprune.tasks.task import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset

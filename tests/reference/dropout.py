@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor, tensor
 
-from peftprune.rng import stream_seed
+from peftprune.strategy.rng import stream_seed
 
 ROW_DISTANCE = 0x9E3779B97F4A7C15F39CC0605CEDC835
 

@@ -1,0 +1,53 @@
+"""From one format of adapters to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from peftprune.adapters.formats.folder import check_out, staged
+from peftprune.adapters.formats.native import native_contents, write_native
+from peftprune.adapters.formats.peft import peft_contents, write_peft
+from peftprune.adapters.formats.read import read_adapter
+from peftprune.adapters.save import METADATA_FILE
+from peftprune.errors import UsageError
+from peftprune.files import write_json
+
+
+def convert(
+    adapter: str | Path,
+    out: str | Path,
+    *,
+    format: Literal["peft", "native"] = "peft",
+    uniform: bool = False,
+    head: bool = True,
+    alpha: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write an adapter of any format in PEFT's or the native one.
+
+    Args:
+        adapter: PEFT's folder, our native file, or loralib's.
+        out: folder to write; it appears whole or not at all.
+        format: "peft" or "native".
+        uniform: for "peft": pad every site with zeros to the largest rank.
+        head: False leaves the trained head out.
+        alpha: lora_alpha of a loralib file, which does not say it.
+        overwrite: replace a folder that this package wrote.
+
+    Raises:
+        UsageError: what cannot be converted so; nothing was touched.
+    """
+    if format not in ("peft", "native"):
+        raise UsageError.of("format", format, "is unknown", "Formats: peft, native")
+    if uniform and format != "peft":
+        raise UsageError.of("uniform", uniform, f"has no meaning for {format}", "Leave it out")
+    source = read_adapter(adapter, alpha=alpha)
+    target = check_out(Path(out), overwrite, source.path)
+    with staged(target) as aside:
+        if format == "native":
+            write_native(native_contents(source, head=head), aside)
+        else:
+            write_peft(*peft_contents(source, uniform=uniform, head=head), aside)
+        write_json(aside / METADATA_FILE, {**source.facts, "format": format})
+    return target

@@ -1,0 +1,1 @@
+"""Adapter files: PEFT's folder, the native file, and loralib's."""

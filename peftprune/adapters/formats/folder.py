@@ -1,0 +1,147 @@
+"""Files of adapters: safetensors read with clear errors, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from peftprune.adapters.save import METADATA_FILE
+from peftprune.errors import UsageError
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and the text entries of its header.
+
+    Raises:
+        UsageError: a pickle, or a file that is damaged or no safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with file.open("rb") as f:
+            start = f.read(4)
+    except OSError as error:
+        raise UsageError.of("file", str(file), f"cannot be read ({error.strerror})", "Check the path") from None
+    if file.suffix in PICKLES or start.startswith(_PICKLE_STARTS):
+        raise pickled(file)
+    try:
+        with safe_open(file, "pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        problem = f"is truncated, damaged or no safetensors file ({error})"
+        raise UsageError.of("file", str(file), problem, "Copy or download it again") from None
+
+
+def pickled(file: Path) -> UsageError:
+    """What is said of a pickle, with the way to convert it."""
+    code = (
+        "import sys, torch; from safetensors.torch import save_file; "
+        "tensors = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+        "save_file({k: v.contiguous().clone() for k, v in tensors.items()}, sys.argv[2])"
+    )
+    target = file.with_suffix(".safetensors")
+    cure = f'Convert it, if you trust where it comes from: python -c "{code}" {file} {target}'
+    return UsageError.of("file", str(file), "is a pickle, which can run code when it is opened", cure)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    try:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError.of("file", str(file), f"cannot be read ({error})", "Copy or download it again") from None
+    if not isinstance(value, dict):
+        raise UsageError.of("file", str(file), "holds no JSON object", "Copy or download it again")
+    return value
+
+
+def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
+    """The folder that will be written, made absolute.
+
+    Args:
+        out: what was asked for.
+        overwrite: whether a folder that this package wrote may be replaced.
+        sources: folders that are read, which must not be replaced.
+
+    Raises:
+        UsageError: when it is in the way of something; nothing was touched.
+    """
+    target = out.expanduser().absolute()
+    for source in sources:
+        if source.absolute() == target or target in source.absolute().parents:
+            raise UsageError.of("out", str(out), "is, or contains, what is read", "Name another folder")
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise UsageError.of("out", str(out), "is a file", "Name a folder")
+    if not any(target.iterdir()):
+        return target
+    if not overwrite:
+        raise UsageError.of("out", str(out), "is not empty", "Name another folder, or allow it with --overwrite")
+    if not (target / METADATA_FILE).is_file():
+        problem = f"has no {METADATA_FILE}, so peftprune did not write it and will not overwrite it"
+        raise UsageError.of("out", str(out), problem, "Name another folder, or delete this one yourself")
+    return target
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """A folder beside `target` to write into, which takes its place at the end; after an error nothing is left of it.
+
+    Raises:
+        UsageError: when nothing can be written there.
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+    except OSError as error:
+        problem, cure = f"cannot be written ({error.strerror})", "Name a folder in a place you may write to"
+        raise UsageError.of("out", str(target), problem, cure) from None
+    try:
+        yield aside
+        _sync(aside)
+        if target.exists():
+            target.rename(old)
+        try:
+            aside.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flush every file, with the mode that a file has here: safetensors keeps its own from all other users."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            with file.open("rb") as f:
+                os.fsync(f.fileno())
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

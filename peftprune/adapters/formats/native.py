@@ -1,0 +1,96 @@
+"""The native format: one safetensors file, `adapter.safetensors`, in which factors that sites share are stored once.
+
+Tensors:
+    `0.A` (r, d_in), `0.B` (d_out, r), `1.A`, ...   factors, one pair a group of sites that hold the same ones
+    `other.<name>`                                  every other trained tensor, by its name in the base model
+
+The header's text entry `peftprune` is a JSON object:
+    version   1
+    sites     [[module name, number of its group, whether it is an embedding], ...], in order
+    config    PEFT's adapter_config.json, from which each site's scaling follows
+    facts     our own metadata: method, seed, metrics, ...
+
+It becomes PEFT's two files again, to the bit: `peft_format.peft_contents(read_native(file))`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from peftprune.adapters.formats.adapter import Adapter, refuse_unusual
+from peftprune.adapters.formats.peft import parse_peft, peft_contents
+from peftprune.errors import UsageError
+
+NATIVE_FILE = "adapter.safetensors"
+HEADER = "peftprune"
+VERSION = 1
+
+
+def native_contents(adapter: Adapter, *, head: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of the file.
+
+    Args:
+        adapter: any.
+        head: False leaves out `modules_to_save`.
+
+    Raises:
+        UsageError: an adapter that is more than factors.
+    """
+    refuse_unusual(adapter, "the native format")
+    config, full = peft_contents(adapter, head=head)
+    # Through PEFT's form, so that every format says the same of loralib's scaling.
+    written = parse_peft(adapter.path, config, full, adapter.facts)
+    tensors = {f"other.{name}": t for name, t in written.others.items()}
+    number: dict[str, int] = {}
+    for i, group in enumerate(written.groups()):
+        first = written.sites[group[0]]
+        tensors |= {f"{i}.A": first.A, f"{i}.B": first.B}
+        number |= dict.fromkeys(group, i)
+    header = {
+        "version": VERSION,
+        "sites": [[name, number[name], f.embedding] for name, f in written.sites.items()],
+        "config": config,
+        "facts": dict(adapter.facts),
+    }
+    return {name: t.contiguous() for name, t in tensors.items()}, {"format": "pt", HEADER: json.dumps(header)}
+
+
+def write_native(contents: tuple[dict[str, Tensor], dict[str, str]], folder: Path) -> int:
+    """Write the file.
+
+    Returns:
+        Its size in bytes.
+    """
+    from safetensors.torch import save_file
+
+    save_file(contents[0], folder / NATIVE_FILE, metadata=contents[1])
+    return (folder / NATIVE_FILE).stat().st_size
+
+
+def parse_native(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Adapter:
+    """Read it back.
+
+    Raises:
+        UsageError: a version that is not known, or a header and tensors that disagree.
+    """
+    try:
+        header: dict[str, Any] = json.loads(metadata[HEADER])
+        version, rows, config, facts = (header[key] for key in ("version", "sites", "config", "facts"))
+        placed = [(str(name), int(group), bool(embedding)) for name, group, embedding in rows]
+    except (KeyError, TypeError, ValueError):
+        raise UsageError.of("file", str(path), "has a damaged header", "Export the adapter again") from None
+    if version != VERSION:
+        raise UsageError.of("file", str(path), f"is of version {version}", f"This peftprune reads version {VERSION}")
+    full = {name.removeprefix("other."): t for name, t in tensors.items() if name.startswith("other.")}
+    for name, group, embedding in placed:
+        for part in ("A", "B"):
+            if f"{group}.{part}" not in tensors:
+                raise UsageError.of("file", str(path), f"has no factor {part} for {name}", "Export the adapter again")
+            ending = f"lora_embedding_{part}" if embedding else f"lora_{part}.weight"
+            full[f"{name}.{ending}"] = tensors[f"{group}.{part}"]
+    found = parse_peft(path, config, full, facts)
+    return Adapter("native", path, found.sites, found.others, found.config, found.facts)

@@ -1,0 +1,200 @@
+"""PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+
+What is written here has every scaling in B, so that r = lora_alpha = the largest rank and `rank_pattern` equals
+`alpha_pattern`; sites are named in full. An adapter that PEFT wrote itself and that nothing changed keeps its own
+configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
+from peftprune.adapters.formats.folder import read_json, read_tensors
+from peftprune.adapters.save import METADATA_FILE
+from peftprune.errors import UsageError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_ENDINGS = {
+    "lora_A.weight": ("A", False),
+    "lora_B.weight": ("B", False),
+    "lora_embedding_A": ("A", True),
+    "lora_embedding_B": ("B", True),
+}
+
+
+def read_peft(folder: Path) -> Adapter:
+    """Read a folder that PEFT, or `export`, wrote.
+
+    Raises:
+        UsageError: damaged files, another kind of adapter than LoRA, or tensors and configuration that disagree.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        cure = "Only LoRA has a pair of factors for each site; merge others with PEFT"
+        raise UsageError.of("peft_type", kind, f"of {folder} is not LORA", cure)
+    tensors, _ = read_tensors(folder / WEIGHTS_FILE)
+    facts = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
+    return parse_peft(folder, config, tensors, facts)
+
+
+def parse_peft(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> Adapter:
+    """An adapter from the contents of PEFT's two files.
+
+    Raises:
+        UsageError: tensors and configuration disagree.
+    """
+    pairs: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    embeddings = set()
+    for key, tensor in tensors.items():
+        name = key.removeprefix(_PREFIX)
+        ending = next((e for e in _ENDINGS if name.endswith(f".{e}")), None)
+        if ending is None:
+            others[name] = tensor
+            continue
+        site = name.removesuffix(f".{ending}")
+        part, embedding = _ENDINGS[ending]
+        pairs.setdefault(site, {})[part] = tensor
+        if embedding:
+            embeddings.add(site)
+    if not pairs:
+        raise UsageError.of("adapter", str(path), "holds no LoRA factors", "Copy or download it again")
+    sites = {site: _factors(path, config, site, pair, site in embeddings) for site, pair in pairs.items()}
+    adapter = Adapter("peft", path, in_order(sites), others, dict(config), dict(facts))
+    _check_complete(adapter)
+    return adapter
+
+
+def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, Tensor], embedding: bool) -> Factors:
+    lacking = next((part for part in ("A", "B") if part not in pair), None)
+    if lacking is not None:
+        raise UsageError.of("adapter", str(path), f"has no lora_{lacking} for {site}", "Copy or download it again")
+    A, B = pair["A"], pair["B"]
+    if A.dim() != 2 or B.dim() != 2:
+        problem = f"has factors with {A.dim()} and {B.dim()} dimensions at {site}: no linear layer"
+        raise UsageError.of("adapter", str(path), problem, "Convolutions are not supported")
+    rank, alpha = _patterned(config, "rank_pattern", "r", site), _patterned(config, "alpha_pattern", "lora_alpha", site)
+    if A.shape[0] != B.shape[1] or A.shape[0] != rank:
+        problem = f"has A {tuple(A.shape)} and B {tuple(B.shape)} at {site}, where {CONFIG_FILE} says rank {rank}"
+        raise UsageError.of("adapter", str(path), problem, "Configuration and weights are of different adapters")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        raise UsageError.of("lora_alpha", alpha, f"of {path} is no number", "Mend the configuration")
+    root = math.sqrt(rank) if config.get("use_rslora") else rank
+    return Factors(A, B, alpha / root, embedding)
+
+
+def _patterned(config: Mapping[str, Any], pattern: str, default: str, site: str) -> Any:
+    from peft.utils.other import get_pattern_key
+
+    found = config.get(pattern) or {}
+    return found.get(get_pattern_key(list(found), site), config.get(default))
+
+
+def _check_complete(adapter: Adapter) -> None:
+    """Every name in the configuration must have tensors."""
+    targets = adapter.config.get("target_modules")
+    if isinstance(targets, list):
+        for target in targets:
+            if not any(site == target or site.endswith(f".{target}") for site in adapter.sites):
+                problem = f"has no tensors for the target module {target}"
+                raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+    # PEFT adds the usual names of heads, of which a model has one.
+    modules = adapter.config.get("modules_to_save") or ()
+    if modules and not adapter.head:
+        problem = f"has no tensors for {' or '.join(modules)}, which modules_to_save names"
+        raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+
+
+def peft_contents(
+    adapter: Adapter, *, uniform: bool = False, head: bool = True
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What PEFT's two files would hold.
+
+    Args:
+        adapter: any.
+        uniform: pad every site with zeros to the largest rank, for engines that ignore `rank_pattern`; the function
+            stays.
+        head: False leaves out the tensors and names of `modules_to_save`.
+
+    Returns:
+        The configuration, and the tensors by PEFT's names.
+
+    Raises:
+        UsageError: an adapter that cannot be padded.
+    """
+    others = dict(adapter.others)
+    config = dict(adapter.config)
+    if not head:
+        others = {n: t for n, t in others.items() if n not in adapter.head}
+        config["modules_to_save"] = None
+        if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
+            # PEFT would look for a head's tensors whatever the configuration says.
+            config["task_type"] = None
+    sites = dict(adapter.sites)
+    if uniform:
+        refuse_unusual(adapter, "padding")
+        rank = max(f.rank for f in sites.values())
+        sites = {name: _padded(f, rank) for name, f in sites.items()}
+    if uniform or adapter.format == "loralib":
+        config |= folded_config(sites)
+        sites = {name: Factors(f.A, f.scaled_B, 1.0, f.embedding) for name, f in sites.items()}
+    tensors = {f"{_PREFIX}{name}": t for name, t in others.items()}
+    for name, f in sites.items():
+        a, b = ("lora_embedding_A", "lora_embedding_B") if f.embedding else ("lora_A.weight", "lora_B.weight")
+        tensors |= {f"{_PREFIX}{name}.{a}": f.A, f"{_PREFIX}{name}.{b}": f.B}
+    # safetensors refuses views and tensors that share memory.
+    return config, {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+
+def _padded(factors: Factors, rank: int) -> Factors:
+    extra = rank - factors.rank
+    A = torch.cat([factors.A, factors.A.new_zeros(extra, factors.A.shape[1])])
+    B = torch.cat([factors.B, factors.B.new_zeros(factors.B.shape[0], extra)], dim=1)
+    return Factors(A, B, factors.scaling, factors.embedding)
+
+
+def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
+    """The fields of PEFT's configuration that describe these sites, once their scaling is in B."""
+    from peftprune.adapters.surgery import anchored
+
+    ranks = {name: f.rank for name, f in sites.items()}
+    largest = max(ranks.values())
+    pattern = {anchored(name): rank for name, rank in ranks.items() if rank != largest}
+    return {
+        "r": largest,
+        "lora_alpha": largest,
+        "rank_pattern": pattern,
+        "alpha_pattern": dict(pattern),
+        "use_rslora": False,
+        "target_modules": sorted(ranks),
+        # Sites are named in full, so nothing else may choose among them.
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
+
+
+def write_peft(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> int:
+    """Write both files.
+
+    Returns:
+        Size of the weights file in bytes.
+    """
+    from safetensors.torch import save_file
+
+    (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+    save_file(dict(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return (folder / WEIGHTS_FILE).stat().st_size

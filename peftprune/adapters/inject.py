@@ -1,0 +1,118 @@
+"""Putting plain PEFT LoRA into a model at the ranks a strategy asked for."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from torch import nn
+
+from peftprune.adapters import surgery
+from peftprune.adapters.initial import initial_values
+from peftprune.models.layers import language_model_head
+from peftprune.models.load import initialise_head
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.rng import generator
+from peftprune.strategy.sites import Site, SiteSet, SiteShape
+from peftprune.strategy.spec import AdapterSpec, ParameterGroup
+
+ADAPTER = "default"
+
+
+def task_type_of(model: nn.Module) -> TaskType:
+    """PEFT's name for what the model is for: generating text, or classification and regression."""
+    if language_model_head(model) is None:
+        return TaskType.SEQ_CLS
+    return TaskType.SEQ_2_SEQ_LM if cast(Any, model).config.is_encoder_decoder else TaskType.CAUSAL_LM
+
+
+def share_weights(model: nn.Module) -> nn.Module:
+    """A copy of the module tree that holds the same frozen tensors: one backbone in memory for all arms."""
+    model.requires_grad_(False)
+    memo = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, memo)
+
+
+def inject(
+    base: nn.Module,
+    shapes: Sequence[SiteShape],
+    spec: AdapterSpec,
+    *,
+    scaling: float,
+    seed: int,
+    head: Sequence[str],
+    lora_dropout: float = 0.0,
+    task_type: TaskType | Literal["auto"] | None = "auto",
+    **options: Any,
+) -> tuple[PeftModel, SiteSet]:
+    """Adapt a model that keeps the base's weights shared.
+
+    The head and every site's A are initialised from streams of the seed alone, so that arms with the same seed start
+    alike whatever their ranks.
+
+    Args:
+        base: the pretrained model; its parameters are frozen and shared, not copied.
+        shapes: the sites.
+        spec: ranks, gates and initial values.
+        scaling: factor on B A where the spec does not set one.
+        seed: the arm's seed.
+        head: names of the head's modules, trained in full.
+        lora_dropout: dropout on the adapters' input, in [0, 1).
+        task_type: PEFT's task type; decides which PeftModel class wraps the model. "auto": that of the model's head.
+        options: further fields of PEFT's `LoraConfig`.
+
+    Returns:
+        The PEFT model and its sites.
+    """
+    model = share_weights(base)
+    for name in head:
+        # The head is trained, so each arm needs tensors of its own.
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, copy.deepcopy(model.get_submodule(name)))
+    initialise_head(model, head, generator(seed, "head"))
+    factor = spec.scaling if spec.scaling is not None else scaling
+    # PEFT knows no rank 0: such sites get one rank and are dropped before training.
+    ranks = {s.name: max(1, spec.ranks[s.name]) for s in shapes}
+    factors = {n: factor * spec.relative_scaling.get(n, 1.0) for n in ranks}
+    first = next(iter(ranks))
+    largest = max(ranks.values())
+    config = LoraConfig(
+        task_type=task_type_of(base) if task_type == "auto" else task_type,
+        r=largest,
+        lora_alpha=surgery.alpha(factors[first], largest),
+        rank_pattern={surgery.anchored(n): r for n, r in ranks.items()},
+        alpha_pattern={surgery.anchored(n): surgery.alpha(factors[n], r) for n, r in ranks.items()},
+        target_modules=list(ranks),
+        modules_to_save=list(head) or None,
+        lora_dropout=lora_dropout,
+        **options,
+    )
+    # PEFT draws its own initial values, replaced below; the global stream belongs to dropout.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        adapted = get_peft_model(model, config, adapter_name=ADAPTER)
+    # PEFT adds the usual names of heads, whether or not the model has them.
+    adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
+    sites = collect(adapted, shapes)
+    initial = initial_values(sites.shapes, ranks, spec, seed)
+    if spec.gate != "none":
+        surgery.add_gates(sites, spec.gate, spec.gate_init)
+    dropped = frozenset(n for n, r in spec.ranks.items() if r == 0)
+    surgery.apply_plan(sites, PruningPlan(assign=initial))
+    surgery.apply_plan(sites, PruningPlan(drop=dropped))
+    for site in sites.values():
+        if not site.is_dropped:
+            surgery.enable_resizing_load(site)
+    surgery.freeze(sites, [kind for kind in ("A", "B") if not spec.groups.get(kind, ParameterGroup()).trained])
+    return adapted, sites
+
+
+def collect(model: PeftModel, shapes: Sequence[SiteShape]) -> SiteSet:
+    """The live sites of an adapted model, for the given shapes."""
+    inner = model.get_base_model()
+    layers = {s.name: inner.get_submodule(s.name) for s in shapes}
+    return SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, model.peft_config[ADAPTER])

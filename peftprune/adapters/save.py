@@ -1,0 +1,65 @@
+"""Writing the winning adapter so that plain PEFT loads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import nn
+
+from peftprune.adapters.base_check import base_sample
+from peftprune.strategy.sites import SiteSet
+
+METADATA_FILE = "peftprune.json"
+TENSORS_FILE = "trained.safetensors"
+
+
+def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str, Any]) -> int:
+    """Save a folded adapter with its head in PEFT's own format; `PeftModel.from_pretrained` gives the same function.
+
+    Sharing sites get a copy each, since PEFT knows no ties; sites without an adapter are left out of
+    `target_modules`. Scaling is baked into B, so r, lora_alpha, rank_pattern and alpha_pattern agree everywhere.
+
+    Args:
+        model: after `surgery.fold`.
+        sites: its sites.
+        folder: made where absent.
+        metadata: our own facts, written beside PEFT's files.
+
+    Returns:
+        Size of the weights file in bytes.
+    """
+    # PEFT keeps a set, whose order would change from run to run.
+    sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    ties = {name: others for name, others in sites.shared_with().items() if others}
+    inner = model.get_base_model()
+    weights = {n: inner.get_submodule(n).base_layer.weight for n, site in sites.items() if not site.is_dropped}
+    facts = {**metadata, "shared_with": ties, "base_sample": base_sample(weights)}
+    (folder / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+    return (folder / "adapter_model.safetensors").stat().st_size
+
+
+def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> int:
+    """Save what a baseline trained: in PEFT's own format where PEFT made the model, else the trained tensors alone.
+
+    The latter are named as in the model's state dict: load the base model, then
+    `model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)`. PEFT has no format for them.
+
+    Returns:
+        Size of the weights file in bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, PeftModel):
+        for config in model.peft_config.values():
+            config.target_modules = sorted(config.target_modules or ())
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        file, form = folder / "adapter_model.safetensors", "PEFT"
+    else:
+        file, form = folder / TENSORS_FILE, "tensors of the model's state dict; PEFT has no format for this method"
+        save_file({n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}, file)
+    (folder / METADATA_FILE).write_text(json.dumps({**metadata, "format": form}, indent=1) + "\n")
+    return file.stat().st_size

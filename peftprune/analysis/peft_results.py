@@ -1,0 +1,248 @@
+"""Results of PEFT's own `method_comparison`, read into the same frames as a study of ours.
+
+PEFT writes one JSON file an experiment, with three parts: `run_info` (what was asked for), `train_info` (what came out)
+and `meta_info` (versions and hardware). They come from other models, tasks and budgets than a study of ours; only
+files that share those can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_FIRST = ["task", "budget", "method", "seed"]
+_LAST = [
+    "final_params",
+    "total_params",
+    "file_bytes",
+    "seconds",
+    "memory_bytes",
+    "peft_type",
+    "model",
+    "steps",
+    "created_at",
+]
+_ALLOCATION = [*_FIRST, "site", "layer", "kind", "rank", "density", "shared_with"]
+
+# A module's number in the list of blocks that holds it: the first one in its name.
+_BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
+
+
+class PeftResults:
+    """The result files of a folder. Nothing is held that is not in them.
+
+    Attributes:
+        path: the folder.
+        task: what the folder is of, by its name or, where that is "results", by the one above it.
+        skipped: file to the reason, for those that are broken or are no such result.
+    """
+
+    def __init__(self, path: Path, results: Mapping[Path, Mapping[str, Any]], skipped: Mapping[Path, str]) -> None:
+        self.path = path
+        folder = path.resolve()
+        self.task = folder.parent.name if folder.name.endswith("results") else folder.name
+        self.skipped = dict(skipped)
+        self._results = dict(results)
+        self._labels = _labels(results)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Columns of `runs()` that hold test metrics, such as `test_accuracy`, in order of appearance."""
+        return list(dict.fromkeys(name for result in self._results.values() for name in _metrics(result)))
+
+    def runs(self) -> pd.DataFrame:
+        """One row a file.
+
+        `task`, `budget` (empty: the experiments are not held to one), `method` (the experiment's name; with the time of
+        the run where several files share it), `seed`, each test metric, `final_params` (trainable, as PEFT counts them;
+        for AdaLoRA that is before its ranks are cut), `total_params` (with the frozen ones), `file_bytes`, `seconds` of
+        training, `memory_bytes` (most reserved on the accelerator), `peft_type` (lower case, "full-finetuning" without
+        PEFT), `model`, `steps`, `created_at`, and `status` ("done", or "failed: why"). What a file does not state is
+        missing.
+        """
+        rows = []
+        for file, result in self._results.items():
+            run, train = result["run_info"], result["train_info"]
+            config = run["train_config"]
+            status, message = train["status"], run.get("error_msg") or ""
+            rows.append(
+                {
+                    "task": self.task,
+                    "budget": "",
+                    "method": self._labels[file],
+                    "seed": config.get("seed"),
+                    **_metrics(result),
+                    "final_params": train.get("num_trainable_params"),
+                    "total_params": train.get("num_total_params"),
+                    "file_bytes": train.get("file_size"),
+                    "seconds": train.get("train_time"),
+                    # Files from before mid-2025 name the accelerator "cuda".
+                    "memory_bytes": train.get("accelerator_memory_max", train.get("cuda_memory_max")),
+                    "peft_type": _peft_type(run),
+                    "model": config.get("model_id"),
+                    "steps": config.get("max_steps"),
+                    "created_at": run.get("created_at"),
+                    "status": "done" if status == "success" else f"failed: {message or status}",
+                }
+            )
+        return pd.DataFrame(rows, columns=[*_FIRST, *self.metrics, *_LAST, "status"])
+
+    def allocation(self) -> pd.DataFrame:
+        """One row a site whose rank a file states: the columns of `Comparison.allocation()`.
+
+        AdaLoRA's files list for each site which of its initial ranks are kept; `rank` is their number. LoRA's files
+        state a site's rank only where it deviates, so such an experiment has just those rows. `layer` is the first
+        number in the site's name and `kind` what follows it, led by the list's name where a model has several lists.
+        `density` is 1 and `shared_with` empty, since these methods neither mask nor share. Methods that state no ranks
+        have no rows.
+        """
+        rows = []
+        for file, result in self._results.items():
+            sites = _ranks(result["run_info"].get("peft_config"))
+            places = {site: match for site in sites if (match := _BLOCK.match(site))}
+            several = len({match["stack"] for match in places.values()}) > 1
+            for site, match in places.items():
+                stack = (match["stack"] or "").rpartition(".")[2]
+                rows.append(
+                    {
+                        "task": self.task,
+                        "budget": "",
+                        "method": self._labels[file],
+                        "seed": result["run_info"]["train_config"].get("seed"),
+                        "site": site,
+                        "layer": int(match["layer"]),
+                        "kind": f"{stack}.{match['kind']}" if several and stack else match["kind"],
+                        "rank": sites[site],
+                        "density": 1.0,
+                        "shared_with": "",
+                    }
+                )
+        return pd.DataFrame(rows, columns=_ALLOCATION)
+
+    def plot_ranks(self, path: str | Path | None = None) -> Figure:
+        """Heat maps of the ranks as `StoredStudy.plot_ranks` draws them; saved to `path`.
+
+        Raises:
+            UsageError: no file states ranks.
+        """
+        from peftprune.plots import plot_rank_panels
+
+        return plot_rank_panels(self.allocation(), path)
+
+
+def read_peft_method_comparison(folder: str | Path) -> PeftResults:
+    """Read the JSON files of PEFT's `method_comparison`, for example its folder `MetaMathQA/results`.
+
+    Files directly in the folder are read, in the order of their names. Those that are broken, or are something else,
+    are left out and listed in the result's `skipped`.
+
+    Raises:
+        UsageError: no folder, no JSON file in it, or none that is such a result.
+    """
+    path = Path(folder)
+    files = sorted(path.glob("*.json"))
+    cure = "Give a folder of PEFT's result files, such as method_comparison/MetaMathQA/results"
+    if not files:
+        problem = "holds no JSON file" if path.is_dir() else "is no folder"
+        raise UsageError.of("folder", str(path), problem, cure)
+    results: dict[Path, Mapping[str, Any]] = {}
+    skipped: dict[Path, str] = {}
+    for file in files:
+        try:
+            content = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            skipped[file] = f"cannot be read: {error}"
+            continue
+        if why := _foreign(content):
+            skipped[file] = why
+        else:
+            results[file] = content
+    if not results:
+        first, why = next(iter(skipped.items()))
+        problem = f"holds no result among {len(files)} JSON file(s); {first.name} {why}"
+        raise UsageError.of("folder", str(path), problem, cure)
+    return PeftResults(path, results, skipped)
+
+
+def _foreign(content: object) -> str:
+    """Why this is no result of PEFT's, or an empty string. Checks all that `PeftResults` relies on."""
+    if not isinstance(content, dict):
+        return "is no result: it holds no object"
+    for part in ("run_info", "train_info"):
+        if not isinstance(content.get(part), dict):
+            return f"is no result: it has no {part}"
+    run, train = content["run_info"], content["train_info"]
+    if not isinstance(run.get("experiment_name"), str):
+        return "is no result: run_info has no experiment_name"
+    if not isinstance(run.get("train_config"), dict):
+        return "is no result: run_info has no train_config"
+    if not isinstance(run.get("peft_config"), dict | None):
+        return "is broken: run_info.peft_config is no object"
+    if not isinstance(train.get("status"), str):
+        return "is no result: train_info has no status"
+    metrics = train.get("metrics")
+    if not isinstance(metrics, list) or not all(isinstance(row, dict) for row in metrics):
+        return "is broken: train_info.metrics is no list of objects"
+    if train["status"] == "success" and not _metrics(content):
+        return "is broken: it succeeded, but its last metrics hold no test result"
+    pattern = (run["peft_config"] or {}).get("rank_pattern")
+    if not isinstance(pattern, dict | None) or not all(_is_ranks(ranks) for ranks in (pattern or {}).values()):
+        return "is broken: rank_pattern holds neither whole numbers nor lists of true and false"
+    return ""
+
+
+def _is_ranks(ranks: object) -> bool:
+    if isinstance(ranks, list):
+        return all(isinstance(kept, bool) for kept in ranks)
+    return isinstance(ranks, int) and not isinstance(ranks, bool) and ranks >= 0
+
+
+def _labels(results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """Experiment names, made distinct: by seed there is no need, otherwise by time and, as a last resort, by file."""
+    runs = {file: result["run_info"] for file, result in results.items()}
+    keys = [(run["experiment_name"], str(run["train_config"].get("seed"))) for run in runs.values()]
+    stamps = [(run["experiment_name"], str(run.get("created_at"))) for run in runs.values()]
+    labels = {}
+    for (file, run), key, stamp in zip(runs.items(), keys, stamps, strict=True):
+        suffix = ""
+        if keys.count(key) > 1:
+            suffix = f" ({stamp[1] if stamps.count(stamp) == 1 else file.name})"
+        labels[file] = run["experiment_name"] + suffix
+    return labels
+
+
+def _peft_type(run: Mapping[str, Any]) -> str:
+    config = run.get("peft_config")
+    return str(config.get("peft_type", "unknown")).lower() if config else "full-finetuning"
+
+
+def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """Test metrics: the last entry's numbers named "test ...". Validation rows come before it and are left alone."""
+    rows = result["train_info"]["metrics"]
+    return {
+        name.replace(" ", "_"): float(value)
+        for name, value in (rows[-1].items() if rows else ())
+        if name.startswith("test ") and isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _ranks(config: Mapping[str, Any] | None) -> dict[str, int]:
+    """Site to rank, as far as the file states it."""
+    pattern = (config or {}).get("rank_pattern") or {}
+    return {_site(name): sum(ranks) if isinstance(ranks, list) else ranks for name, ranks in pattern.items()}
+
+
+def _site(name: str) -> str:
+    """The module's name: AdaLoRA's keys end in its tensor's, LoRA's may be anchored and escaped patterns."""
+    name = re.sub(r"\.lora_E(\.[^.]+)?$", "", name)
+    return name.removeprefix("base_model.model.").removeprefix("^").removesuffix("$").replace("\\.", ".")

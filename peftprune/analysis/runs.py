@@ -1,0 +1,92 @@
+"""One row an arm, one row a method, and one row a site: the tables that everything else is read from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from peftprune.stats import summary
+from peftprune.study.stored_study import StoredStudy
+
+LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
+
+
+def arm_rows(study: StoredStudy) -> pd.DataFrame:
+    """One row an arm: each metric, the ledger's totals, status ("done", "failed: why", "pending")."""
+    rows = []
+    for key, folder in study.arms():
+        result = folder.result()
+        row: dict[str, Any] = dict(key)
+        if result is not None:
+            row |= result["metrics"]
+            row |= {name: result["ledger"][name] for name in LEDGER}
+            row |= {"budget_params": result["budget"]["params"], "exemption": result["exemption"], "status": "done"}
+        else:
+            error = folder.error()
+            row["status"] = "pending" if error is None else f"failed: {error['error']}"
+        rows.append(row)
+    keys = ["task", "budget", "method", "seed"]
+    return pd.DataFrame(rows, columns=[*keys, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
+
+
+def method_rows(study: StoredStudy) -> pd.DataFrame:
+    """One row a task, budget and method: each metric over seeds, the ledger, and the status.
+
+    For each metric `_mean`, `_std` (n − 1), and `_low` and `_high`, the ends of Student's 95 % interval of the
+    mean, which one seed does not have. `seeds` counts finished arms; ledger columns are means over them, integers
+    where all seeds agree. Under `budget="paper"` a column `budget_difference` gives final parameters less the
+    reference budget; where a method is exempt from the budget, a column `exemption` says why.
+    """
+    runs = arm_rows(study)
+    rows = []
+    for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
+        done = arms[arms["status"] == "done"]
+        row: dict[str, Any] = {"task": task, "budget": budget, "method": method}
+        for metric in study.metrics:
+            values = done[metric].dropna().astype(float)
+            found = summary(values.tolist()) if len(values) else None
+            row |= {f"{metric}_{n}": getattr(found, n, None) for n in ("mean", "std", "low", "high")}
+        row["seeds"] = len(done)
+        row |= {name: _mean(done[name]) for name in LEDGER}
+        if "paper" in study.budgets:
+            off = _mean(done["final_params"] - done["budget_params"])
+            row["budget_difference"] = off if budget == "paper" else None
+        if runs["exemption"].notna().any():
+            row["exemption"] = next(iter(done["exemption"].dropna()), "")
+        rows.append(row | {"status": _status(arms["status"])})
+    scores = [f"{m}_{n}" for m in study.metrics for n in ("mean", "std", "low", "high")]
+    # Counts stay whole numbers beside a method that has none yet.
+    return pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(scores, float))
+
+
+def site_rows(study: StoredStudy) -> pd.DataFrame:
+    """One row a site of a finished arm: site, layer, kind, rank, density, shared_with.
+
+    `density` is the share of the site's stored entries that are not zero; `shared_with` names the sites that hold
+    the same tensors, separated by commas, and is empty where there are none.
+    """
+    columns = ["task", "budget", "method", "seed", "site", "layer", "kind", "rank", "density", "shared_with"]
+    rows = [
+        {**key, **site, "shared_with": ",".join(site["shared_with"])}
+        for key, folder in study.arms()
+        if (result := folder.result()) is not None
+        for site in result["allocation"]
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mean(values: pd.Series[Any]) -> int | float | None:
+    if values.empty:
+        return None
+    mean = float(values.astype(float).mean())
+    return int(mean) if mean.is_integer() else mean
+
+
+def _status(statuses: pd.Series[str]) -> str:
+    """One line for a method: "done", or how many of its arms did not finish and why the first one failed."""
+    open_ = [s for s in statuses if s != "done"]
+    if not open_:
+        return "done"
+    failed = next((s for s in open_ if s.startswith("failed")), "pending")
+    return failed if len(statuses) == len(open_) == 1 else f"{len(open_)} of {len(statuses)} {failed}"

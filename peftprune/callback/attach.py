@@ -1,0 +1,108 @@
+"""Finding the sites of a PEFT LoRA model that somebody else made, or saying why it cannot be pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel, PeftType
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from peftprune.errors import UsageError
+from peftprune.models.layers import discover_sites
+from peftprune.strategy.sites import Site, SiteSet
+from peftprune.training.ledger import BaseCost
+
+_KEPT_INITS = (True, False, "gaussian", "orthogonal")
+"""Values of `init_lora_weights` that leave the base model's weights as they are."""
+
+
+def attach(model: Any) -> SiteSet:
+    """The sites of a PEFT model with one LoRA adapter, in module order.
+
+    PEFT's book-keeping is made explicit on the way: the adapter's configuration names every site in full.
+
+    Raises:
+        UsageError: where the model is no PEFT LoRA model, or has a kind of adapter whose ranks cannot change.
+    """
+    if not isinstance(model, PeftModel):
+        raise UsageError.of(
+            "model", type(model).__name__, "is not a PEFT model", "Wrap it: get_peft_model(model, LoraConfig(r=...))"
+        )
+    active = list(model.active_adapters)
+    if len(model.peft_config) != 1 or len(active) != 1:
+        raise UsageError.of(
+            "model", sorted(model.peft_config), "are its adapters", "Train one adapter: delete_adapter the others"
+        )
+    adapter = active[0]
+    config = model.peft_config[adapter]
+    _check_config(config)
+    base = model.get_base_model()
+    layers = {n: m for n, m in base.named_modules() if isinstance(m, LoraLayer) and adapter in m.r}
+    for name, layer in layers.items():
+        _check_layer(name, layer, adapter)
+    if not layers:
+        raise UsageError.of("model", adapter, "adapts no layer", "Name target_modules in LoraConfig")
+    shapes = discover_sites(base, list(layers))
+    sites = SiteSet({s.name: Site(s, layers[s.name], adapter) for s in shapes}, config)
+    if not any(p.requires_grad for site in sites.values() if not site.is_dropped for p in site._lora_B.parameters()):
+        raise UsageError.of(
+            "model", adapter, "is not trainable", "Load it with is_trainable=True, or set inference_mode=False"
+        )
+    # Scaling is written as alpha / r for each site, which these would contradict.
+    config.use_rslora = False
+    config.layers_to_transform = config.layers_pattern = None
+    return sites
+
+
+def _check_config(config: Any) -> None:
+    if config.peft_type != PeftType.LORA:
+        raise UsageError.of("peft_type", str(config.peft_type.value), "is not LORA", "Make the model with LoraConfig")
+    if getattr(config, "use_dora", False):
+        raise UsageError.of(
+            "use_dora", True, "keeps a magnitude beside A and B, which ranks do not cover", "Set use_dora=False"
+        )
+    if getattr(config, "lora_bias", False):
+        raise UsageError.of("lora_bias", True, "trains a bias that no rank covers", "Set lora_bias=False")
+    if getattr(config, "target_parameters", None):
+        raise UsageError.of(
+            "target_parameters", list(config.target_parameters), "are no layers", "Name linear layers: target_modules"
+        )
+    init = config.init_lora_weights
+    if init not in _KEPT_INITS:
+        raise UsageError.of(
+            "init_lora_weights", init, "changes the base model's weights", "Use True, 'gaussian' or 'orthogonal'"
+        )
+
+
+def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
+    if layer.r[adapter] == 0 and adapter not in layer.lora_A:
+        return  # prepared without an adapter here
+    if layer.merged:
+        raise UsageError.of("model", name, "has its adapter merged", "Call model.unmerge_adapter() first")
+    plain = adapter in layer.lora_A and type(layer.lora_A[adapter]) is nn.Linear
+    if not plain or adapter in getattr(layer, "lora_variant", {}):
+        raise UsageError.of(
+            "target_modules", name, f"is a {type(layer).__name__} whose ranks cannot change", "Adapt linear layers only"
+        )
+
+
+def base_cost(model: PeftModel) -> BaseCost:
+    """The frozen model's cost for the ledger's FLOPs."""
+    try:
+        return BaseCost.of(model.get_base_model())
+    except AttributeError:
+        # A configuration without a width of its own (several models in one): attention is then left out.
+        return BaseCost(sum(p.numel() for p in model.parameters() if p.dim() == 2 and not p.requires_grad), 0)
+
+
+def base_parameters(model: PeftModel) -> int:
+    """Frozen parameters: what a budget's `fraction` is a share of."""
+    # PEFT keeps the head's weights of before beside those that are trained.
+    return sum(p.numel() for n, p in model.named_parameters() if not p.requires_grad and ".original_module." not in n)
+
+
+def is_fresh(sites: SiteSet) -> bool:
+    """True where every B is zero, so that the adapter changes nothing yet."""
+    return not any(bool(torch.count_nonzero(site.B)) for site in sites.values() if site.rank)

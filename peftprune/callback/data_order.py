@@ -1,0 +1,261 @@
+"""Serving a run's phases through the data loader of somebody else's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from peftprune.errors import UsageError
+from peftprune.strategy.phases import PhaseRange, phase_at
+from peftprune.strategy.rng import generator
+from peftprune.training.sampler import PhaseBatchSampler, stratified_subset
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How examples are laid out over steps and processes.
+
+    Attributes:
+        batch_size: examples per optimizer step, over all processes.
+        accumulation: micro-batches per step and process.
+        process: this one's number.
+        processes: how many there are.
+    """
+
+    batch_size: int
+    accumulation: int
+    process: int
+    processes: int
+
+
+class Order(Protocol):
+    """What serves the phases."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves."""
+
+
+class OrderedDataset(Dataset[Any]):
+    """A dataset that is served in the order of `compare`; see `sampler`."""
+
+    def __init__(self, dataset: Any, seed: int | None, lengths: Sequence[int], strata: Sequence[int] | None) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.lengths = list(lengths)
+        self.strata = strata
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def sampler(dataset: Any, *, seed: int | None = None) -> OrderedDataset:
+    """Serve a tokenised dataset to somebody else's Trainer in the order of `compare`: the same batches in every step.
+
+    `Trainer(train_dataset=peftprune.sampler(dataset), callbacks=[PruningCallback(...)])`. Where a trainer prepares its
+    dataset itself, as TRL's do: `trainer.train_dataset = peftprune.sampler(trainer.train_dataset)`.
+
+    The order depends on the seed and the epoch alone, groups by length, and serves the phases that ask for a stratified
+    sample of the data. Without it a callback leaves the user's order as it is, and serves such phases a sample of its
+    own in between.
+
+    Args:
+        dataset: examples in any order, each with "input_ids"; whole numbers under "labels" or "label", where there
+            are any, make the strata of samples.
+        seed: the arm's; None takes the callback's.
+
+    Raises:
+        UsageError: where examples cannot be counted, or have no token ids.
+    """
+    if not isinstance(dataset, Sized) or len(dataset) == 0:
+        raise UsageError.of("dataset", type(dataset).__name__, "has no examples to count", "Give a map-style dataset")
+    ids = column(dataset, "input_ids")
+    if ids is None:
+        raise UsageError.of("dataset", type(dataset).__name__, "has no input_ids", "Tokenise it first")
+    return OrderedDataset(dataset, seed, [len(row) for row in ids], strata_of(dataset))
+
+
+def column(dataset: Any, name: str) -> list[Any] | None:
+    """One value per example; None where examples lack it."""
+    names = getattr(dataset, "column_names", None)
+    if names is not None:
+        return list(dataset[name]) if name in names else None
+    first = dataset[0]
+    if not hasattr(first, "keys") or name not in first:
+        return None
+    return [dataset[i][name] for i in range(len(dataset))]
+
+
+def strata_of(dataset: Any) -> list[int] | None:
+    """The class of each example; None where labels are no whole numbers."""
+    for name in ("labels", "label"):
+        found = column(dataset, name)
+        if found is not None:
+            plain: list[Any] = [v.item() if isinstance(v, torch.Tensor) and v.dim() == 0 else v for v in found]
+            return plain if all(isinstance(v, int) for v in plain) else None
+    return None
+
+
+class PhasedOrder(Sampler[int]):
+    """The user's own order, but for the steps of phases that ask for a sample of the data.
+
+    Args:
+        inner: the user's sampler.
+        strata: class of each example, or None.
+        num_examples: size of the dataset.
+        phases: the run's step ranges.
+        batch_size: examples per optimizer step, over all processes.
+        steps_per_epoch: optimizer steps of an epoch.
+        seed: of the samples.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        strata: Sequence[int] | None,
+        num_examples: int,
+        phases: Sequence[PhaseRange],
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+    ) -> None:
+        self.inner = inner
+        self.phases = phases
+        self.batch_size = batch_size
+        self.steps_per_epoch = steps_per_epoch
+        self.seed = seed
+        self.epoch = 0
+        wanted = {r.phase.data for r in phases if r.phase.data != "all"}
+        self._subsets = {f: stratified_subset(num_examples, strata, f, seed) for f in wanted}
+        self._turn: tuple[str, int] = ("", -1)
+        self._order: list[int] = []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves, of the user's sampler too."""
+        self.epoch = epoch
+        if hasattr(self.inner, "set_epoch"):
+            self.inner.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.steps_per_epoch
+        # The user's sampler goes on underneath, so that what follows is what would have followed.
+        for position, index in enumerate(self.inner):
+            step = first + position // self.batch_size
+            current = phase_at(self.phases, step)
+            if current.phase.data == "all":
+                yield index
+            else:
+                yield self._drawn(
+                    current, current.phase.data, (step - current.start) * self.batch_size + position % self.batch_size
+                )
+
+    def _drawn(self, current: PhaseRange, fraction: float, place: int) -> int:
+        members = self._subsets[fraction]
+        turn, index = divmod(place, len(members))
+        if self._turn != (current.name, turn):
+            rng = generator(self.seed, "order", current.name, turn)
+            self._turn = (current.name, turn)
+            self._order = [members[i] for i in torch.randperm(len(members), generator=rng).tolist()]
+        return self._order[index]
+
+
+class ProcessBatches(Sampler[list[int]]):
+    """One process's micro-batches of the order of `compare`.
+
+    Args:
+        whole: the batches of all processes; a step has as many parts as there are micro-batches in all processes.
+        process: which of them.
+        processes: how many.
+    """
+
+    def __init__(self, whole: PhaseBatchSampler, process: int, processes: int) -> None:
+        self.whole = whole
+        self.process = process
+        self.processes = processes
+        self.epoch = 0
+        self.drop_last = False
+
+    def start_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration serves."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.whole) // self.processes
+
+    def __iter__(self) -> Iterator[list[int]]:
+        first = self.epoch * self.whole.steps_per_epoch
+        for step in range(first, first + self.whole.steps_per_epoch):
+            yield from self.whole.micro_batches(step)[self.process :: self.processes]
+
+
+def serve(loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: Layout, seed: int) -> Order | None:
+    """Have a loader serve the phases. Returns None where it may stay as it is.
+
+    Args:
+        loader: the trainer's, before its first iteration.
+        phases: the run's step ranges.
+        layout: of the examples.
+        seed: for samples, and for the order where the dataset brings none.
+
+    Raises:
+        UsageError: where a phase asks for a sample that this loader cannot serve.
+    """
+    dataset = loader.dataset
+    if isinstance(dataset, OrderedDataset):
+        return _serve_ordered(loader, dataset, phases, layout, seed)
+    sampled = next((r for r in phases if r.phase.data != "all"), None)
+    if sampled is None:
+        return None
+    inner: Any = loader.batch_sampler
+    while hasattr(inner, "batch_sampler"):
+        inner = inner.batch_sampler
+    if not isinstance(dataset, Sized) or type(inner) is not BatchSampler:
+        raise UsageError.of(
+            "train_dataset",
+            type(dataset).__name__,
+            f"cannot serve phase {sampled.name!r}, which reads a sample of {sampled.phase.data:.0%} of the data",
+            "Give a map-style dataset: train_dataset=peftprune.sampler(dataset)",
+        )
+    steps = -(-len(loader) // layout.accumulation)
+    order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, layout.batch_size, steps, seed)
+    inner.sampler = order
+    return order
+
+
+def _serve_ordered(
+    loader: DataLoader[Any], dataset: OrderedDataset, phases: Sequence[PhaseRange], layout: Layout, seed: int
+) -> Order:
+    batch_size, accumulation = layout.batch_size, layout.accumulation
+    left = len(dataset) % batch_size or batch_size
+    # As many micro-batches as the trainer counts on in the last step of an epoch, in every process.
+    last = (len(loader) % accumulation or accumulation) * layout.processes
+    if len(loader) != -(-len(dataset) // (batch_size // accumulation)) or left < last:
+        raise UsageError.of(
+            "train_dataset",
+            len(dataset),
+            f"examples leave {left} for the last step of an epoch, in {last} micro-batches",
+            "Choose a batch size that leaves more or none, and dataloader_drop_last=False",
+        )
+    whole = PhaseBatchSampler(
+        dataset.lengths,
+        dataset.strata,
+        phases,
+        batch_size,
+        seed if dataset.seed is None else dataset.seed,
+        accumulation * layout.processes,
+        last,
+    )
+    order = ProcessBatches(whole, layout.process, layout.processes)
+    # A loader refuses a new batch sampler, since that could change its length; this one has the same.
+    # accelerate's loaders pass everything on to one that they hold.
+    object.__setattr__(getattr(loader, "base_dataloader", loader), "batch_sampler", order)
+    return order

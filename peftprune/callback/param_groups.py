@@ -1,0 +1,72 @@
+"""Lending an optimizer other settings for one step, and taking them back.
+
+The optimizer and its schedule belong to the user: between steps, and so in checkpoints, their parameter groups are as
+the user's trainer made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+
+from peftprune.strategy.sites import SiteSet
+from peftprune.strategy.spec import ParameterGroup
+
+
+class StepGroups:
+    """Parameter groups for one optimizer step at a time.
+
+    Args:
+        settings: what the method asks for, for "A", "B", "gate" and "head".
+        learning_rate: the run's peak rate, to which a rate of its own is scaled with the schedule.
+        weight_decay: the run's.
+    """
+
+    def __init__(self, settings: Mapping[str, ParameterGroup], learning_rate: float, weight_decay: float) -> None:
+        self.learning_rate = learning_rate
+        self.settings = {
+            kind: group
+            for kind, group in settings.items()
+            if (group.lr_scale, group.lr) != (1.0, None) or group.weight_decay not in (None, weight_decay)
+        }
+        self._held: list[dict[str, Any]] | None = None
+
+    def lend(self, optimizer: Optimizer, sites: SiteSet, factor: float) -> None:
+        """Multiply every learning rate by `factor`, and give the tensors with settings of their own their groups."""
+        self._held = optimizer.param_groups
+        kinds = self._kinds(sites)
+        groups = []
+        for group in self._held:
+            parts: dict[str, list[Any]] = {}
+            for param in group["params"]:
+                kind = kinds.get(id(param), "head")
+                parts.setdefault(kind if kind in self.settings else "", []).append(param)
+            groups += [self._group(group, kind, params, factor) for kind, params in parts.items()]
+        optimizer.param_groups = groups
+
+    def take_back(self, optimizer: Optimizer) -> None:
+        """Give the optimizer its own groups again."""
+        if self._held is not None:
+            optimizer.param_groups, self._held = self._held, None
+
+    def _kinds(self, sites: SiteSet) -> dict[int, str]:
+        if not self.settings:
+            return {}
+        kinds = {}
+        for group in sites.groups():
+            for kind, tensor in vars(group[0].live()).items():
+                kinds[id(tensor)] = kind
+        return kinds
+
+    def _group(self, group: dict[str, Any], kind: str, params: list[Any], factor: float) -> dict[str, Any]:
+        lr = group["lr"] * factor
+        changed = {**group, "params": params}
+        wanted = self.settings.get(kind)
+        if wanted is not None:
+            lr = lr * wanted.lr_scale if wanted.lr is None else lr * wanted.lr / self.learning_rate
+            # Biases have no decay, whatever the others have.
+            if wanted.weight_decay is not None and (kind != "head" or group.get("weight_decay")):
+                changed["weight_decay"] = wanted.weight_decay
+        return {**changed, "lr": lr}

@@ -1,0 +1,1 @@
+"""The command line: commands, study files, and tables on the console."""

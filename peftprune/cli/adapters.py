@@ -1,0 +1,143 @@
+"""The commands that deal with adapters as files: export, inspect, prune, convert."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from peftprune.errors import UsageError
+
+Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
+Adapter = Annotated[Path, typer.Argument(help="Folder or safetensors file: PEFT's, the native format, or loralib's.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; it appears whole or not at all.")]
+Alpha = Annotated[float | None, typer.Option(help="lora_alpha of a loralib file, which does not say it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that peftprune wrote.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+NoHead = Annotated[
+    bool,
+    typer.Option("--no-head", help="Leave the trained head out: predictions mean nothing until one is supplied."),
+]
+
+
+def register(app: typer.Typer, errors_shown: Wrapper) -> None:
+    """Add the commands to the application."""
+    for command in (export, inspect, prune, convert):
+        app.command()(errors_shown(command))
+
+
+def export(
+    study: Annotated[Path, typer.Argument(help="The folder of a study that `compare` wrote.")],
+    method: Annotated[str, typer.Option(help="The method's label.")],
+    out: Out,
+    seed: Annotated[str, typer.Option(help="A seed, or best: by the primary metric.")] = "best",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="peft: plain PEFT loads it. native: shared layers stored once, for peftprune.load_adapter. merged: a "
+            "plain transformers model."
+        ),
+    ] = "peft",
+    task: Annotated[str | None, typer.Option(help="Where the study has several.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Where the study has several, such as rank=8.")] = None,
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Pad every layer to the largest rank, for engines without rank_pattern.")
+    ] = False,
+    no_head: NoHead = False,
+    push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME of a hub repository to upload to.")] = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Write one finished arm of a study as an adapter or a model of its own, with a model card."""
+    from peftprune.comparison import Comparison
+
+    done = Comparison.load(study).export(
+        out,
+        method=method,
+        seed=seed,
+        format=format,
+        task=task,
+        budget=budget,
+        uniform=uniform,
+        head=not no_head,
+        overwrite=overwrite,
+        push_to_hub=push_to_hub,
+    )
+    typer.echo(f"Chosen: {done.chosen}")
+    for note in done.notes:
+        typer.echo(note)
+    sizes = ", ".join(f"{name} {size:,}" for name, size in done.sizes.items())
+    typer.echo(f"Bytes of weights by format: {sizes}")
+    if done.url is not None:
+        typer.echo(f"Uploaded: {done.url}")
+    typer.echo(str(done.path))
+
+
+def inspect(
+    adapter: Adapter,
+    format: Annotated[str, typer.Option(help="table, or json with every singular value.")] = "table",
+    alpha: Alpha = None,
+    debug: Debug = False,
+) -> None:
+    """Show an adapter's ranks, spectra, norms, density and sharing, and what pruning it further would cost."""
+    if format not in ("table", "json"):
+        raise UsageError.of("format", format, "is unknown", "Formats: table, json")
+    from peftprune.adapters.inspection import inspect as look
+    from peftprune.cli import console_adapters as tables_adapters
+
+    found = look(adapter, alpha=alpha)
+    if format == "json":
+        sys.stdout.write(json.dumps(found.as_dict(), indent=1) + "\n")
+    else:
+        tables_adapters.show_inspection(found)
+
+
+def prune(
+    adapter: Adapter,
+    out: Out,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="rank=R: the parameters of uniform rank R. params=N. energy=E: the fewest components that keep this "
+            "share of the squared norm."
+        ),
+    ],
+    method: Annotated[
+        str,
+        typer.Option(help="svd: the largest singular values of all layers together. magnitude: LoRPA's score."),
+    ] = "svd",
+    uniform: Annotated[bool, typer.Option("--uniform", help="Every layer ends with the rank of the budget.")] = False,
+    alpha: Alpha = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Make an adapter smaller without training and without its base model; writes a PEFT adapter."""
+    from peftprune.adapters.pruning import prune as cut
+    from peftprune.cli import console_adapters as tables_adapters
+
+    method_: Any = method
+    done = cut(adapter, out, method=method_, budget=budget, uniform=uniform, alpha=alpha, overwrite=overwrite)
+    tables_adapters.show_pruned(done)
+    typer.echo(str(done.path))
+
+
+def convert(
+    adapter: Adapter,
+    out: Out,
+    format: Annotated[str, typer.Option(help="peft or native.")] = "peft",
+    uniform: Annotated[bool, typer.Option("--uniform", help="Pad every layer to the largest rank.")] = False,
+    no_head: NoHead = False,
+    alpha: Alpha = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Write an adapter of any format in PEFT's or the native one."""
+    from peftprune.adapters.convert import convert as rewrite
+
+    form: Any = format
+    written = rewrite(adapter, out, format=form, uniform=uniform, head=not no_head, alpha=alpha, overwrite=overwrite)
+    typer.echo(str(written))

@@ -1,0 +1,134 @@
+"""A study written down: a YAML file whose keys are the arguments of `peftprune.compare`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from peftprune.errors import UsageError
+from peftprune.strategy.budget import Budget
+from peftprune.training.settings import NUMBERS, WHOLE
+
+
+def read_study_file(path: str | Path) -> dict[str, Any]:
+    """Read the arguments of a study.
+
+        task: [mrpc, cola]
+        methods: [lora, lorpa, "lorpa:r64(initial_rank=64)"]
+        budget: [rank=2, rank=8]
+        seeds: 3
+
+    `task` may also be a mapping with the arguments of `Task.from_files`, and a budget one with those of `Budget`.
+    Paths count from the working directory, as on the command line.
+
+    Returns:
+        Arguments for `peftprune.compare`.
+
+    Raises:
+        UsageError: no such file, no YAML mapping, an argument that does not exist, or text for a number.
+    """
+    import yaml
+
+    file = Path(path)
+    try:
+        found = yaml.load(file.read_text("utf-8"), _loader())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError.of("config", str(path), f"cannot be read ({error})", "Name a YAML file") from None
+    except yaml.YAMLError as error:
+        raise UsageError.of("config", str(path), f"is no YAML ({error})", "Mend the file") from None
+    if not isinstance(found, Mapping):
+        raise UsageError.of("config", str(path), "holds no arguments", "Write lines such as task: rte")
+    known = _arguments()
+    for name in found:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
+            raise UsageError.of(f"{file.name}: argument", name, "does not exist", hint)
+    values = {name: _number(file, name, value) if name in NUMBERS else value for name, value in found.items()}
+    if "task" in values:
+        values["task"] = _each(values["task"], _task)
+    if "budget" in values:
+        values["budget"] = _each(values["budget"], _budget)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _loader() -> Any:
+    """YAML's safe loader, which however takes the last of two equal keys without a word."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), None)
+            if twice is not None:
+                raise UsageError.of("config", twice, "occurs twice", "Keep one of the lines")
+            return super().construct_mapping(node, deep=deep)
+
+    return Loader
+
+
+def overridden(written: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's arguments with options over them. A length of training that is asked for replaces the file's.
+
+    Args:
+        written: what `read_study_file` returned.
+        asked: arguments given beside the file.
+    """
+    from peftprune.study.arguments import parse_budgets
+
+    result = {**written, **asked}
+    budgets = parse_budgets(result.get("budget", "rank=8"))
+    lengths = [b for b in budgets.values() if isinstance(b, Budget) and b.has_length]
+    if "epochs" in asked and "budget" not in asked and lengths:
+        result["budget"] = [
+            replace(b, epochs=None, steps=None, samples=None) if isinstance(b, Budget) else b for b in budgets.values()
+        ]
+    if "budget" in asked and "epochs" not in asked and lengths:
+        result.pop("epochs", None)
+    return result
+
+
+def _arguments() -> list[str]:
+    from peftprune.comparison import compare
+
+    return [name for name in inspect.signature(compare).parameters if name != "progress"]
+
+
+def _number(file: Path, name: str, value: Any) -> Any:
+    """YAML reads 1e-3, without a point, as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+        return int(number) if name in WHOLE and number.is_integer() else number
+    except ValueError:
+        raise UsageError.of(f"{file.name}: {name}", value, "is no number", "Write 0.001, for example") from None
+
+
+def _each(value: Any, read: Any) -> Any:
+    return [read(v) for v in value] if isinstance(value, list) else read(value)
+
+
+def _task(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    from peftprune.tasks import Task
+
+    return _called("task", Task.from_files, value)
+
+
+def _budget(value: Any) -> Any:
+    return _called("budget", Budget, value) if isinstance(value, Mapping) else value
+
+
+def _called(field: str, build: Any, arguments: Mapping[str, Any]) -> Any:
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(inspect.signature(build).parameters)
+        raise UsageError.of(field, dict(arguments), f"does not fit ({error})", f"Keys: {known}") from None
+    return build(**arguments)

@@ -1,0 +1,109 @@
+"""The registry: every method's name and class."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from peftprune.strategy import Baseline, RankPruningStrategy
+
+    Method = RankPruningStrategy | Baseline
+
+_BUILT_IN = {
+    "lora": "peftprune.methods.lora:LoRA",
+    "lorpa": "peftprune.methods.lorpa:LoRPA",
+    "prilora": "peftprune.methods.prilora:PRILoRA",
+    "lora-drop": "peftprune.methods.lora_drop:LoRADrop",
+    "lora-restart": "peftprune.methods.controls:LoRARestart",
+    "random-rank": "peftprune.methods.controls:RandomRank",
+    "delete": "peftprune.methods.controls:Delete",
+    "reverse": "peftprune.methods.controls:Reverse",
+    "top-layers": "peftprune.methods.controls:TopLayers",
+    "shuffled": "peftprune.methods.controls:Shuffled",
+    "svd": "peftprune.methods.svd:SVD",
+    "adalora": "peftprune.methods.adalora:AdaLoRA",
+    "adalora-peft": "peftprune.methods.adalora_peft:AdaLoRAPeft",
+    "increlora": "peftprune.methods.increlora:IncreLoRA",
+    "elalora": "peftprune.methods.elalora:ElaLoRA",
+    "sora": "peftprune.methods.sora:SoRA",
+    "weightlora": "peftprune.methods.weightlora:WeightLoRA",
+    "dylora": "peftprune.methods.dylora:DyLoRA",
+    "l1ra": "peftprune.methods.l1ra:L1RA",
+    "eva": "peftprune.methods.eva:EVA",
+    "head-only": "peftprune.methods.without_lora:HeadOnly",
+    "full": "peftprune.methods.without_lora:Full",
+    "bitfit": "peftprune.methods.without_lora:BitFit",
+    "rslora": "peftprune.methods.lora_variants:RSLoRA",
+    "lora-fa": "peftprune.methods.lora_variants:LoRAFA",
+    "dora": "peftprune.methods.dora:DoRA",
+    "vera": "peftprune.methods.vera:VeRA",
+}
+
+
+_REGISTERED: dict[str, type] = {}
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One requested arm: the label it has in tables, the method's class and its options.
+
+    `text` is what asks for it on the command line; empty for a class or object that only this process knows.
+    """
+
+    label: str
+    cls: type
+    options: Mapping[str, Any] = field(default_factory=dict)
+    instance: Any = None
+    text: str = ""
+
+    def build(self) -> Method:
+        """A fresh strategy, so that arms share no state. Raises UsageError for options out of range."""
+        if self.instance is not None:
+            return type(self.instance)(self.instance.config)
+        return self.cls(**self.options)
+
+
+def names() -> list[str]:
+    """All registered method names: built in, from entry points, and registered in this process."""
+    plugins = (e.name for e in entry_points(group="peftprune.methods"))
+    return list(dict.fromkeys([*_BUILT_IN, *plugins, *_REGISTERED]))
+
+
+def register(cls: type) -> type:
+    """Make a strategy class known by its `name` in this process; usable as a decorator.
+
+    Raises:
+        UsageError: when another class has that name already.
+    """
+    name = cls.name  # type: ignore[attr-defined]
+    if name in _BUILT_IN or _REGISTERED.get(name, cls) is not cls:
+        raise UsageError.of("name", name, "is taken by another method", "Choose another name")
+    _REGISTERED[name] = cls
+    return cls
+
+
+def load(name: str) -> type[Any]:
+    """The class registered under `name`.
+
+    Raises:
+        UsageError: for an unknown name, with the closest known one.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    plugins = {e.name: e for e in entry_points(group="peftprune.methods")}
+    if name in plugins:
+        return plugins[name].load()
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    known = names()
+    close = get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    raise UsageError.of("method", name, "is unknown", f"{hint}Known methods: {', '.join(known)}")

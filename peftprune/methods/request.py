@@ -1,0 +1,128 @@
+"""The small language in which methods are requested."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftprune.errors import UsageError
+from peftprune.methods.registry import _REGISTERED, MethodSpec, load
+
+
+def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
+    """Read what a user asked for.
+
+    Args:
+        request: a comma-separated string, or a sequence of strings, strategy objects and strategy classes. A string
+            is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
+            arm is called `NAME:LABEL` in tables.
+
+    Raises:
+        UsageError: for unknown methods or options, malformed requests, and labels that occur twice.
+    """
+    if isinstance(request, Mapping) or not isinstance(request, str | Sequence):
+        raise UsageError.of("methods", request, "are neither text nor a list", "Write [lora, lorpa], for example")
+    parts: list[Any] = _split(request) if isinstance(request, str) else list(request)
+    parts = [p for part in parts for p in (_split(part) if isinstance(part, str) else [part])]
+    if not parts:
+        raise UsageError.of("methods", request, "is empty", "Name at least one, for example lora,lorpa")
+    specs = [_parse_text(p) if isinstance(p, str) else _parse_object(p) for p in parts]
+    labels = [s.label for s in specs]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UsageError.of("methods", twice, "occurs twice", f"Label one of them: {twice.split(':')[0]}:mine(...)")
+    for spec in specs:
+        spec.build()
+    return specs
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of parentheses and brackets."""
+    parts, depth, current = [], 0, ""
+    for char in text:
+        depth += (char in "([") - (char in ")]")
+        if char == "," and depth == 0:
+            parts.append(current)
+            current = ""
+        else:
+            current += char
+    return [p.strip() for p in [*parts, current] if p.strip()]
+
+
+def _parse_text(text: str) -> MethodSpec:
+    match = re.fullmatch(r"(?P<name>[^(]+?)(?P<options>\(.*\))?", text, re.DOTALL)
+    if match is None:
+        raise UsageError.of("method", text, "cannot be read", "Write NAME, NAME(option=value) or NAME:LABEL(...)")
+    label = match["name"].strip()
+    options = _parse_options(text, match["options"] or "()")
+    head, _, tail = label.rpartition(":")
+    if head.endswith(".py"):
+        cls = _load_file(Path(head), tail)
+        return MethodSpec(cls.name, cls, options, text=text)  # type: ignore[attr-defined]
+    name, colon, tag = label.partition(":")
+    if colon and not re.fullmatch(r"[\w.+-]+", tag):
+        raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
+    return MethodSpec(label, load(name), options, text="" if name in _REGISTERED else text)
+
+
+def _parse_options(text: str, call: str) -> dict[str, Any]:
+    try:
+        node = ast.parse(f"f{call}", mode="eval").body
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
+            raise ValueError
+        names = [k.arg for k in node.keywords]
+        if None in names or len(set(names)) < len(names):
+            raise ValueError
+        return {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+    except (SyntaxError, ValueError):
+        raise UsageError.of(
+            "method", text, "has options that are not name=value pairs", "Write lorpa(initial_rank=64, rewind=True)"
+        ) from None
+
+
+def _parse_object(given: Any) -> MethodSpec:
+    from peftprune.strategy.baseline import Baseline
+    from peftprune.strategy.interface import RankPruningStrategy
+
+    kinds = (RankPruningStrategy, Baseline)
+    if isinstance(given, MethodSpec):
+        return given
+    if isinstance(given, type) and issubclass(given, kinds):
+        return MethodSpec(given.name, given, text=_spell(given, {}))
+    if isinstance(given, kinds):
+        return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))
+    raise UsageError.of("methods", given, "is no method", "Give a name, or a RankPruningStrategy class or object")
+
+
+def _spell(cls: Any, options: Mapping[str, Any]) -> str:
+    """The text that asks for a class of ours with these options; empty for others."""
+    if not cls.__module__.startswith("peftprune.methods."):
+        return ""
+    defaults = vars(cls().config)
+    named = ",".join(f"{k}={v!r}" for k, v in options.items() if v != defaults[k])
+    return f"{cls.name}({named})" if named else str(cls.name)
+
+
+def _load_file(path: Path, class_name: str) -> type:
+    if not path.is_file():
+        raise UsageError.of("method", str(path), "is not a file", "Write path/to/file.py:ClassName")
+    module_spec = importlib.util.spec_from_file_location(f"peftprune_user_{path.stem}", path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        problem = f"cannot be imported ({type(error).__name__}: {error})"
+        raise UsageError.of("method", str(path), problem, "Mend the file; --debug shows where") from error
+    cls = getattr(module, class_name, None)
+    if not isinstance(cls, type):
+        found = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        raise UsageError.of("method", class_name, f"is not a class in {path}", f"Classes there: {', '.join(found)}")
+    return _parse_object(cls).cls

@@ -1,0 +1,275 @@
+"""Find the linear layers of a transformers model that may carry a LoRA, and what surrounds them.
+
+There is no table of architectures. Three conventions, which transformers keeps, are enough:
+
+- the blocks of a stack sit in a list called `layer`, `layers`, `h`, `block` or `blocks`;
+- query, key and value projections are called by one of a few names;
+- everything beside the base model (`base_model_prefix`) is the task head. A model that generates has none: its
+  language-model head came with it and stays frozen.
+
+All functions read names and shapes only, so that they work on the meta device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from peftprune.errors import UsageError
+from peftprune.strategy.sites import SiteShape, Stream
+
+if TYPE_CHECKING:
+    from torch import nn
+
+QUERY_NAMES = frozenset({"query", "query_proj", "q_proj", "q", "q_lin"})
+KEY_NAMES = frozenset({"key", "key_proj", "k_proj", "k", "k_lin"})
+VALUE_NAMES = frozenset({"value", "value_proj", "v_proj", "v", "v_lin"})
+CROSS_ATTENTION_NAMES = frozenset({"encoder_attn", "EncDecAttention", "crossattention"})
+
+# The first match counts: T5 has lists within its blocks (`block.0.layer.1`).
+_BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer outside the head, and its place. `layer` and `local` (the name within the block) are None and
+    the name below the base model for layers outside all blocks."""
+
+    name: str
+    stack: Stream
+    layer: int | None
+    local: str
+    d_in: int
+    d_out: int
+
+    @property
+    def last(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def stream(self) -> Stream:
+        """Whose tokens the layer reads: keys and values of cross-attention read the encoder's."""
+        crosses = not CROSS_ATTENTION_NAMES.isdisjoint(self.name.split("."))
+        if self.stack == "decoder" and crosses and self.last in KEY_NAMES | VALUE_NAMES:
+            return "cross"
+        return self.stack
+
+
+def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "attention") -> tuple[SiteShape, ...]:
+    """The layers that a LoRA would adapt, in module order.
+
+    Args:
+        model: a transformers model with a task head; any device, the meta device included.
+        target_modules: "attention" (query and value projections, those of cross-attention included), "all-linear"
+            (all linear layers inside the transformer blocks: no pooler, no head, no projection of the embeddings), or
+            a list of module names or name endings, which mean what they mean in PEFT: an item matches the module
+            called exactly so and those whose name ends with "." + item.
+
+    A list may also name linear layers outside the blocks. Their `layer` is 0 if they come before the blocks and the
+    last layer of the model if they come after them; their `kind` is the name below the base model. Layers of the task
+    head are trained in full, so they never become sites.
+
+    Raises:
+        UsageError: nothing matches, a list item matches no linear layer or none outside the head, or
+            `target_modules` is neither of the two words nor a list.
+    """
+    linears = _linear_layers(model)
+    if target_modules == "attention":
+        chosen = [item for item in linears if item.layer is not None and item.last in QUERY_NAMES | VALUE_NAMES]
+        if not chosen:
+            raise _nothing_found(target_modules, "names no query or value projection of this model", linears)
+    elif target_modules == "all-linear":
+        chosen = [item for item in linears if item.layer is not None]
+        if not chosen:
+            raise _nothing_found(target_modules, "finds no linear layer inside a transformer block", linears)
+    elif isinstance(target_modules, str):
+        cure = f'Use "attention", "all-linear" or a list of module names, for example [{target_modules!r}]'
+        raise UsageError.of("target_modules", target_modules, "is not a known choice", cure)
+    else:
+        chosen = _named(model, linears, target_modules)
+    kinds = _kinds(linears)
+    layers = _layers(linears)
+    return tuple(
+        SiteShape(item.name, layers[item.name], kinds[item.name], item.d_in, item.d_out, item.stream) for item in chosen
+    )
+
+
+def head_modules(model: nn.Module) -> tuple[str, ...]:
+    """Names of the newly initialised task-head modules, which are trained in full beside the LoRA.
+
+    They are the children of the model, other than the base model, that hold parameters: `classifier` for BERT,
+    `pooler` and `classifier` for DeBERTa, `score` for Llama, `classification_head` for BART. The pooler of BERT is part
+    of the base model and keeps its pre-trained weights. What PEFT calls `modules_to_save`. Models that generate have
+    none.
+    """
+    if language_model_head(model) is not None:
+        return ()
+    prefix = getattr(model, "base_model_prefix", "")
+    return tuple(
+        name for name, child in model.named_children() if name != prefix and next(child.parameters(), None) is not None
+    )
+
+
+def language_model_head(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into scores of tokens, where the model has one."""
+    find = getattr(model, "get_output_embeddings", None)
+    return None if find is None else find()
+
+
+def base_linear_cost(model: nn.Module) -> dict[str, Any]:
+    """What an analytic estimate of the base model's floating-point operations needs to know.
+
+    Returns:
+        `linear_params_per_layer`: weights (without biases) of the linear layers inside each transformer block, as
+            `{(stream, layer): count}`. `stream` says how many tokens pass through them, see `SiteShape.stream`.
+            A forward pass spends 2 * count operations per token.
+        `hidden_size`: width of the model.
+        `attention_layers`: number of attention operations, one per block and one more per block with cross-attention.
+    """
+    params: Counter[tuple[Stream, int]] = Counter()
+    attentions = set()
+    for item in _linear_layers(model):
+        if item.layer is not None:
+            params[item.stream, item.layer] += item.d_in * item.d_out
+            crosses = not CROSS_ATTENTION_NAMES.isdisjoint(item.name.split("."))
+            attentions |= {(item.stack, item.layer, False), (item.stack, item.layer, crosses)}
+    config: Any = model.config
+    return {
+        "linear_params_per_layer": dict(params),
+        "hidden_size": int(config.hidden_size),
+        "attention_layers": len(attentions),
+    }
+
+
+def _linear_layers(model: nn.Module) -> list[_Linear]:
+    """All linear layers outside the head, in module order."""
+    heads = head_modules(model)
+    two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    prefix = getattr(model, "base_model_prefix", "")
+    found = []
+    for name, shape in _named_linears(model):
+        if _inside(name, heads):
+            continue
+        match = _BLOCK.search(name)
+        layer, local = (int(match[1]), name[match.end() :]) if match else (None, name.removeprefix(f"{prefix}."))
+        before_block = name[: match.start()] if match else name
+        stack: Stream = "self"
+        if two_stacks:
+            stack = "decoder" if "decoder" in before_block.split(".") else "encoder"
+        found.append(_Linear(name, stack, layer, local, *shape))
+    return found
+
+
+def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
+    """(name, (d_in, d_out)) of every linear layer, the task head's included and the language-model head left out.
+
+    A layer that PEFT adapted is still that layer.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    frozen = language_model_head(model)
+    adapted = "\0"
+    for name, module in model.named_modules():
+        if module is frozen or name.startswith(adapted):
+            continue
+        layer = getattr(module, "base_layer", module)
+        if layer is not module:
+            adapted = f"{name}."
+        if isinstance(layer, nn.Linear):
+            yield name, (layer.in_features, layer.out_features)
+        elif isinstance(layer, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
+            yield name, (layer.weight.shape[0], layer.weight.shape[1])
+
+
+def _inside(name: str, modules: Iterable[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
+
+
+def _matches(name: str, item: str) -> bool:
+    """PEFT's rule for an item of a `target_modules` list."""
+    return name == item or name.endswith(f".{item}")
+
+
+def _named(model: nn.Module, linears: Sequence[_Linear], items: Sequence[str]) -> list[_Linear]:
+    """The layers that a list of names matches; each item must match at least one."""
+    if not items:
+        raise UsageError.of("target_modules", list(items), "is empty", "Name at least one module")
+    for item in items:
+        if any(_matches(linear.name, item) for linear in linears):
+            continue
+        if any(_matches(name, item) for name, _ in _named_linears(model)):
+            heads = ", ".join(head_modules(model))
+            cure = f"The head ({heads}) is trained in full beside the LoRA; leave it out"
+            raise UsageError.of("target_modules", item, "matches only layers of the task head", cure)
+        raise _nothing_found(item, "matches no linear layer", linears)
+    return [linear for linear in linears if any(_matches(linear.name, item) for item in items)]
+
+
+def _nothing_found(value: str, problem: str, linears: Sequence[_Linear]) -> UsageError:
+    """A UsageError that lists what there is to choose from, the closest name first."""
+    names = dict.fromkeys(_suffixes(linears).values())
+    if not names:
+        return UsageError.of("target_modules", value, problem, "This model has no linear layers outside its head")
+    if all(linear.layer is None for linear in linears):
+        return UsageError.of("target_modules", value, problem, f"Its linear layers are: {', '.join(names)}")
+    # A short name may exist in several places (`dense`); offering the last component would hide that.
+    close = get_close_matches(value, names, n=1)
+    attention = [name for name in names if "attn" in name or "attention" in name.lower()]
+    example = close or attention[:1] or list(names)[:1]
+    cure = f"The linear layers of a block are: {', '.join(names)}. Name some of them in a list, for example {example!r}"
+    return UsageError.of("target_modules", value, problem, cure)
+
+
+def _suffixes(linears: Sequence[_Linear]) -> Mapping[str, str]:
+    """For each layer inside a block (or, in a model without blocks, each layer), the shortest dotted ending of its
+    name that no other layer of a block of the same stack shares; its whole name within the block if all are shared.
+
+    `attention.output.dense` and `output.dense` of BERT are an example of the latter: the second is an ending of the
+    first, so no ending of it is unique. Blocks of one stack are looked at together, so that a role keeps one name even
+    where not all blocks are alike.
+    """
+    inside = [item for item in linears if item.layer is not None] or list(linears)
+    locals_per_stack: dict[Stream, dict[str, None]] = {}
+    for item in inside:
+        locals_per_stack.setdefault(item.stack, {})[item.local] = None
+    shared = {
+        stack: Counter(ending for local in names for ending in _endings(local))
+        for stack, names in locals_per_stack.items()
+    }
+    return {
+        item.name: next((end for end in _endings(item.local) if shared[item.stack][end] == 1), item.local)
+        for item in inside
+    }
+
+
+def _endings(name: str) -> list[str]:
+    """The dotted endings of a name, the shortest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
+
+
+def _kinds(linears: Sequence[_Linear]) -> dict[str, str]:
+    """`SiteShape.kind` of every layer, by name."""
+    suffixes = _suffixes(linears)
+    kinds = {}
+    for item in linears:
+        kind = suffixes.get(item.name, item.local)
+        stack_prefix = "" if item.stack == "self" else f"{item.stack}."
+        kinds[item.name] = stack_prefix + kind.removeprefix(stack_prefix)
+    return kinds
+
+
+def _layers(linears: Sequence[_Linear]) -> dict[str, int]:
+    """`SiteShape.layer` of every layer, by name: outside the blocks, 0 before them and the last layer after them."""
+    layers: dict[str, int] = {}
+    last: dict[Stream, int] = {}
+    for item in linears:
+        if item.layer is not None:
+            last[item.stack] = max(last.get(item.stack, 0), item.layer)
+        layers[item.name] = item.layer if item.layer is not None else last.get(item.stack, 0)
+    return layers

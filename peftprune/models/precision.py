@@ -1,0 +1,97 @@
+"""How the frozen base model is held: its number format, quantised to 8 or 4 bits, and on which devices."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+BaseDtype = Literal["float32", "bfloat16", "float16"]
+
+LoadIn = Literal["8bit", "4bit"]
+
+
+@dataclass(frozen=True)
+class BaseForm:
+    """How to load a base model; nothing named is float32 on the CPU, from where it is moved when it is trained.
+
+    Attributes:
+        dtype: of the weights.
+        load_in: quantise the linear layers with bitsandbytes: "8bit" (LLM.int8) or "4bit" (NF4).
+        device_map: placement as transformers' `device_map` takes it, such as "auto".
+    """
+
+    dtype: BaseDtype = "float32"
+    load_in: LoadIn | None = None
+    device_map: str | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`.
+
+        Raises:
+            UsageError: quantisation was asked for and cannot be had here.
+        """
+        import torch
+
+        found: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
+        if self.device_map is not None:
+            found["device_map"] = self.device_map
+        if self.load_in is not None:
+            found["quantization_config"] = _quantised(self.load_in, found["dtype"])
+        return found
+
+
+def _quantised(load_in: LoadIn, dtype: Any) -> Any:
+    check_quantisation(load_in)
+    from transformers import BitsAndBytesConfig
+
+    if load_in == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def check_quantisation(load_in: LoadIn) -> None:
+    """Refuse where bitsandbytes is absent or does not work on this machine.
+
+    Raises:
+        UsageError: with the reason and the way out.
+    """
+    assert load_in in get_args(LoadIn)
+    cure = "Use base_dtype bfloat16, which needs no further package, or a machine that has it"
+    if importlib.util.find_spec("bitsandbytes") is None:
+        install = 'Install it: pip install "peftprune[quantised]"'
+        raise UsageError.of("load_in", load_in, "needs the package bitsandbytes, which is not installed", install)
+    from transformers.integrations import validate_bnb_backend_availability
+
+    try:
+        works = validate_bnb_backend_availability(raise_exception=False)
+    # Its native library may fail to load in any way.
+    except Exception as error:
+        raise UsageError.of("load_in", load_in, f"does not work here ({error})", cure) from error
+    if not works:
+        raise UsageError.of("load_in", load_in, "is not supported by bitsandbytes on this machine", cure)
+
+
+def keep_head_exact(model: nn.Module, head: tuple[str, ...]) -> None:
+    """Hold the task head, which is trained, in float32 whatever the base model is held in."""
+    for name in head:
+        module = model.get_submodule(name).float()
+        module.register_forward_pre_hook(_in_float32)
+
+
+def _in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    import torch
+
+    return tuple(a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
+
+
+def frozen_bytes(model: nn.Module) -> int:
+    """Bytes of the weights that are not trained, as they are held; tied ones once."""
+    held: dict[int, Tensor] = {p.data_ptr(): p for p in model.parameters() if not p.requires_grad}
+    return sum(p.numel() * p.element_size() for p in held.values())

@@ -1,0 +1,93 @@
+"""Lines that stay apart where they coincide: they take turns, so that no value has to be moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftprune.plots.style import series_style
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from peftprune.plots.validation import Floats
+
+LEGEND = "where values are equal,\nlines and marks take turns"
+_PIECE = 3.0  # length of a turn, in line widths
+_MOST_MARKED = 16  # points on one line that all may bear a mark
+
+
+def draw_in_turns(ax: Axes, x: Floats, values: Floats, labels: Sequence[str], *, held: bool = False) -> None:
+    """Draw the columns of `values` (points × labels) over `x` (points); NaN breaks a line.
+
+    Each label gets three kinds of artist: an empty one for legends, one with all its points and some of their marks,
+    and its pieces of line.
+
+    Args:
+        held: each value holds until the next point, rather than leading there straight.
+    """
+    import numpy as np
+
+    corners, heights = (np.repeat(x, 2)[1:], np.repeat(values, 2, axis=0)[:-1]) if held else (x, values)
+    together = [_together(heights[s], heights[s + 1]) for s in range(len(corners) - 1)]
+    bearing = _bearing(values)
+    for i, label in enumerate(labels):
+        style = series_style(i)
+        ax.plot([], [], label=label, **style)
+        ax.plot(x, values[:, i], markevery=bearing[i], **style | {"linestyle": "none", "zorder": style["zorder"] + 0.5})
+        style["marker"] = ""
+        start = 0
+        while start < len(together):
+            members = together[start].get(i)
+            stop = start + 1
+            while stop < len(together) and together[stop].get(i) == members:
+                stop += 1
+            if members is not None:
+                shown = style | ({"linestyle": _turn(members.index(i), len(members))} if len(members) > 1 else {})
+                ax.plot(corners[start : stop + 1], heights[start : stop + 1, i], **shown)
+            start = stop
+
+
+def _together(begin: Floats, end: Floats) -> dict[int, tuple[int, ...]]:
+    """Each line to all lines that share its way from `begin` to `end`; those that are broken there are absent."""
+    ways: dict[tuple[float, float], list[int]] = {}
+    for i, (a, b) in enumerate(zip(begin, end, strict=True)):
+        if a == a and b == b:
+            ways.setdefault((float(a), float(b)), []).append(i)
+    return {i: tuple(members) for members in ways.values() for i in members}
+
+
+def _turn(turn: int, members: int) -> tuple[float, tuple[float, float]]:
+    """Dashes that leave room for those of the other members."""
+    return _PIECE * ((members - turn) % members), (_PIECE, _PIECE * (members - 1))
+
+
+def _bearing(values: Floats) -> list[list[int]]:
+    """Which points of each line bear its mark. Of equal points one line does; lines of many points have few marks."""
+    points, lines = values.shape
+    if points > _MOST_MARKED:
+        return [marked(values[:, i], i, lines) for i in range(lines)]
+    found: list[list[int]] = [[] for _ in range(lines)]
+    for point in range(points):
+        for members in dict.fromkeys(_together(values[point], values[point]).values()):
+            found[members[point % len(members)]].append(point)
+    return found
+
+
+def marked(values: Floats, index: int, count: int) -> list[int]:
+    """Which points of line `index` of `count` bear a mark: all of a few, else every so-manieth, in turns with others.
+
+    A point between gaps always does, as no line would show it.
+    """
+    import numpy as np
+
+    known: NDArray[np.bool_] = np.isfinite(values)
+    if len(values) <= _MOST_MARKED:
+        return [int(i) for i in known.nonzero()[0]]
+    padded = np.concatenate([[False], known, [False]])
+    alone = known & ~padded[:-2] & ~padded[2:]
+    period = max(min(count, len(values) // 3), len(values) // _MOST_MARKED)
+    turn = np.arange(len(values)) % period == index % period
+    return [int(i) for i in (known & (turn | alone)).nonzero()[0]]

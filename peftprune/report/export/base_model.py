@@ -1,0 +1,88 @@
+"""The base model that an arm was trained on, loaded again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftprune.adapters.formats.folder import read_json
+from peftprune.adapters.formats.peft import CONFIG_FILE
+from peftprune.errors import UsageError
+from peftprune.models.precision import BaseForm
+from peftprune.report.export.choose import Chosen
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model in float32, which may be changed.
+
+    Attributes:
+        model: the model, with the head that its task needs.
+        tokenizer: its tokenizer.
+        dtype: that of the stored weights; float32 holds them exactly.
+        auto: the transformers class that loads it.
+        reload: loads a saved folder in the dtype it holds.
+        quietly: a context in which transformers draws no bars.
+    """
+
+    model: Any
+    tokenizer: Any
+    dtype: torch.dtype
+    auto: Any
+    reload: Callable[[Path], nn.Module]
+    quietly: Callable[[], AbstractContextManager[None]]
+
+
+def auto_class(chosen: Chosen) -> Any:
+    """The transformers class that loads an arm's base model."""
+    import transformers
+
+    file = chosen.folder.adapter / CONFIG_FILE
+    kind = read_json(file).get("task_type") if file.exists() else None
+    names = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM"}
+    return getattr(transformers, names.get(str(kind), "AutoModelForSequenceClassification"))
+
+
+def num_labels(chosen: Chosen) -> int | None:
+    """Outputs of the arm's head; None for models that generate."""
+    if chosen.cell.request["tasks"][0]["kind"] == "generation":
+        return None
+    return len(chosen.folder.read_predictions()["logits"].iloc[0])
+
+
+def load_base(chosen: Chosen) -> Base:
+    """Load the base model and check that it is the one the arm was trained on.
+
+    Raises:
+        UsageError: a model that cannot be loaded, or another one.
+    """
+    from peftprune.models.load import _quiet, load_model
+
+    name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
+    auto, labels = auto_class(chosen), num_labels(chosen)
+    settings: dict[str, Any] = chosen.result["settings"]
+    held = BaseForm(settings.get("base_dtype") or "float32", settings.get("load_in"))
+    expected = chosen.result["meta_info"]["model_info"]["sha"]
+    if load_model(name, labels or 0, kind, held).fingerprint != expected:
+        problem = "is not the base model that the arm was trained on: its weights or configuration have changed"
+        raise UsageError.of("model", name, problem, "Restore it, or use the format peft, which does not need it")
+    loaded = load_model(name, labels or 0, kind)
+    arguments: dict[str, Any] = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
+    dtype = torch.float32
+    # A folder without a configuration holds a GGUF file, whose weights have no dtype of torch's.
+    if not Path(loaded.source).is_dir() or (Path(loaded.source) / "config.json").is_file():
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            dtype = auto.from_pretrained(loaded.source, dtype="auto", **arguments).dtype
+
+    def reload(folder: Path) -> nn.Module:
+        found: nn.Module = auto.from_pretrained(folder, dtype="auto")
+        return found
+
+    return Base(copy.deepcopy(loaded.model).eval(), loaded.tokenizer, dtype, auto, reload, _quiet)

@@ -1,0 +1,248 @@
+"""From a stored arm to a folder that serves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftprune.adapters.formats.adapter import Adapter
+from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json, staged
+from peftprune.adapters.formats.native import native_contents, write_native
+from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, peft_contents, read_peft, write_peft
+from peftprune.adapters.save import METADATA_FILE
+from peftprune.errors import UsageError
+from peftprune.models.load import OFFLINE_MODEL
+from peftprune.report.export.choose import Chosen, choose
+from peftprune.report.export.hub import push
+from peftprune.report.export.model_card import write_card
+
+if TYPE_CHECKING:
+    from peftprune.study.stored_study import StoredStudy
+
+ExportFormat = Literal["peft", "native", "merged"]
+FORMATS = ("peft", "native", "merged")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export did.
+
+    Attributes:
+        path: the folder.
+        arm: task, budget, method and seed of the arm.
+        chosen: which arm, and why, in words.
+        format: "peft", "native" or "merged".
+        sizes: bytes of weights on disk in each format, as far as they are known without writing a merged model.
+        notes: what must be known to use it.
+        difference: largest output difference between merged and adapted model; None for other formats.
+        url: where it was pushed to, if it was.
+    """
+
+    path: Path
+    arm: dict[str, Any]
+    chosen: str
+    format: str
+    sizes: dict[str, int]
+    notes: tuple[str, ...] = ()
+    difference: float | None = None
+    url: str | None = None
+
+
+@dataclass
+class _Written:
+    """What writing one format leaves to say."""
+
+    how: str
+    sizes: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def export(
+    comparison: StoredStudy,
+    out: str | Path,
+    *,
+    method: str,
+    seed: int | str = "best",
+    format: ExportFormat = "peft",
+    task: str | None = None,
+    budget: str | None = None,
+    uniform: bool = False,
+    head: bool = True,
+    overwrite: bool = False,
+    push_to_hub: str | None = None,
+) -> Exported:
+    """Write one finished arm as an adapter or a model of its own, with a model card.
+
+    Args:
+        comparison: the study.
+        out: folder to write; it appears whole or not at all.
+        method: label of the method.
+        seed: a seed, or "best" by the primary metric.
+        format: "peft", which plain PEFT loads; "native", where shared sites are stored once; "merged", a plain
+            transformers model.
+        task: where the study has several.
+        budget: where the study has several.
+        uniform: for "peft": pad every site with zeros to the largest rank.
+        head: for "peft" and "native": False leaves the trained head out.
+        overwrite: replace a folder that an earlier export wrote.
+        push_to_hub: OWNER/NAME of a repository to upload to.
+
+    Raises:
+        UsageError: what cannot be exported so; nothing was touched.
+        RunError: a merged model that is wrong, which is not kept, or a hub that refuses.
+    """
+    if format not in FORMATS:
+        raise UsageError.of("format", format, "is unknown", f"Formats: {', '.join(FORMATS)}")
+    if uniform and format != "peft":
+        raise UsageError.of("uniform", uniform, f"has no meaning for {format}", "Leave it out, or use the format peft")
+    if not head and format == "merged":
+        raise UsageError.of("head", head, "has no meaning for merged: a model has a head", "Keep the head")
+    chosen = choose(comparison, method, seed, task=task, budget=budget)
+    target = check_out(Path(out), overwrite, comparison.path)
+    source = chosen.folder.adapter
+    if not (source / METADATA_FILE).is_file():
+        cure = "Delete the arm's folder and run the same compare again"
+        raise UsageError.of("adapter", str(source), "is not there or not complete", cure)
+    write = {"peft": _peft, "native": _native, "merged": _merged}[format]
+    with staged(target) as aside:
+        done = write(chosen, aside, uniform, head)
+        facts = {**read_json(source / METADATA_FILE), **chosen.key, "format": format, **done.facts}
+        (aside / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        write_card(chosen, aside, form=format, how=done.how, facts=done.notes)
+    url = None if push_to_hub is None else push(target, push_to_hub)
+    notes, difference = tuple(done.notes), done.facts.get("largest_output_difference")
+    return Exported(target, chosen.key, chosen.words, format, done.sizes, notes, difference, url)
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+
+
+def _peft(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
+    source = chosen.folder.adapter
+    if not (source / CONFIG_FILE).exists():
+        raise _no_format(chosen, "peft")
+    if not _is_lora(source):
+        if uniform or not head:
+            option, value = ("uniform", uniform) if uniform else ("head", head)
+            kind = read_json(source / CONFIG_FILE).get("peft_type")
+            raise UsageError.of(option, value, f"is for LoRA, and {chosen.key['method']} is {kind}", "Leave it out")
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            shutil.copyfile(source / name, folder / name)
+        return _Written(_load_with_peft(chosen), {"peft": (folder / WEIGHTS_FILE).stat().st_size})
+    adapter = read_peft(source)
+    write_peft(*peft_contents(adapter, uniform=uniform, head=head), folder)
+    notes = _about_head(adapter, head)
+    if uniform:
+        rank = max(f.rank for f in adapter.sites.values())
+        notes.append(
+            f"Every layer is padded with zeros to rank {rank}, the largest of the method's ranks, for engines that "
+            "ignore PEFT's rank_pattern. The function is the same."
+        )
+    facts = {"uniform": uniform, "head": head and bool(adapter.head)}
+    return _Written(_load_with_peft(chosen), sizes_of(adapter), notes, facts)
+
+
+def _native(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
+    source = chosen.folder.adapter
+    if not (source / CONFIG_FILE).exists() or not _is_lora(source):
+        raise _no_format(chosen, "native")
+    adapter = read_peft(source)
+    write_native(native_contents(adapter, head=head), folder)
+    how = f"{_base_code(chosen)}\nimport peftprune\n\nmodel = peftprune.load_adapter(FOLDER, base)"
+    notes = [
+        *_about_head(adapter, head),
+        "Layers that share factors are stored once. `peftprune convert FOLDER --out DIR` makes a PEFT adapter of it.",
+    ]
+    return _Written(how, sizes_of(adapter), notes, {"head": head and bool(adapter.head)})
+
+
+def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
+    from peftprune.adapters.merge import adapted_model, write_merged
+    from peftprune.report.export.base_model import load_base
+
+    source = chosen.folder.adapter
+    base = load_base(chosen)
+    adapted = adapted_model(source, base.model)
+    with base.quietly():
+        done = write_merged(adapted, base.tokenizer, folder, base.dtype, base.reload)
+    adapter = read_peft(source) if (source / CONFIG_FILE).exists() and _is_lora(source) else None
+    sizes = {} if adapter is None else sizes_of(adapter)
+    note = (
+        f"Merged in float32 and stored as {done.dtype}, like the base model. On a fixed batch the outputs differ by at "
+        f"most {done.difference:.2g} from the adapted model's in float32 (largest output: {done.output:.2g})."
+    )
+    name = base.auto.__name__
+    how = (
+        f"from transformers import AutoTokenizer, {name}\n\n"
+        f"model = {name}.from_pretrained(FOLDER)\ntokenizer = AutoTokenizer.from_pretrained(FOLDER)"
+    )
+    facts = {"largest_output_difference": done.difference, "largest_output": done.output, "dtype": done.dtype}
+    return _Written(how, sizes | {"merged": folder_bytes(folder)}, [note], facts)
+
+
+def sizes_of(adapter: Adapter) -> dict[str, int]:
+    """Bytes of the weights file in each adapter format that it can have, head included."""
+    from safetensors.torch import save
+
+    def size(contents: Callable[[], Any]) -> int | None:
+        try:
+            tensors, header = contents()
+        except UsageError:
+            return None
+        return len(save(tensors, header))
+
+    found = {
+        "peft": size(lambda: (peft_contents(adapter)[1], {"format": "pt"})),
+        "peft, uniform": size(lambda: (peft_contents(adapter, uniform=True)[1], {"format": "pt"})),
+        "native": size(lambda: native_contents(adapter)),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _is_lora(folder: Path) -> bool:
+    return read_json(folder / CONFIG_FILE).get("peft_type") == "LORA"
+
+
+def _no_format(chosen: Chosen, form: str) -> UsageError:
+    method = chosen.result["method"]
+    possible = "merged" if form == "peft" or not (chosen.folder.adapter / CONFIG_FILE).exists() else "peft or merged"
+    return UsageError.of("format", form, f"is not possible for {method}, which is no plain LoRA", f"Use {possible}")
+
+
+def _about_head(adapter: Adapter, head: bool) -> list[str]:
+    if head or not adapter.head:
+        return []
+    modules = ", ".join(adapter.config["modules_to_save"])
+    return [
+        f"The trained head ({modules}) is left out: what is loaded has the base model's own head, or an untrained one, "
+        "so its predictions for this task mean nothing until a head is supplied."
+    ]
+
+
+def _base_code(chosen: Chosen) -> str:
+    from peftprune.report.export.base_model import auto_class
+
+    name = chosen.cell.request["model"]
+    if name == OFFLINE_MODEL:
+        return f"from peftprune.models.load import load_model\n\nbase = load_model({name!r}{_labels(chosen)}).model"
+    auto = auto_class(chosen).__name__
+    return f"from transformers import {auto}\n\nbase = {auto}.from_pretrained({name!r}{_labels(chosen)})"
+
+
+def _labels(chosen: Chosen) -> str:
+    from peftprune.report.export.base_model import num_labels
+
+    count = num_labels(chosen)
+    return "" if count is None else f", num_labels={count}"
+
+
+def _load_with_peft(chosen: Chosen) -> str:
+    return f"from peft import PeftModel\n{_base_code(chosen)}\nmodel = PeftModel.from_pretrained(base, FOLDER)"

@@ -1,0 +1,157 @@
+"""The model card beside an exported adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftprune.analysis.predictions import given, measure
+from peftprune.analysis.runs import method_rows, site_rows
+from peftprune.models.bundled import HUB_NAMES
+from peftprune.report.export.choose import Chosen
+
+CARD_FILE = "README.md"
+PLOT_FILE = "allocation.png"
+_SLOW = {"spearman": 1_000}
+
+
+def scores(chosen: Chosen) -> list[dict[str, Any]]:
+    """Each metric of the arm, with its 95 % interval over examples: `metric`, `split`, `value`, `low`, `high`.
+
+    The interval is the percentile bootstrap's, from the stored predictions; None for a single example.
+    """
+    from peftprune.stats import score_interval
+
+    frame = chosen.folder.read_predictions()
+    rows = []
+    for metric in chosen.cell.metrics:
+        what = measure(chosen.cell, metric)
+        values, references, name = given(frame, what)
+        low = high = None
+        if len(values) > 1:
+            low, high = score_interval(values, references, name, resamples=_SLOW.get(what.name, 10_000))
+        value = chosen.result["metrics"][metric]
+        rows.append({"metric": metric, "value": value, "split": what.split, "low": low, "high": high})
+    return rows
+
+
+def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
+    """Write `README.md`, and `allocation.png` where the method has ranks, into the folder.
+
+    Args:
+        chosen: the arm.
+        folder: where it is exported to.
+        form: "peft", "native" or "merged".
+        how: code that loads it.
+        facts: further sentences.
+    """
+    from huggingface_hub import ModelCard
+
+    drawn = _draw(chosen, folder / PLOT_FILE)
+    found = scores(chosen)
+    text = "\n\n".join([f"---\n{_header(chosen, form, found)}\n---", *_body(chosen, how, facts, found, drawn)])
+    ModelCard(text + "\n", ignore_metadata_errors=True).save(folder / CARD_FILE)
+
+
+def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    name, key = chosen.result["label"], chosen.key
+    base, task = _hub_name(chosen.cell.request["model"]), _pipeline(chosen)
+    results = [
+        EvalResult(
+            task_type=task,
+            dataset_type=key["task"],
+            dataset_name=key["task"],
+            dataset_split=row["split"],
+            metric_type=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in found
+    ]
+    data = ModelCardData(
+        base_model=base,
+        library_name="transformers" if form == "merged" else "peft",
+        model_name=f"{name} on {key['task']}",
+        pipeline_tag=task,
+        tags=["lora", "peftprune", chosen.result["method"]],
+        eval_results=results,
+    )
+    return str(data.to_yaml())
+
+
+def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mapping[str, Any]], drawn: bool) -> list[str]:
+    key, result = chosen.key, chosen.result
+    ledger, request = result["ledger"], chosen.cell.request
+    of_run = {
+        "Base model": request["model"],
+        "Method": result["method"] + (f" (called {result['label']})" if result["label"] != result["method"] else ""),
+        "Budget": f"{key['budget']}: {result['budget']['params']:,} adapter parameters allowed",
+        "Adapter parameters": f"{ledger['final_params']:,} (largest during training: {ledger['peak_params']:,})",
+        "Head parameters": f"{ledger['head_params']:,}",
+        "Task": f"{key['task']}, reported on {request['tasks'][0]['evaluation_split']}",
+        "Seed": str(key["seed"]),
+        "Training": f"{ledger['steps']:,} steps, {ledger['samples']:,} examples, {ledger['seconds']:.0f} s",
+    }
+    if result["exemption"]:
+        of_run["Exempt from the budget"] = result["exemption"]
+    parts = [f"# {result['label']} on {key['task']}", _table(("", ""), list(of_run.items()))]
+    rows = [(row["metric"], row["split"], f"{row['value']:.4f}", _interval(row)) for row in found]
+    parts += ["## Scores", _table(("metric", "split", "score", "95 % interval"), rows)]
+    parts.append("The interval resamples examples: it speaks of this one model, not of other seeds.")
+    parts += _over_seeds(chosen)
+    parts += ["## Use", f"```python\n{how}\n```", *facts]
+    if drawn:
+        parts += ["## Ranks", f"![Rank of each adapted layer]({PLOT_FILE})"]
+    parts += ["## Versions", _table(("package", "version"), list(request["versions"].items()))]
+    parts += ["## Settings", f"```json\n{json.dumps(result['settings'], indent=1)}\n```"]
+    return parts
+
+
+def _over_seeds(chosen: Chosen) -> list[str]:
+    if len(chosen.among) < 2:
+        return []
+    row = method_rows(chosen.cell).iloc[0]
+    mean, low, high = (row[f"{chosen.primary}_{part}"] for part in ("mean", "low", "high"))
+    return [
+        f"This is the seed with the best {chosen.primary} of {len(chosen.among)} on the split it is reported on, so "
+        f"that its score is optimistic. Mean over the seeds: {mean:.4f}, with Student's 95 % interval {low:.4f} to "
+        f"{high:.4f}."
+    ]
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return "–" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _draw(chosen: Chosen, path: Path) -> bool:
+    from peftprune import plots
+    from peftprune.report.figures import save
+
+    frame = site_rows(chosen.cell)
+    frame = frame[frame["seed"] == chosen.key["seed"]]
+    if frame.empty:
+        return False
+    save(plots.plot_rank_panels(frame), path)
+    return True
+
+
+def _hub_name(model: str) -> str | None:
+    """What the hub knows the base model by; None for folders and the offline model, which it does not know."""
+    if model in HUB_NAMES:
+        return HUB_NAMES[model]
+    return (
+        model if model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists() else None
+    )
+
+
+def _pipeline(chosen: Chosen) -> str:
+    kind = chosen.cell.request["tasks"][0]["kind"]
+    return "text-generation" if kind == "generation" else "text-classification"

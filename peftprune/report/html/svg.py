@@ -1,0 +1,88 @@
+"""Figures as inline SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from peftprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from peftprune.study.stored_study import StoredStudy
+
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_SALT = "peftprune"
+_TAG = re.compile(r"<[^>]*>")
+_ID = re.compile(r'\bid="([^"]+)"')
+_REFERENCE = re.compile(r'((?:xlink:)?href="|url\()#')
+_SIZE = re.compile(r'<svg [^>]*?\bviewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>', re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the report: the kind's name and title, the SVG, and its natural width in CSS pixels."""
+
+    kind: str
+    title: str
+    svg: Markup
+    width: int
+
+
+def drawings(comparison: StoredStudy, baseline: str | None) -> Iterator[Drawing]:
+    """Every kind of figure that the study has something to show for; `baseline` as for `Comparison.against`."""
+    from peftprune.report.figures import KINDS, draw
+
+    for kind, title in KINDS.items():
+        try:
+            figure = draw(comparison, kind, baseline=baseline)
+        except UsageError:
+            # The kind needs what this study has not, such as several seeds.
+            continue
+        # A point is 4/3 of a CSS pixel.
+        yield Drawing(kind, title, to_svg(figure, kind, title), round(figure.get_figwidth() * 96))
+
+
+def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
+    """An `<svg>` element for a page with a ground and ink of its own.
+
+    Black becomes the text colour around the figure, white becomes clear; near-black and near-white stay. Texts remain
+    texts. Identifiers begin with `prefix`, so that several figures may share a page.
+
+    Args:
+        figure: any figure.
+        prefix: differs between the figures of a page.
+        title: what the figure shows, for those who do not see it.
+    """
+    from matplotlib import rc_context
+
+    held = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": _SALT}):
+        figure.savefig(held, format="svg", metadata={"Date": None})
+    text = held.getvalue()
+    size = _SIZE.search(text)
+    if size is None:
+        raise ValueError("matplotlib wrote an SVG without a viewBox")
+    body = text[size.end() :].rpartition("</svg>")[0]
+    # Matplotlib's style sheet would style the whole page; the page's own says the same of figures.
+    body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = _TAG.sub(lambda tag: _adapted(tag[0], prefix), body)
+    width, height = size[1], size[2]
+    return Markup(
+        f'<svg role="img" aria-labelledby="{prefix}-title" viewBox="0 0 {width} {height}" fill="currentColor">'
+        f'<title id="{prefix}-title">{escape(title)}</title>{body.strip()}</svg>'
+    )
+
+
+def _adapted(tag: str, prefix: str) -> str:
+    tag = _ID.sub(lambda found: f'id="{prefix}-{found[1]}"', tag)
+    tag = _REFERENCE.sub(lambda found: f"{found[1]}#{prefix}-", tag).replace("xlink:href=", "href=")
+    tag = re.sub(r"\b(fill|stroke): #ffffff\b", r"\1: none", tag).replace(": #000000", ": currentColor")
+    return re.sub(r"'DejaVu Sans'[^;\"]*", _FONT, tag)

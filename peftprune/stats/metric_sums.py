@@ -1,0 +1,119 @@
+"""Metrics as functions of sums over examples, so that thousands of resamples cost one matrix product.
+
+A resample of the examples is a vector w of counts. Every metric here needs only sums Σ_x w_x·f(x) of a few features f
+of an example; `features` gives f, `evaluate` turns sums into the metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from peftprune.stats.validation import Floats
+
+
+@dataclass(frozen=True)
+class SumMetric:
+    """A metric that is a function of sums.
+
+    Attributes:
+        features: (predictions (models, n), references (n,)) to features (models, k, n).
+        evaluate: sums (..., k) to values (...).
+        of_statistics: its "predictions" are (models, n, k): what each example adds to the sums. It takes no references.
+    """
+
+    features: Callable[[Floats, Floats], Floats]
+    evaluate: Callable[[Floats], Floats]
+    of_statistics: bool = False
+
+
+def _mean_features(scores: Floats, references: Floats) -> Floats:
+    return np.stack([scores, np.ones_like(scores)], axis=1)
+
+
+def _class_features(predictions: Floats, references: Floats) -> Floats:
+    """For each class: hits, predictions of it, references of it, as 3 × classes features. Two classes at least."""
+    classes = np.union1d(np.union1d(predictions, references), [0.0, 1.0])[:, None]
+    predicted = predictions[:, None, :] == classes
+    is_class = np.broadcast_to(references == classes, predicted.shape)
+    return np.concatenate([predicted & is_class, predicted, is_class], axis=1).astype(float)
+
+
+def _split(sums: Floats) -> tuple[Floats, Floats, Floats]:
+    hits, predicted, present = np.split(sums, 3, axis=-1)
+    return hits, predicted, present
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """0 where the denominator is 0, as `peftprune.stats.metrics` has it."""
+    return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+
+
+def _accuracy(sums: Floats) -> Floats:
+    hits, _, present = _split(sums)
+    return hits.sum(-1) / present.sum(-1)
+
+
+def _f1(sums: Floats) -> Floats:
+    """Of class 1, which is the second: `_class_features` always counts 0 and 1, and no class lies before them."""
+    hits, predicted, present = (part[..., 1] for part in _split(sums))
+    return _ratio(2 * hits, predicted + present)
+
+
+def _f1_macro(sums: Floats) -> Floats:
+    hits, predicted, present = _split(sums)
+    occurring = (predicted + present > 0).sum(-1)
+    return _ratio(2 * hits, predicted + present).sum(-1) / occurring
+
+
+def _matthews(sums: Floats) -> Floats:
+    hits, predicted, present = _split(sums)
+    total = present.sum(-1)
+    covariance = hits.sum(-1) * total - (predicted * present).sum(-1)
+    spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (present**2).sum(-1))
+    return _ratio(covariance, np.sqrt(spread))
+
+
+def _moment_features(predictions: Floats, references: Floats) -> Floats:
+    # Centring changes no correlation, and keeps small variances from drowning in large means.
+    x = predictions - predictions.mean(axis=1, keepdims=True)
+    y = np.broadcast_to(references - references.mean(), x.shape)
+    return np.stack([x, y, x * x, y * y, x * y, np.ones_like(x)], axis=1)
+
+
+def _pearson(sums: Floats) -> Floats:
+    x, y, xx, yy, xy, n = np.moveaxis(sums, -1, 0)
+    # A resample may hold one example only, over and over; rounding must not make a variance of it.
+    x_spread, y_spread = (np.where(v > 1e-12 * q, v, 0.0) for v, q in ((xx - x * x / n, xx), (yy - y * y / n, yy)))
+    return np.clip(_ratio(xy - x * y / n, np.sqrt(x_spread * y_spread)), -1.0, 1.0)
+
+
+def _bleu(sums: Floats) -> Floats:
+    """Corpus BLEU in [0, 1] as sacrebleu computes it, with its default smoothing ("exp").
+
+    Sums are (..., 10): length, reference length, matching 1- to 4-grams, all 1- to 4-grams. The m-th order without a
+    match counts as a precision of 1 / (2^m · all); without any match at all, or an order without n-grams, it is 0.
+    """
+    length, reference, matching, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    missing = np.cumsum(matching == 0, axis=-1)
+    possible = total > 0
+    precision = np.where(matching > 0, matching, 0.5**missing) / np.where(possible, total, 1.0)
+    defined = possible.all(-1) & (matching > 0).any(-1)
+    brevity = np.exp(np.minimum(0.0, 1 - reference / np.maximum(length, 1e-9)))
+    return np.where(defined, brevity * np.exp(np.log(precision).mean(-1)), 0.0)
+
+
+MEAN = SumMetric(_mean_features, lambda sums: sums[..., 0] / sums[..., 1])
+"""The mean of per-example scores; needs no references."""
+
+SUM_METRICS = {
+    "accuracy": SumMetric(_class_features, _accuracy),
+    "f1": SumMetric(_class_features, _f1),
+    "f1_macro": SumMetric(_class_features, _f1_macro),
+    "matthews": SumMetric(_class_features, _matthews),
+    "pearson": SumMetric(_moment_features, _pearson),
+    "bleu": SumMetric(lambda statistics, _: np.moveaxis(statistics, -1, 1), _bleu, of_statistics=True),
+}
+"""By their names in `peftprune.stats.metrics.METRICS`; a test holds the two together."""

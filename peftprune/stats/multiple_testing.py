@@ -1,0 +1,40 @@
+"""Correction for testing several methods at once."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from peftprune.errors import UsageError
+from peftprune.stats.validation import Floats
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """Holm's step-down adjustment (1979): comparing each with α keeps the chance of any false positive at α.
+
+    The i-th smallest of m values becomes max over j ≤ i of min(1, (m − j + 1)·p_(j)), j from 1. No assumption is made
+    on how the tests depend on each other.
+
+    Args:
+        p_values: m values in [0, 1]; NaN marks a comparison that could not be made (its arm failed). It stays NaN and
+            is not counted in m.
+
+    Returns:
+        The adjusted values, in the order given.
+
+    Raises:
+        UsageError: not one-dimensional, or a value outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1:
+        raise UsageError.of("p_values", p.shape, "is not a row of values", "Give one p per comparison")
+    made = ~np.isnan(p)
+    values = p[made]
+    if ((values < 0) | (values > 1)).any():
+        odd = float(values[(values < 0) | (values > 1)][0])
+        raise UsageError.of("p_values", odd, "is not between 0 and 1", "Give p values as the tests return them")
+    order = np.argsort(values, kind="stable")
+    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[np.flatnonzero(made)[order]] = np.minimum(stepped, 1.0)
+    return adjusted

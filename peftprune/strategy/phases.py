@@ -1,0 +1,119 @@
+"""Phases as step ranges, and the learning rate that belongs to each step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from peftprune.errors import UsageError
+from peftprune.strategy.signal import Signal
+
+if TYPE_CHECKING:
+    pass
+
+
+import math
+
+
+@dataclass(frozen=True)
+class PhaseRange:
+    """A phase with its place in the run: steps `start` to `stop - 1`, counted from 0."""
+
+    phase: Phase
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return self.phase.name
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps in the phase."""
+        return self.stop - self.start
+
+
+def resolve_phases(
+    phases: Sequence[Phase], *, total_steps: int, num_examples: int, batch_size: int
+) -> tuple[PhaseRange, ...]:
+    """Turn shares and passes into integer step ranges that together cover the run exactly.
+
+    Raises:
+        UsageError: when the phases ask for more steps than there are, leave one empty, or leave steps over.
+    """
+    lengths: list[int | None] = []
+    shares = 0.0
+    for p in phases:
+        # Shares are rounded where they end, so that shares that sum to 1 cover any number of steps.
+        begin, shares = shares, shares + (p.share or 0.0)
+        by_share = None if p.share is None else round(shares * total_steps) - round(begin * total_steps)
+        lengths.append(by_share if p.share is not None else _phase_steps(p, num_examples, batch_size))
+    open_ended = [i for i, n in enumerate(lengths) if n is None]
+    if len(open_ended) > 1:
+        names = [phases[i].name for i in open_ended]
+        raise UsageError.of("phases", names, "give neither share nor passes", "At most one phase may leave both out")
+    used = sum(n for n in lengths if n is not None)
+    if open_ended:
+        lengths[open_ended[0]] = total_steps - used
+    if any(n is None or n < 1 for n in lengths) or (not open_ended and used != total_steps):
+        shown = ", ".join(f"{p.name}={n}" for p, n in zip(phases, lengths, strict=True))
+        raise UsageError.of(
+            "phases",
+            shown,
+            f"do not fit into a run of {total_steps} steps",
+            "Train for more epochs, or shorten a phase",
+        )
+    ranges, start = [], 0
+    for phase, n in zip(phases, lengths, strict=True):
+        assert n is not None
+        ranges.append(PhaseRange(phase, start, start + n))
+        start += n
+    return tuple(ranges)
+
+
+def _phase_steps(phase: Phase, num_examples: int, batch_size: int) -> int | None:
+    if phase.passes is not None:
+        examples = num_examples if phase.data == "all" else subset_size(num_examples, phase.data)
+        return math.ceil(phase.passes * math.ceil(examples / batch_size))
+    return None
+
+
+def subset_size(num_examples: int, fraction: float) -> int:
+    """How many examples a stratified sample of this fraction holds: at least one."""
+    return max(1, round(fraction * num_examples))
+
+
+def phase_at(ranges: Sequence[PhaseRange], step: int) -> PhaseRange:
+    """The phase that the step (counted from 0) belongs to; the last one from its start on."""
+    return next((r for r in ranges if step < r.stop), ranges[-1])
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A range of steps inside the one training run.
+
+    Its length is a `share` of all steps, or a number of `passes` over its own data, or, when both are None, whatever
+    the other phases leave. At most one phase may leave both out.
+
+    Attributes:
+        name: shown in tables and ledgers.
+        share: 0 < share ≤ 1.
+        passes: passes over the phase's data (1.0 = each example once), above 0.
+        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics. Both
+            are charged to the budget.
+        data: "all", or a fraction in (0, 1): a stratified sample of the training set, the same in every phase that
+            names the same fraction.
+        restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
+        reset_optimizer: the optimizer's state is cleared when this phase begins.
+        signals: which of the strategy's signals are collected in this phase; None for all.
+    """
+
+    name: str
+    share: float | None = None
+    passes: float | None = None
+    kind: Literal["train", "forward"] = "train"
+    data: float | Literal["all"] = "all"
+    restart_schedule: bool = False
+    reset_optimizer: bool = False
+    signals: frozenset[Signal] | None = None

@@ -1,0 +1,52 @@
+"""`PruningPlan`: what a strategy decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """A decision about the adapters. Immutable; an empty plan changes nothing.
+
+    Fields are applied in this order: drop, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank indices refer
+    to the tensors that the view showed; masks and values have the shape that the parts before them leave.
+
+    Attributes:
+        keep: site to the rank components that stay, ascending; the others are cut out of A, B, gate and the
+            optimizer's state. An empty list drops the site.
+        zero: site to boolean masks in the tensor's shape; True entries are set to zero.
+        moments: whether the optimizer's moments of zeroed entries stay ("keep") or are zeroed with them ("zero").
+        grow: site to the number of rank components to append; the function does not change (new columns of B are 0).
+        share: groups of sites that from now on hold the same A and B (those of the first site named).
+        drop: sites whose adapter is removed.
+        reinit: site to the rank at which its A and B start afresh.
+        assign: site to new values of the same shape.
+        reset_optimizer: clear the optimizer's state.
+        scores: importance of the sites behind the decision, from 0; kept in the trace, changes nothing. A method's
+            docstring says what its scores mean.
+        reason: one line for the trace.
+    """
+
+    keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    zero: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    moments: Literal["keep", "zero"] = "keep"
+    grow: Mapping[str, int] = field(default_factory=dict)
+    share: Sequence[Sequence[str]] = ()
+    drop: frozenset[str] = frozenset()
+    reinit: Mapping[str, int] = field(default_factory=dict)
+    assign: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    reset_optimizer: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """True when applying the plan would change nothing."""
+        parts = (self.keep, self.zero, self.grow, self.share, self.drop, self.reinit, self.assign)
+        return not any(parts) and not self.reset_optimizer

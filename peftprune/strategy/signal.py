@@ -1,0 +1,24 @@
+"""`Signal`: the activation statistics that a strategy can ask for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+class Signal(StrEnum):
+    """An activation statistic that a strategy may ask for. Values cover the current optimizer step only."""
+
+    INPUT_NORM = "input_norm"
+    """Per site a (d_in,) tensor: the L2 norm of each input feature over the step's tokens, padding excluded."""
+
+    OUTPUT_ENERGY = "output_energy"
+    """Per site a scalar tensor: the sum over the step's tokens of ‖scaling · B A x‖², padding excluded."""
+
+    INPUT_MOMENTS = "input_moments"
+    """Per site a (d_in + 1, d_in + 1) tensor: the sum of y yᵀ over the step's tokens, where y is the input with a 1
+    appended, padding excluded. So it holds the second moments, the sums and the number of tokens. Sites that read the
+    same input get the same tensor object. It costs d_in² a token: name the phases that need it."""

@@ -1,0 +1,105 @@
+"""`AdapterSpec`: the adapters that a method starts with, and the optimizer settings of their tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from peftprune.errors import UsageError
+from peftprune.strategy.sites import SiteShape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from peftprune.strategy.sites import SiteShape
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Optimizer settings of one kind of tensor.
+
+    Attributes:
+        lr_scale: factor on the run's learning rate, at least 0. At 0 the tensors have gradients, but only plans change
+            them: for methods that take steps of their own.
+        lr: a learning rate of their own instead, above 0; the run's schedule scales it too.
+        weight_decay: None takes the run's.
+        trained: for "A" and "B": False leaves them as they start. They still count as stored parameters.
+    """
+
+    lr_scale: float = 1.0
+    lr: float | None = None
+    weight_decay: float | None = None
+    trained: bool = True
+
+
+def _default_groups() -> dict[str, ParameterGroup]:
+    return {
+        "A": ParameterGroup(),
+        "B": ParameterGroup(),
+        "gate": ParameterGroup(weight_decay=0.0),
+        "head": ParameterGroup(),
+    }
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What a method asks for before training.
+
+    Attributes:
+        ranks: site name to starting rank, from 0 (no adapter at that site) to min(d_in, d_out).
+        final_ranks: site name to the rank it will end at; None means `ranks` stay.
+        decided_in_training: True where the final allocation depends on what training shows; `final_ranks` is then
+            only the starting point and the budget is met by a later plan.
+        density: expected share of non-zero entries at the end, per tensor (1.0 where nothing is zeroed).
+        gate: none, one gate value per rank component, or one per site, between A and B.
+        gate_init: initial value of every gate.
+        scaling: factor on B A; None takes the run's.
+        relative_scaling: site name to a factor on that scaling, where a rule makes it differ; 1 elsewhere.
+        fixed_params: trained parameters outside the head that no rank changes, where a baseline has any (the magnitude
+            vectors of DoRA). They are part of the budget.
+        initial: site name to tensors that replace the default initialisation (A uniform in ±1/√d_in, B zero).
+        initial_std: "A", "B" or "gate" to the standard deviation of normal initial values, drawn from the arm's seed,
+            that replace the default at every site.
+        groups: optimizer settings for "A", "B", "gate" and "head".
+    """
+
+    ranks: Mapping[str, int]
+    final_ranks: Mapping[str, int] | None = None
+    decided_in_training: bool = False
+    density: Mapping[str, float] = field(default_factory=dict)
+    gate: Literal["none", "rank", "site"] = "none"
+    gate_init: float = 1.0
+    scaling: float | None = None
+    relative_scaling: Mapping[str, float] = field(default_factory=dict)
+    fixed_params: int = 0
+    initial: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    initial_std: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, ParameterGroup] = field(default_factory=_default_groups)
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """A method's own published setting; None means that no accessible source says it, and the run's value holds.
+
+    `rank` is the published final rank where it is uniform. `per_task` maps a task name to training arguments.
+    """
+
+    rank: int | None = None
+    scaling: float | None = None
+    weight_decay: float | None = None
+    warmup_ratio: float | None = None
+    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
+    """Refuse a spec that leaves out a site, or whose ranks do not fit. Raises UsageError."""
+    for ranks in filter(None, (spec.ranks, spec.final_ranks)):
+        for shape in shapes:
+            rank = ranks.get(shape.name)
+            if rank is None:
+                raise UsageError.of("spec.ranks", shape.name, "is missing", "Give every site a rank; 0 leaves it out")
+            if not 0 <= rank <= shape.max_rank:
+                raise UsageError.of("spec.ranks", rank, f"does not fit {shape.name}", f"Give 0 to {shape.max_rank}")
+    if not any(spec.ranks.values()):
+        raise UsageError.of("spec.ranks", 0, "is the rank of every site", "Give at least one site a rank")

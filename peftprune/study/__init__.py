@@ -1,0 +1,1 @@
+"""A study: what is requested, planned, trained and stored."""

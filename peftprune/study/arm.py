@@ -1,0 +1,331 @@
+"""Running one arm: one method, one task, one budget, one seed."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainingArguments
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from peftprune.adapters import surgery
+from peftprune.adapters.inject import inject
+from peftprune.adapters.save import save_baseline, save_peft
+from peftprune.files import write_atomically, write_json, write_jsonl
+from peftprune.models.load import initialise_head
+from peftprune.models.precision import frozen_bytes
+from peftprune.strategy.baseline import Baseline
+from peftprune.strategy.budget import verify
+from peftprune.strategy.rng import generator
+from peftprune.strategy.sites import SiteSet
+from peftprune.study.disk import require_space
+from peftprune.study.planning import ArmPlan
+from peftprune.study.store import SCHEMA, ArmFolder
+from peftprune.training.checkpoints import KEPT_CHECKPOINTS
+from peftprune.training.cpu import make_fast
+from peftprune.training.evaluation import evaluate
+from peftprune.training.events import BaselineEvents, Progress, PruningEvents
+from peftprune.training.inputs import ArmInputs
+from peftprune.training.ledger import Ledger, headroom, release_memory
+from peftprune.training.losses import classification_loss, regression_loss
+from peftprune.training.sampler import PhaseBatchSampler
+from peftprune.training.text_generation import GenerationCollator, loss_for
+from peftprune.training.tokenise import collator
+from peftprune.training.trace import density
+from peftprune.training.trainer import PruningTrainer
+
+_LOGS_PER_RUN = 50
+
+
+def run_arm(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    folder: ArmFolder,
+    config: Mapping[str, Any],
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train, verify, evaluate, export and record one arm. Goes on from the newest complete checkpoint.
+
+    Args:
+        plan: the solved arm.
+        inputs: model and data.
+        seed: the arm's seed.
+        folder: where everything is written; `result.json` comes last.
+        config: what the arm's hash was made of.
+        progress: called after every step.
+
+    Returns:
+        The contents of `result.json`.
+
+    Raises:
+        RunError: when training fails, the budget was missed, or the disk has no room for the arm.
+    """
+    release_memory()
+    started = time.perf_counter()
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_json(folder.path / "config.json", config)
+    model, sites = _prepare(plan, inputs, seed)
+    saves = plan.settings.checkpoints
+    # Old ones go only when a new one is whole.
+    require_space(folder.path, model, min(saves, KEPT_CHECKPOINTS + 1))
+    trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
+    ledger = trainer.pruning.ledger
+    with _quiet_transformers():
+        # A baseline may have nothing to train: then there is nothing to run.
+        if any(p.requires_grad for p in model.parameters()):
+            trainer.run()
+        # A resumed run restores the ledger into a new object.
+        ledger = trainer.pruning.ledger
+        surgery.fold(sites)
+        ledger.base_bytes = frozen_bytes(model)
+        plan = finish_ledger(plan, inputs.head, sites, model, ledger)
+        mark = time.perf_counter()
+        scored = evaluate(trainer, inputs, plan.settings)
+        ledger.evaluation_seconds += time.perf_counter() - mark
+    metrics = scored.metrics
+    write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
+    facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
+    if isinstance(plan.method, Baseline):
+        ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
+    else:
+        ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
+    # The Trainer ends it with a summary of this process's own share, which is all of the run only if none was killed.
+    steps = [row for row in trainer.state.log_history if "train_runtime" not in row]
+    write_jsonl(folder.path / "history.jsonl", steps)
+    write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
+    result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
+    result["evaluation"] = scored.facts
+    write_json(folder.path / "result.json", result)
+    folder.clear_error()
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return result
+
+
+def _prepare(plan: ArmPlan, inputs: ArmInputs, seed: int) -> tuple[Any, SiteSet]:
+    if isinstance(plan.method, Baseline):
+        # A baseline may train any weight, so it gets a copy of its own.
+        model = copy.deepcopy(inputs.model.model).requires_grad_(False)
+        initialise_head(model, inputs.head, generator(seed, "head"))
+        # PEFT draws initial values from the global stream, which belongs to dropout.
+        with torch.random.fork_rng(devices=[]):
+            return plan.method.prepare(model, plan.preparation(inputs.head, seed)), SiteSet({}, None)
+    return inject(
+        inputs.model.model,
+        plan.shapes,
+        plan.spec,
+        scaling=plan.settings.scaling,
+        seed=seed,
+        head=inputs.head,
+        lora_dropout=plan.settings.lora_dropout,
+    )
+
+
+def _trainer(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    folder: ArmFolder,
+    model: Any,
+    sites: SiteSet,
+    progress: Progress | None,
+) -> PruningTrainer:
+    settings, base_cost = plan.settings, inputs.base_cost
+    if isinstance(plan.method, Baseline):
+        entries, trained = plan.method.multiplied(plan.shapes, plan.spec)
+        base_cost = replace(base_cost, backward=plan.method.backward, multiplied=entries, multiplied_trained=trained)
+    kind = inputs.task.kind
+    classes = kind == "classification"
+    losses = {"classification": classification_loss, "regression": regression_loss}
+    sampler = PhaseBatchSampler(
+        [row.get("length", len(row["input_ids"])) for row in inputs.train],
+        [row["labels"] for row in inputs.train] if classes else None,
+        plan.phases,
+        settings.batch_size,
+        seed,
+        settings.gradient_accumulation_steps,
+    )
+    callback = PruningEvents(
+        BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
+        sites,
+        plan.budget,
+        plan.phases,
+        seed=seed,
+        step_cost=sampler.cost,
+        base_cost=base_cost,
+        progress=progress,
+    )
+    trainer = PruningTrainer(
+        model=model,
+        args=_arguments(plan, inputs, seed, folder.checkpoints),
+        sampler=sampler,
+        callback=callback,
+        groups=dict(plan.spec.groups),
+        warmup_ratio=settings.warmup_ratio,
+        loss=losses.get(kind) or loss_for(inputs.model.model),
+        train_dataset=inputs.train,  # type: ignore[arg-type]
+        data_collator=GenerationCollator(inputs.model) if kind == "generation" else collator(inputs.model),
+        checkpoints=folder.checkpoints,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if trainer.args.device.type == "cpu":
+        narrow = inputs.dtype == "bfloat16" and not (isinstance(plan.method, Baseline) and plan.method.reads_weights)
+        make_fast(model, seed, torch.bfloat16 if narrow else None)
+    return trainer
+
+
+def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:
+    settings, total = plan.settings, plan.budget.total_steps
+    logs = max(1, total // _LOGS_PER_RUN)
+    # A logged loss is a mean since the one before, so that a run may be taken up only where one is logged.
+    saves = math.ceil(total / max(1, settings.checkpoints) / logs) * logs
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=total,
+        per_device_train_batch_size=-(-settings.batch_size // settings.gradient_accumulation_steps),
+        per_device_eval_batch_size=max(64, settings.batch_size),
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=inputs.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        optim="adamw_torch_fused",
+        seed=seed,
+        logging_steps=logs,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if settings.checkpoints else "no",
+        save_steps=saves,
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    # Saving a whole model draws a bar of its own.
+    bars = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            enable_progress_bar()
+
+
+def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
+    """Count and verify what is left; returns the plan with the ranks that a baseline found in training."""
+    method = plan.method
+    if isinstance(method, Baseline):
+        ledger.add_baseline(model, head)
+        ranks = method.finish(model)
+        if ranks is not None:
+            peak = ledger.peak_params
+            ledger.add_baseline(model, head)
+            ledger.peak_params = peak
+            plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
+        if method.exemption is None:
+            verify(ledger.final_params, plan.budget, plan.unit_left)
+        return plan
+    ledger.add_final(sites, model)
+    nonzero = plan.budget.count == "nonzero"
+    spent = ledger.nonzero_params if nonzero else ledger.final_params
+    verify(spent, plan.budget, headroom(sites, dict(plan.spec.density) if nonzero else {}))
+    return plan
+
+
+def _result(
+    plan: ArmPlan,
+    inputs: ArmInputs,
+    seed: int,
+    config: Mapping[str, Any],
+    sites: SiteSet,
+    model: Any,
+    ledger: Ledger,
+    metrics: Mapping[str, float],
+    seconds: float,
+) -> dict[str, Any]:
+    """Field names of the second half are those of PEFT's `method_comparison` results."""
+    shared = sites.shared_with() if sites else {}
+    ranks = sites.ranks if sites else plan.ranks
+    allocation = [
+        {
+            "site": shape.name,
+            "layer": shape.layer,
+            "kind": shape.kind,
+            "rank": ranks[shape.name],
+            "density": density(sites[shape.name]) if sites else 1.0,
+            "shared_with": shared.get(shape.name, []),
+        }
+        for shape in plan.shapes
+        if shape.name in ranks
+    ]
+    config_of_peft = sites.peft_config if sites else next(iter(getattr(model, "peft_config", {}).values()), None)
+    return {
+        "schema": SCHEMA,
+        "label": plan.label,
+        "method": plan.method.name,
+        "seed": seed,
+        "status": "done",
+        "exemption": plan.exemption,
+        "metrics": dict(metrics),
+        "budget": plan.budget.as_dict(),
+        "settings": plan.settings.as_dict(),
+        "phases": [{"name": r.name, "start": r.start, "stop": r.stop} for r in plan.phases],
+        "ledger": ledger.as_dict(),
+        "allocation": allocation,
+        "run_info": {
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "total_time": seconds,
+            "experiment_name": f"{plan.label}/seed-{seed}",
+            "train_config": plan.settings.as_dict() | {"seed": seed},
+            "peft_config": None if config_of_peft is None else _plain(config_of_peft),
+            "error_msg": "",
+        },
+        "train_info": {
+            "train_time": ledger.seconds,
+            "file_size": ledger.adapter_bytes,
+            "num_trainable_params": ledger.final_params + ledger.head_params,
+            "num_total_params": sum(p.numel() for p in model.parameters()),
+            "status": "success",
+            "metrics": [dict(metrics)],
+        },
+        "meta_info": {
+            "model_info": {"name": inputs.model.name, "sha": inputs.model.fingerprint},
+            "dataset_info": {"name": inputs.task.name, "sha": inputs.task.fingerprint, "source": inputs.task.source},
+            "package_info": config["versions"],
+        },
+    }
+
+
+def _plain(peft_config: Any) -> dict[str, Any]:
+    """The PEFT config as JSON would hold it."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items()}
+        if isinstance(value, set):
+            return sorted(value)
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [plain(v) for v in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    return {k: plain(v) for k, v in peft_config.to_dict().items()}

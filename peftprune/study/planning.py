@@ -1,0 +1,265 @@
+"""Solving an arm before it is trained: ranks, phases and parameters as integers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from peftprune.errors import UsageError
+from peftprune.methods.registry import MethodSpec
+from peftprune.methods.request import parse
+from peftprune.models.layers import discover_sites, head_modules
+from peftprune.models.load import describe
+from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec, check_spec
+from peftprune.tasks import task_info
+from peftprune.training.ledger import trained_tensors
+from peftprune.training.settings import TrainingSettings, resolve_settings
+
+_REFERENCE_RANK = 8
+"""Under `budget="paper"`, for methods whose paper names no uniform rank: the rank of the LoRA baseline."""
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One method's run, solved from the budget.
+
+    Attributes:
+        label: the arm's label in tables.
+        method: the strategy or baseline, freshly built.
+        settings: training settings, the paper's own included where asked for.
+        budget: the budget in integers.
+        spec: the starting adapters; no ranks for a baseline that has none.
+        phases: the step ranges.
+        shapes: the sites.
+    """
+
+    label: str
+    method: RankPruningStrategy | Baseline
+    settings: TrainingSettings
+    budget: ArmBudget
+    spec: AdapterSpec
+    phases: tuple[PhaseRange, ...]
+    shapes: tuple[SiteShape, ...]
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The ranks the run ends with, as far as they are known before it: else the ranks it starts with."""
+        return dict(self.spec.final_ranks if self.spec.final_ranks is not None else self.spec.ranks)
+
+    @property
+    def exemption(self) -> str | None:
+        """Why the method cannot meet the budget; None where it can."""
+        return self.method.exemption if isinstance(self.method, Baseline) else None
+
+    @property
+    def unit_left(self) -> int | None:
+        """Cost of the cheapest further unit of rank; None where every site is full or there are no ranks."""
+        costs = [s.unit_cost for s in self.shapes if s.name in self.ranks and self.ranks[s.name] < s.max_rank]
+        return min(costs, default=None)
+
+    def preparation(self, head: Sequence[str], seed: int) -> Preparation:
+        """What a baseline is given to prepare the model with."""
+        settings = self.settings
+        return Preparation(self.budget, self.shapes, self.spec, head, settings.scaling, settings.lora_dropout, seed)
+
+    @property
+    def peak_params(self) -> int:
+        """Adapter parameters at the larger of start and end."""
+        return max(self._cost(self.spec.ranks), self._cost(self.ranks)) + self.spec.fixed_params
+
+    @property
+    def final_params(self) -> int:
+        """Adapter parameters at the end; where training decides, what the budget allows."""
+        return self._cost(self.ranks) + self.spec.fixed_params
+
+    @property
+    def relative_compute(self) -> float:
+        """Adapter multiply-adds over the run, relative to the final ranks in every step (1.0 = no detour)."""
+        final = self._cost(self.ranks)
+        if final == 0:
+            return 1.0
+        spent = sum(
+            r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1.0 if r.phase.kind == "train" else 1 / 3)
+            for i, r in enumerate(self.phases)
+        )
+        return spent / (final * self.phases[-1].stop)
+
+    def _cost(self, ranks: Mapping[str, int]) -> int:
+        return sum(ranks.get(s.name, 0) * s.unit_cost for s in self.shapes)
+
+    def renewed(self, request: MethodSpec) -> ArmPlan:
+        """The same plan with a fresh strategy, since strategies carry state."""
+        return replace(self, method=request.build())
+
+    def after(self, outcome: Outcome) -> ArmPlan:
+        """The same plan, its ranks solved anew now that the arm it depends on has run."""
+        budget = replace(self.budget, outcome=outcome)
+        spec = self.method.spec(self.shapes, budget)
+        check_spec(spec, self.shapes)
+        _check_budget(spec, self.shapes, budget, self.exemption)
+        return replace(self, budget=budget, spec=spec)
+
+    def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
+        """The plan as plain values, for `peftprune plan --json`.
+
+        Args:
+            head_params: parameters of the head.
+            adapter_params: what a baseline trains outside of the head, where ranks do not say it.
+        """
+        peak, final = (self.peak_params, self.final_params) if adapter_params is None else (adapter_params,) * 2
+        return {
+            "ranks": self.ranks,
+            "start_ranks": dict(self.spec.ranks),
+            "decided_in_training": self.spec.decided_in_training,
+            "exemption": self.exemption,
+            "peak_params": peak,
+            "final_params": final,
+            "head_params": head_params,
+            "phases": [{"name": r.name, "steps": r.steps} for r in self.phases],
+            "relative_compute": round(self.relative_compute, 4),
+        }
+
+
+def plan_arm(
+    request: MethodSpec,
+    shapes: Sequence[SiteShape],
+    budget: Budget | Literal["paper"],
+    given: Mapping[str, Any],
+    *,
+    num_examples: int,
+    base_parameters: int,
+    task: str,
+) -> ArmPlan:
+    """Solve one method for the sites and the budget.
+
+    Args:
+        request: the method.
+        shapes: the sites.
+        budget: a matched budget, or "paper" for the method's published setting.
+        given: training settings that the user named.
+        num_examples: training examples before `max_train_samples`.
+        base_parameters: parameters of the base model without its head.
+        task: the task's name, for per-task published settings.
+
+    Raises:
+        UsageError: when the budget cannot be met, or would be overspent by what is known of the final ranks; the
+            message names the method.
+    """
+    method = request.build()
+    paper = method.paper() if budget == "paper" else None
+    settings = resolve_settings(given, paper, task)
+    if settings.max_train_samples is not None:
+        num_examples = min(num_examples, settings.max_train_samples)
+    matched = Budget(rank=(paper and paper.rank) or _REFERENCE_RANK) if isinstance(budget, str) else budget
+    if not matched.has_length:
+        matched = replace(matched, epochs=settings.epochs)
+    arm_budget = ArmBudget(
+        params=matched.parameters(shapes, base_parameters),
+        total_steps=matched.total_steps(num_examples, settings.batch_size),
+        num_examples=num_examples,
+        batch_size=settings.batch_size,
+        count=matched.count,
+        paper=budget == "paper",
+    )
+    try:
+        spec = method.spec(shapes, arm_budget)
+        if isinstance(method, RankPruningStrategy) or spec.ranks:
+            check_spec(spec, shapes)
+        _check_budget(spec, shapes, arm_budget, method.exemption if isinstance(method, Baseline) else None)
+        wanted = method.phases(arm_budget) if isinstance(method, RankPruningStrategy) else [Phase("train")]
+        phases = resolve_phases(
+            wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
+        )
+    except UsageError as error:
+        raise UsageError(f"{request.label}: {error}") from None
+    return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))
+
+
+def _check_budget(spec: AdapterSpec, shapes: Sequence[SiteShape], budget: ArmBudget, exemption: str | None) -> None:
+    """Refuse ranks that are known to overspend, before a whole run is spent on what the check after it must refuse."""
+    if spec.decided_in_training or budget.paper or exemption is not None:
+        return
+    final = spec.ranks if spec.final_ranks is None else spec.final_ranks
+    share = dict(spec.density) if budget.count == "nonzero" else {}
+    costs = {s.name: s.d_in * share.get("A", 1.0) + s.d_out * share.get("B", 1.0) for s in shapes}
+    spent = sum(final.get(name, 0) * cost for name, cost in costs.items()) + spec.fixed_params
+    # Densities are fractions, so a sum that is whole may miss it by its last bits.
+    if round(spent, 3) <= budget.params:
+        return
+    where = "spec.ranks" if spec.final_ranks is None else "spec.final_ranks"
+    raise UsageError.of(
+        where,
+        f"{spent:,.0f} {budget.count} parameters",
+        f"overspend the budget by {spent - budget.params:,.0f} of {budget.params:,}",
+        "Solve them with budget.solve. Give final_ranks where a later plan cuts to other ranks than the first ones, or "
+        "decided_in_training=True where training decides on them",
+    )
+
+
+def plan_methods(
+    methods: str | Sequence[Any],
+    model: str | Path,
+    budget: str,
+    target_modules: str | Sequence[str],
+    task: str,
+    train_examples: int | None = None,
+    **given: Any,
+) -> dict[str, dict[str, Any]]:
+    """Plan each method for a model known by its shape alone.
+
+    Args:
+        methods, budget, target_modules: as for `compare`.
+        model: a folder, a config.json, a hub name, or a bundled architecture.
+        task: gives training examples and classes; its data is not read.
+        train_examples: instead of the task's number, at least 1.
+        given: training settings that the user named.
+
+    Returns:
+        Label to `ArmPlan.as_dict`.
+
+    Raises:
+        UsageError: when something is unknown or the budget cannot be met.
+    """
+    specs, budget_ = parse(methods), parse_budget(budget)
+    info = task_info(task)
+    examples = info.train_size if train_examples is None else train_examples
+    if examples < 1:
+        raise UsageError.of("train_examples", examples, "is below 1", "Give 1 or more")
+    shape = describe(model, num_labels=len(info.label_names or (None,)), kind=info.kind)
+    head = head_modules(shape)
+    in_head = {id(p) for name in head for p in shape.get_submodule(name).parameters()}
+    sizes = [(p.numel(), id(p) in in_head) for p in shape.parameters()]
+    shapes = discover_sites(shape, target_modules)
+    plans = [
+        plan_arm(
+            spec,
+            shapes,
+            budget_,
+            given,
+            num_examples=examples,
+            base_parameters=sum(n for n, inside in sizes if not inside),
+            task=task,
+        )
+        for spec in specs
+    ]
+    in_all = sum(n for n, inside in sizes if inside)
+    return {plan.label: plan.as_dict(in_all, _baseline_params(plan, shape, head)) for plan in plans}
+
+
+def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
+    """What a baseline trains outside the head, counted from the model it prepares without weights; else None."""
+    if not isinstance(plan.method, Baseline):
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        model = plan.method.prepare(copy.deepcopy(shape).requires_grad_(False), plan.preparation(head, seed=0))
+    return sum(p.numel() for p in trained_tensors(model, head)[0])

@@ -1,0 +1,135 @@
+"""A stored study: what was requested, and the files of its arms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from peftprune.errors import UsageError
+from peftprune.study.store import ArmFolder, StudyFolder
+
+
+class StoredStudy:
+    """A study, read from its folder. It holds the request and reads everything else when asked.
+
+    Attributes:
+        path: the study's folder.
+        request: the resolved request, with versions and hardware.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
+        self.path = path
+        self.request = request
+
+    @classmethod
+    def load(cls, output_dir: str | Path) -> Self:
+        """Read a stored study.
+
+        Raises:
+            UsageError: when the folder holds none.
+        """
+        path = Path(output_dir)
+        return cls(path, StudyFolder(path).read_request())
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return [t["name"] for t in self.request["tasks"]]
+
+    @property
+    def budgets(self) -> list[str]:
+        """Labels of the budgets, such as "rank=8"."""
+        return [b["label"] for b in self.request["budgets"]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Labels of the methods."""
+        return [m["label"] for m in self.request["methods"]]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the reported metrics of all tasks; the first task's primary one first."""
+        return list(dict.fromkeys(m for t in self.request["tasks"] for m in t["metrics"]))
+
+    @property
+    def primary(self) -> dict[str, str]:
+        """Task to its primary metric."""
+        return {t["name"]: t["metrics"][0] for t in self.request["tasks"]}
+
+    def only(self, *, task: str | None = None, budget: str | None = None, method: str | None = None) -> Self:
+        """The same study, restricted to a task, a budget or a method; None restricts nothing.
+
+        Raises:
+            UsageError: when the study has no such part.
+        """
+        request = dict(self.request)
+        wanted = {"tasks": ("name", task), "budgets": ("label", budget), "methods": ("label", method)}
+        for part, (key, value) in wanted.items():
+            if value is None:
+                continue
+            request[part] = [row for row in request[part] if row[key] == value]
+            if not request[part]:
+                known = ", ".join(row[key] for row in self.request[part])
+                raise UsageError.of(part.removesuffix("s"), value, "is not in the study", f"It has: {known}")
+            in_arm = {"tasks": "task", "budgets": "budget", "methods": "label"}[part]
+            request["arms"] = [a for a in request["arms"] if a[in_arm] == value]
+        return type(self)(self.path, request)
+
+    def cells(self) -> Iterator[Self]:
+        """The study restricted to one task and one budget at a time."""
+        for task in self.tasks:
+            for budget in self.budgets:
+                yield self.only(task=task, budget=budget)
+
+    def arms(self) -> Iterator[tuple[dict[str, Any], ArmFolder]]:
+        """What identifies each arm (`task`, `budget`, `method`, `seed`), and its files."""
+        for a in self.request["arms"]:
+            key = {"task": a["task"], "budget": a["budget"], "method": a["label"], "seed": a["seed"]}
+            yield key, StudyFolder(self.path).arm(a["label"], a["seed"], a["hash"])
+
+    def arm(self, method: str, seed: int, *, task: str | None = None, budget: str | None = None) -> ArmFolder:
+        """The files of one arm; task and budget need to be named where there are several.
+
+        Raises:
+            KeyError: when the study has no such arm, or several.
+        """
+        wanted = {"method": method, "seed": seed, "task": task, "budget": budget}
+        found = [
+            folder
+            for key, folder in self.arms()
+            if all(value is None or key[name] == value for name, value in wanted.items())
+        ]
+        if len(found) != 1:
+            several = f"{len(found)} arms" if found else "no arm"
+            raise KeyError(
+                f"{several} {method!r} with seed {seed}, task {task!r}, budget {budget!r}; methods: {self.methods}, "
+                f"seeds: {self.request['seeds']}, tasks: {self.tasks}, budgets: {self.budgets}"
+            )
+        return found[0]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The arm, such as `lora, seed 0`, to the message, for arms that failed and have not finished since."""
+        return {
+            self.name(key): error["error"]
+            for key, folder in self.arms()
+            if folder.result() is None and (error := folder.error()) is not None
+        }
+
+    def name(self, key: Mapping[str, Any]) -> str:
+        """An arm in words: `lora, seed 0`, led by task and budget where the study has several."""
+        parts = [key["task"]] * (len(self.tasks) > 1) + [key["budget"]] * (len(self.budgets) > 1)
+        return ", ".join([*parts, key["method"], f"seed {key['seed']}"])
+
+    def baseline_label(self, baseline: str | None) -> str:
+        """The label of the method that others are compared with: the first one for None.
+
+        Raises:
+            UsageError: when the study has no such method.
+        """
+        if baseline is None:
+            return self.methods[0]
+        if baseline not in self.methods:
+            raise UsageError.of("baseline", baseline, "is not in the study", f"Labels: {', '.join(self.methods)}")
+        return baseline

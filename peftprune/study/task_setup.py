@@ -1,0 +1,244 @@
+"""What all arms of one task share: model, data, sites, and where the study runs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import torch
+
+from peftprune.errors import UsageError
+from peftprune.methods.registry import MethodSpec
+from peftprune.models.layers import discover_sites, head_modules
+from peftprune.models.load import describe, load_model, pick_dtype
+from peftprune.stats.text_metrics import check_libraries
+from peftprune.strategy.budget import Budget
+from peftprune.study.planning import ArmPlan, plan_arm
+from peftprune.study.store import StudyFolder
+from peftprune.tasks import Task
+from peftprune.training.inputs import ArmInputs
+from peftprune.training.ledger import BaseCost
+from peftprune.training.settings import TrainingSettings
+from peftprune.training.text_generation import Decoding, TextForm, check_form, encode, is_encoder_decoder
+from peftprune.training.tokenise import Example, cached, check_lengths, sample_evaluation, sample_training, tokenise
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_NUMERICS = 2
+"""Counts the changes after which equal requests give other bits: arms from before are not taken for new ones."""
+_PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
+
+
+class Setup:
+    """Model, data and sites of one task, loaded once for all its arms."""
+
+    def __init__(
+        self, model: str | Path, task: Task, settings: TrainingSettings, target_modules: str | Sequence[str]
+    ) -> None:
+        check_libraries(task.metrics)
+        self.all_examples = {split: len(rows) for split, rows in task.evaluation.items()}
+        limit = settings.max_eval_samples
+        if limit is not None:
+            task = replace(task, evaluation={s: sample_evaluation(d, limit) for s, d in task.evaluation.items()})
+        self.task = task
+        self.settings = settings
+        form = settings.base_form
+        self.model = load_model(model, task.num_labels, task.kind, form)
+        self.target_modules = target_modules
+        self.shapes = discover_sites(self.model.model, target_modules)
+        self.head = head_modules(self.model.model)
+        # Quantised tensors hold several weights in an entry, so that counting them would count too few.
+        shape = self.model.model if form.load_in is None else describe(model, max(1, task.num_labels), task.kind)
+        in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
+        self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
+        self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
+
+    def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
+        plan = plan_arm(
+            spec,
+            self.shapes,
+            budget,
+            given,
+            num_examples=len(self.task.train),
+            base_parameters=self.base_parameters,
+            task=self.task.name,
+        )
+        if plan.settings.load_in is not None and getattr(plan.method, "backward", "") in ("weights", "none"):
+            cure = "Leave load_in out, or this method"
+            raise UsageError.of("load_in", plan.settings.load_in, f"needs an adapter, and {plan.label} has none", cure)
+        if self.task.kind == "generation":
+            form = TextForm.of(plan.settings, self.task, self.model)
+            check_form(form, Decoding.of(plan.settings), self.model)
+        else:
+            check_lengths(self.model, plan.settings.max_length)
+        return plan
+
+    def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
+        """Tokenised data for an arm; arms with the same lengths and sample share it."""
+        length, samples = plan.settings.max_length, plan.settings.max_train_samples
+        if (length, samples) not in self._inputs:
+            task = self.task
+            train = self._tokenised(sample_training(task.train, samples), plan.settings, f"train/{samples}")
+            self._inputs[length, samples] = ArmInputs(
+                model=self.model,
+                head=self.head,
+                base_cost=self._base_cost(train),
+                task=task,
+                train=train,
+                evaluation={s: self._tokenised(d, plan.settings, s) for s, d in task.evaluation.items()},
+                dtype=dtype,
+            )
+        return self._inputs[length, samples]
+
+    def _tokenised(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
+        place = f"{self.task.fingerprint}/{part}"
+        if self.task.kind != "generation":
+            return tokenise(rows, self.model, settings.max_length, place)
+        form = TextForm.of(settings, self.task, self.model)
+        return cached(self.model, f"{place}/", f"/{form}", lambda: pa.Table.from_pylist(encode(rows, self.model, form)))
+
+    def _base_cost(self, train: Sequence[Example]) -> BaseCost:
+        """What a token costs. Where encoder and decoder read different texts, each costs its share of the tokens."""
+        share: dict[str, float] = {}
+        if self.task.kind == "generation" and is_encoder_decoder(self.model.model):
+            source = sum(len(row["input_ids"]) for row in train) / sum(row["length"] for row in train)
+            share = {"encoder": source, "cross": source, "decoder": 1 - source}
+        return BaseCost.of(self.model.model, share)
+
+    def describe(self) -> dict[str, Any]:
+        """The task as `study.json` holds it."""
+        task = self.task
+        return {
+            "name": task.name,
+            "kind": task.kind,
+            "metrics": self.metric_names(),
+            "evaluation_split": self._reported(),
+            "train_examples": len(task.train),
+            "evaluation_examples": {split: len(rows) for split, rows in task.evaluation.items()},
+            "source": task.source,
+            "named": task.named,
+            "files": dict(task.files),
+        }
+
+    def _reported(self) -> str:
+        """What results are reported on, with everything that makes it other than the plain split."""
+        words = [self.task.evaluation_split]
+        for split, rows in self.task.evaluation.items():
+            if len(rows) < self.all_examples[split]:
+                words.append(f"a fixed sample of {len(rows):,} of {self.all_examples[split]:,} examples ({split})")
+        if self.task.kind == "generation":
+            words.append(str(Decoding.of(self.settings)))
+        return ", ".join(words)
+
+    def metric_names(self) -> list[str]:
+        """As in the results: those of the second and later evaluation splits carry the split's name."""
+        splits = list(self.task.evaluation)
+        return [m if i == 0 else f"{m}_{s}" for i, s in enumerate(splits) for m in self.task.metrics]
+
+    def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:
+        """Everything that changes an arm's result, and nothing else: what its hash is made of."""
+        return {
+            "method": plan.method.name,
+            "options": asdict(plan.method.config),
+            "source": _source(type(plan.method)),
+            "seed": seed,
+            "task": {"name": self.task.name, "fingerprint": self.task.fingerprint, "metrics": list(self.task.metrics)},
+            "model": self.model.fingerprint,
+            "sites": [s.name for s in self.shapes],
+            "budget": plan.budget.as_dict(),
+            "settings": plan.settings.identity(self.task.kind) | self._read(plan.settings),
+            "dtype": found["dtype"],
+            "threads": found["threads"],
+            "device": found["hardware"]["device"],
+            "versions": found["versions"],
+            "numerics": _NUMERICS,
+        }
+
+    def _read(self, settings: TrainingSettings) -> dict[str, Any]:
+        """What a model of generation reads, the task's own prompt included."""
+        return {"prompt": TextForm.of(settings, self.task, self.model).prompt} if self.task.kind == "generation" else {}
+
+
+def _source(cls: type) -> str:
+    """The code of a user's own strategy and of what it inherits, so that editing any of it makes a new arm.
+
+    Empty for those that the versions cover.
+    """
+    own = [c for c in cls.__mro__ if not c.__module__.startswith(("peftprune.", "builtins", "abc"))]
+    return "\n".join(_code(c) for c in own)
+
+
+def _code(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        # A class typed into a notebook has no file, but its functions know their cell.
+        return "\n".join([cls.__qualname__, *(_member(name, vars(cls)[name]) for name in sorted(vars(cls)))])
+
+
+def _member(name: str, value: Any) -> str:
+    function = getattr(value, "__func__", value)
+    if inspect.isfunction(function):
+        try:
+            return inspect.getsource(function)
+        except (OSError, TypeError):
+            return _bytecode(function.__code__)
+    plain = isinstance(value, bool | int | float | str) and not name.startswith("__")
+    return f"{name} = {value!r}" if plain else ""
+
+
+def _bytecode(code: CodeType) -> str:
+    inner = [_bytecode(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {inner}"
+
+
+def device_name() -> str:
+    """The GPU that arms train on, or "cpu"."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python and the packages that decide on the bits of a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
+    """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began.
+
+    Args:
+        study: whose request may exist already.
+        settings: say the dtype.
+        threads: of each arm, where the user named them.
+        default: threads of each arm otherwise, in a new study.
+
+    Raises:
+        UsageError: for threads that are no whole number from 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise UsageError.of("threads", threads, "is no whole number from 1", "Give 1 or more, or leave it out")
+    try:
+        before = study.read_request()
+    except UsageError:
+        before = {}
+    threads = threads or before.get("threads", default)
+    torch.set_num_threads(threads)
+    dtype = pick_dtype(settings.dtype)
+    if settings.dtype == "auto":
+        dtype = before.get("dtype", dtype)
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
+    return {
+        "dtype": dtype,
+        "threads": threads,
+        "versions": package_versions(),
+        "hardware": {"device": device_name()} | machine,
+    }

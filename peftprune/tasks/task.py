@@ -1,0 +1,122 @@
+"""`Task`: the data of one task."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from peftprune.errors import UsageError
+from peftprune.tasks.base import Kind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A task with its data, ready to be tokenised.
+
+    Attributes:
+        name: short name, used in tables and folder names.
+        kind: "classification", "regression" or "generation".
+        text: the text columns of the data: `("text_a",)` or `("text_a", "text_b")`.
+        label_names: class names by class index; None for regression and generation.
+        metrics: names from `peftprune.stats.metrics`, the primary one first.
+        train: columns `text` and `label` (a class index, a float32, or for generation the list of references, one in
+            training).
+        evaluation: split name -> data with the same columns; the first split is the primary one. Never used to select.
+        source: where the data came from, in words.
+        evaluation_split: what the reported split is, in words for tables, such as "official dev".
+        validation: data to select on, where the task brings its own.
+        named: it can be had again by its name.
+        files: the arguments of `from_files` that made it.
+        prompt: what a decoder reads in a generation task: text that holds "{source}", which stands for the source text.
+            Encoder-decoders read the source alone.
+    """
+
+    name: str
+    kind: Kind
+    text: tuple[str, ...]
+    label_names: tuple[str, ...] | None
+    metrics: tuple[str, ...]
+    train: Dataset
+    evaluation: dict[str, Dataset]
+    source: str
+    evaluation_split: str
+    validation: Dataset | None = None
+    named: bool = False
+    files: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str = ""
+
+    @property
+    def num_labels(self) -> int:
+        """Width of the model's output: the number of classes, 1 for regression; of no meaning for generation."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what decides a result: kind, classes, metrics and every row, in order.
+
+        Name and source are left out, so that the same data read from a folder or the hub have the same fingerprint.
+        """
+        digest = hashlib.sha256()
+        head = [self.kind, self.label_names, self.metrics]
+        digest.update(json.dumps(head, ensure_ascii=True).encode())
+        splits = {"train": self.train, "validation": self.validation} | {
+            f"evaluation {name}": data for name, data in self.evaluation.items()
+        }
+        for name, data in splits.items():
+            if data is not None:
+                digest.update(json.dumps([name, data[:]], sort_keys=True, ensure_ascii=True).encode())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_files(
+        cls,
+        train_file: str | Path,
+        test_file: str | Path,
+        text: str | Sequence[str],
+        label: str,
+        regression: bool = False,
+        name: str | None = None,
+        metrics: Sequence[str] | None = None,
+        kind: Kind | None = None,
+    ) -> Task:
+        """Make a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
+
+        Args:
+            train_file: the training data.
+            test_file: the data that gets reported.
+            text: one or two column names; one string may hold both, separated by a comma.
+            label: the label's column.
+            regression: labels are numbers to predict, not classes.
+            name: of the task; by default that of the training file, or of its folder if the file is called "train".
+            metrics: names from `peftprune.stats.metrics`, the primary one first. Default: accuracy and F1 (macro
+                average above two classes), Pearson and Spearman correlation for regression, or ROUGE and BLEU for
+                generation.
+            kind: "classification" (the default), "regression" (which `regression` says too) or "generation": `text` is
+                then the one column to read from, `label` the one to write, a text or a list of texts.
+
+        The classes are those of the training file, sorted; whole numbers in numeric order. In generation, rows of the
+        test file with the same source are one example with several references.
+
+        Raises:
+            UsageError: a file, column, row or label does not fit; the message names it.
+        """
+        from peftprune.tasks.files import task_from_files
+
+        asked = kind or ("regression" if regression else "classification")
+        if asked not in get_args(Kind) or (regression and asked != "regression"):
+            beside = " beside regression" if regression else ""
+            cure = f"Give one of {', '.join(get_args(Kind))}"
+            raise UsageError.of("kind", kind, f"is no kind of task{beside}", cure)
+        if asked == "generation":
+            from peftprune.tasks.generation import generation_from_files
+
+            return generation_from_files(train_file, test_file, text, label, name, metrics)
+        return task_from_files(train_file, test_file, text, label, asked == "regression", name, metrics)

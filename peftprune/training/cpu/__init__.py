@@ -1,0 +1,44 @@
+"""Faster ways to compute the same training step on a CPU; none of them changes a distribution or a decision."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from peftprune.training.cpu.attention import use_matmul_attention
+from peftprune.training.cpu.dropout import KeyedDropout, MaskStream, use_keyed_dropout
+from peftprune.training.cpu.precision import keep_frozen_weights_in
+
+__all__ = [
+    "KeyedDropout",
+    "MaskStream",
+    "begin_step",
+    "keep_frozen_weights_in",
+    "make_fast",
+    "use_keyed_dropout",
+    "use_matmul_attention",
+]
+_STREAM = "peftprune_stream"
+
+
+def make_fast(model: nn.Module, seed: int, frozen: torch.dtype | None = None) -> None:
+    """Prepare a model for training on a CPU.
+
+    Args:
+        model: changed in place.
+        seed: of the dropout masks.
+        frozen: autocast's dtype, to hold the frozen weights in; None leaves them as they are.
+    """
+    stream = MaskStream(seed)
+    use_keyed_dropout(model, stream)
+    use_matmul_attention(model, stream)
+    if frozen is not None:
+        keep_frozen_weights_in(model, frozen)
+    setattr(model, _STREAM, stream)
+
+
+def begin_step(model: nn.Module, step: int) -> None:
+    """Tell a model that `make_fast` prepared, wrapped or not, which optimizer step begins, counted from 0."""
+    stream = getattr(getattr(model, "module", model), _STREAM, None)
+    if stream is not None:
+        stream.begin_step(step)

@@ -1,0 +1,262 @@
+"""`PruningEvents` carries the events of training to a strategy and its plans to the surgery.
+
+It knows neither the method's name nor the task; see `peftprune.training.trainer` for the order of events. Our own
+trainer and the callback for everyone else's (`peftprune.callback.callback`) share it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from peftprune.adapters import surgery
+from peftprune.errors import RunError
+from peftprune.strategy.baseline import Baseline
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.phases import PhaseRange, phase_at
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.rng import generator
+from peftprune.strategy.sites import LiveTensors, SiteSet
+from peftprune.strategy.view import StepView
+from peftprune.training.cpu import begin_step
+from peftprune.training.distributed import check_agreement
+from peftprune.training.ledger import (
+    BaseCost,
+    Ledger,
+    optimizer_bytes,
+    peak_memory,
+    stored_parameters,
+)
+from peftprune.training.signals import Collectors
+from peftprune.training.trace import Trace
+
+StepCost = Callable[[int], tuple[int, int, int]]
+Progress = Callable[[int, int, str], None]
+
+
+class PruningEvents(TrainerCallback):
+    """Drives one strategy through one training run.
+
+    Args:
+        strategy: decides.
+        sites: the model's sites.
+        budget: the arm's budget.
+        phases: the run's step ranges.
+        seed: the arm's seed, for the strategy's own random stream.
+        step_cost: step (from 0) to (examples, tokens, padded tokens); for the ledger.
+        base_cost: the frozen model's cost; for the ledger.
+        progress: called after every step with (steps done, steps in all, phase name).
+        full_steps: forward-only phases compute gradients too, which are thrown away; for the ledger.
+    """
+
+    def __init__(
+        self,
+        strategy: RankPruningStrategy,
+        sites: SiteSet,
+        budget: ArmBudget,
+        phases: Sequence[PhaseRange],
+        *,
+        seed: int,
+        step_cost: StepCost,
+        base_cost: BaseCost,
+        progress: Progress | None = None,
+        full_steps: bool = False,
+    ) -> None:
+        self.strategy = strategy
+        self.sites = sites
+        self.budget = budget
+        self.phases = tuple(phases)
+        self.rng = generator(seed, "strategy")
+        self.init_rng = generator(seed, "strategy", "new ranks")
+        self.ledger = Ledger()
+        self.trace = Trace()
+        self._step_cost = step_cost
+        self._base_cost = base_cost
+        self._progress = progress
+        self._full_steps = full_steps
+        self._collectors: Collectors | None = None
+        self._plan = PruningPlan()
+        self._resumed = False
+        self._mark = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        surgery.check_optimizer(kwargs["optimizer"])
+        self._collectors = Collectors(kwargs["model"], self.sites, self.strategy.signals)
+        if not self._resumed:
+            self.strategy.start(self._view(0))
+            self.trace.begin(self.sites, self.phases[0].name)
+        self._mark = time.perf_counter()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        begin_step(kwargs["model"], state.global_step)
+        view = self._view(state.global_step)
+        multipliers = self.strategy.before_step(view)
+        surgery.set_multipliers(self.sites, None if multipliers is None else dict(multipliers))
+        if view.phase.phase.kind == "train":
+            self._add_penalty(kwargs["model"])
+        assert self._collectors is not None
+        self._collectors.arm(view.phase.phase.signals)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self._collectors is not None
+        self.strategy.observe(self._view(state.global_step, self._collectors.take()))
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._plan = self.strategy.decide(self._view(state.global_step))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        step = state.global_step - 1
+        optimizer = inner_optimizer(kwargs["optimizer"])
+        # An evaluation that follows must see the whole adapters.
+        surgery.set_multipliers(self.sites, None)
+        current = phase_at(self.phases, step)
+        self._charge(step, current)
+        self._apply(self._plan, step, optimizer)
+        self._plan = PruningPlan()
+        if step + 1 == current.stop:
+            self.ledger.optimizer_bytes = max(self.ledger.optimizer_bytes, optimizer_bytes(optimizer))
+            self._apply(self.strategy.end_phase(self._view(step)), step, optimizer)
+            following = phase_at(self.phases, step + 1)
+            if following is not current and following.phase.reset_optimizer:
+                optimizer.state.clear()
+        now = time.perf_counter()
+        seconds = self.ledger.phase_seconds
+        seconds[current.name] = seconds.get(current.name, 0.0) + now - self._mark
+        self._mark = now
+        if self._progress is not None:
+            self._progress(step + 1, self.phases[-1].stop, current.name)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(loss):
+            raise RunError(
+                f"loss: {loss} by step {state.global_step} is not finite. Lower learning_rate (now "
+                f"{args.learning_rate:g}), or train with dtype float32"
+            )
+        self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_memory())
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.perf_counter()
+        self.ledger.evaluation_seconds += now - self._mark
+        self._mark = now
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        assert self._collectors is not None
+        self._collectors.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs beside the weights and the optimizer."""
+        return {
+            "strategy": self.strategy.state_dict(),
+            "rng": self.rng.get_state(),
+            "init_rng": self.init_rng.get_state(),
+            "ledger": vars(self.ledger),
+            "trace": self.trace.state_dict(),
+            "structure": surgery.structure(self.sites),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`, resizing, tying and dropping sites as they were. Call before weights are loaded."""
+        surgery.restore_structure(self.sites, state["structure"])
+        self.resume(state)
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict` but for the sites, which have been restored already."""
+        self.strategy.load_state_dict(state["strategy"])
+        self.rng.set_state(state["rng"])
+        self.init_rng.set_state(state["init_rng"])
+        self.ledger = Ledger(**state["ledger"])
+        self.trace.load_state_dict(state["trace"])
+        self._resumed = True
+
+    def _view(self, step: int, signals: Mapping[Any, Any] | None = None) -> StepView:
+        return StepView(
+            step=step + 1,
+            total_steps=self.phases[-1].stop,
+            phase=phase_at(self.phases, step),
+            budget=self.budget,
+            sites=self.sites,
+            signals=signals or {},
+            rng=self.rng,
+        )
+
+    def _add_penalty(self, model: nn.Module) -> None:
+        # Added to the gradients once per step, before the first backward: the loss that is logged and evaluated stays
+        # free of it, and the sum over micro-batches needs no weighing.
+        penalty = self.strategy.penalty({n: s.differentiable() for n, s in self.sites.items() if s.rank})
+        if penalty is None:
+            return
+        params = [p for p in model.parameters() if p.requires_grad]
+        for param, grad in zip(params, torch.autograd.grad(penalty, params, allow_unused=True), strict=True):
+            if grad is not None:
+                param.grad = grad if param.grad is None else param.grad + grad
+
+    def _apply(self, plan: PruningPlan, step: int, optimizer: torch.optim.Optimizer) -> None:
+        if not isinstance(plan, PruningPlan):
+            raise RunError(f"plan: {plan!r} is no PruningPlan. Return PruningPlan() to change nothing")
+        if plan.is_empty:
+            return
+        surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
+        check_agreement(lambda: surgery.structure(self.sites), f"the ranks after step {step + 1}")
+        self.trace.record(self.sites, plan, step + 1, phase_at(self.phases, step).name)
+
+    def _charge(self, step: int, current: PhaseRange) -> None:
+        samples, tokens, padded = self._step_cost(step)
+        train = current.phase.kind == "train"
+        base, adapter = self._base_cost.step_flops(padded, padded / samples, self.sites, train or self._full_steps)
+        ledger = self.ledger
+        ledger.peak_params = max(ledger.peak_params, stored_parameters(self.sites))
+        ledger.steps += 1
+        ledger.samples += samples
+        ledger.tokens += tokens
+        ledger.forward_only_samples += 0 if train else samples
+        ledger.base_flops += base
+        ledger.adapter_flops += adapter
+
+
+def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+class BaselineEvents(RankPruningStrategy):
+    """Stands in where a baseline is trained: nothing is decided, its own events are passed on."""
+
+    name = "baseline"
+
+    def __init__(self, baseline: Baseline, model: nn.Module) -> None:
+        super().__init__()
+        self.baseline, self.model = baseline, model
+        self.state_dict = baseline.state_dict  # type: ignore[method-assign]
+        self.load_state_dict = baseline.load_state_dict  # type: ignore[method-assign]
+
+    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
+        return self.baseline.penalty(self.model)
+
+    def decide(self, view: StepView) -> PruningPlan:
+        self.baseline.after_step(self.model, view.step)
+        return PruningPlan()

@@ -1,0 +1,34 @@
+"""`ArmInputs`: model and data that all arms of a task share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from peftprune.models.load import LoadedModel
+from peftprune.tasks import Task
+from peftprune.training.ledger import BaseCost
+from peftprune.training.tokenise import Example
+
+
+@dataclass(frozen=True)
+class ArmInputs:
+    """What all arms of a study have in common.
+
+    Attributes:
+        model: the pretrained model, shared by all arms.
+        head: names of its head's modules.
+        base_cost: for the FLOPs of the ledger.
+        task: the task.
+        train: tokenised training examples.
+        evaluation: tokenised examples by split.
+        dtype: "float32" or "bfloat16".
+    """
+
+    model: LoadedModel
+    head: tuple[str, ...]
+    base_cost: BaseCost
+    task: Task
+    train: list[Example]
+    evaluation: Mapping[str, list[Example]]
+    dtype: str

@@ -1,0 +1,236 @@
+"""The ledger: what an arm held and spent, counted from the tensors and the batches themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from peftprune.models.layers import base_linear_cost
+from peftprune.strategy.sites import SiteSet
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Adapter parameters at one moment.
+
+    Attributes:
+        stored: entries of A and B, tied tensors once; what a budget counts.
+        nonzero: those that are not zero.
+        expanded: entries when every sharing site gets its own copy, as PEFT's files hold them.
+    """
+
+    stored: int
+    nonzero: int
+    expanded: int
+
+
+def count_adapter(sites: SiteSet) -> Counts:
+    """Count the adapters' parameters as they are now. Gates are not counted: they are folded into B at the end."""
+    stored = nonzero = expanded = 0
+    for group in sites.groups():
+        tensors = [group[0].A, group[0].B]
+        size = sum(t.numel() for t in tensors)
+        stored += size
+        expanded += size * len(group)
+        nonzero += sum(int(torch.count_nonzero(t)) for t in tensors)
+    return Counts(stored, nonzero, expanded)
+
+
+def stored_parameters(sites: SiteSet) -> int:
+    """Entries of A and B, tied tensors once. Reads shapes only."""
+    return sum(group[0].rank * group[0].unit_cost for group in sites.groups())
+
+
+def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None:
+    """Cost of the cheapest unit of rank that would still fit at a live site; None where all are full.
+
+    Args:
+        sites: the sites after training.
+        nonzero_share: expected density of "A" and "B" where a budget counts non-zero parameters; empty otherwise.
+    """
+    costs = [
+        g[0].d_in * nonzero_share.get("A", 1.0) + g[0].d_out * nonzero_share.get("B", 1.0)
+        for g in sites.groups()
+        if g[0].rank < g[0].max_rank
+    ]
+    return min(costs, default=None)
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the optimizer's state tensors."""
+    return sum(
+        v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)
+    )
+
+
+def release_memory() -> None:
+    """Give freed memory back before an arm begins, so that arms neither pile up nor count each other's memory."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        # The C library keeps freed blocks for itself; batches of many lengths leave gigabytes of them.
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def peak_memory() -> int:
+    """Bytes: the device's allocation peak on CUDA, otherwise this process's resident memory at this moment."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return int(psutil.Process().memory_info().rss)
+
+
+@dataclass(frozen=True)
+class BaseCost:
+    """What the frozen model costs per token, for the analytic FLOPs.
+
+    Attributes:
+        linear_params: weights of the linear layers inside the transformer blocks.
+        attention_width: hidden size times number of attention layers.
+        backward: which of the base model's gradients are computed: "none", of "activations", or of "weights" too.
+        multiplied, multiplied_trained: what `Baseline.multiplied` says of matrices that are no sites.
+        stream_share: the share of all tokens that a stream's sites read, 1 where it is not named; for models whose
+            encoder and decoder read different texts. `linear_params` is weighted by it already.
+    """
+
+    linear_params: int
+    attention_width: int
+    backward: Literal["none", "activations", "weights"] = "activations"
+    multiplied: int = 0
+    multiplied_trained: int = 0
+    stream_share: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, stream_share: Mapping[str, float] | None = None) -> BaseCost:
+        """The cost of a model, from its configuration and shapes.
+
+        Raises:
+            AttributeError: for a configuration without a width of its own.
+        """
+        share, cost = dict(stream_share or {}), base_linear_cost(model)
+        params = cost["linear_params_per_layer"]
+        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in params.items())
+        return cls(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
+
+    def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
+        """FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
+
+        A multiply-add counts as two. Forward: 2 per weight and token, and 4 · length · width per token for attention's
+        two products. Training adds the gradient of the activations for frozen weights (as much again; twice for
+        attention, whose both factors need one) and of activations and weights for the adapters (twice again; once for
+        factors that are not trained). Where a baseline trains the base model's weights, their gradients are added;
+        where it trains nothing but the head, nothing is. Element-wise work, embeddings and the head are left out.
+
+        Args:
+            tokens: tokens of the pass, padding included.
+            length: their mean padded sequence length.
+            sites: the adapters at this moment.
+            train: False for forward-only passes.
+        """
+        linear = 2.0 * self.linear_params * tokens
+        attention = 4.0 * length * self.attention_width * tokens
+        share = {name: self.stream_share.get(s.shape.stream, 1.0) for name, s in sites.items()}
+        weights = sum(s.rank * s.unit_cost * share[n] for n, s in sites.items()) + self.multiplied
+        adapter = 2.0 * tokens * weights
+        if not train or self.backward == "none":
+            return linear + attention, adapter
+        frozen = (
+            sum(s.rank * s.frozen_width * share[n] for n, s in sites.items())
+            + self.multiplied
+            - self.multiplied_trained
+        )
+        linear_passes = 3 if self.backward == "weights" else 2
+        return linear_passes * linear + 3 * attention, 2.0 * tokens * (3 * weights - frozen)
+
+
+@dataclass
+class Ledger:
+    """What one arm spent. Seconds are wall-clock; everything else is exact.
+
+    Attributes:
+        peak_params: largest number of stored adapter parameters at any step.
+        final_params: stored adapter parameters at the end, tied tensors once.
+        nonzero_params: those that are not zero at the end.
+        unique_params: final parameters with ties counted once (the same tensors that `final_params` counts).
+        expanded_params: final parameters when sharing sites get a copy each, as PEFT's files hold them.
+        head_params: trainable parameters outside the adapters.
+        trained_params: those of the final parameters that were trained; fewer where a method freezes a factor.
+        optimizer_bytes: largest optimizer state seen at the end of a phase.
+        adapter_bytes: size of the PEFT adapter's weights file.
+        peak_memory_bytes: largest memory seen when logging.
+        base_bytes: size of the frozen weights, as they are held.
+        steps, samples, tokens: all passes charged to the budget; tokens without padding.
+        forward_only_samples: those of them that were forward-only.
+        base_flops, adapter_flops: analytic, all passes (see `BaseCost.step_flops`).
+        phase_seconds: wall-clock seconds by phase.
+        evaluation_seconds: apart from training.
+    """
+
+    peak_params: int = 0
+    final_params: int = 0
+    nonzero_params: int = 0
+    unique_params: int = 0
+    expanded_params: int = 0
+    head_params: int = 0
+    trained_params: int = 0
+    optimizer_bytes: int = 0
+    adapter_bytes: int = 0
+    peak_memory_bytes: int = 0
+    base_bytes: int = 0
+    steps: int = 0
+    samples: int = 0
+    tokens: int = 0
+    forward_only_samples: int = 0
+    base_flops: float = 0.0
+    adapter_flops: float = 0.0
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+    evaluation_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Training seconds, evaluation excluded."""
+        return sum(self.phase_seconds.values())
+
+    def add_final(self, sites: SiteSet, model: nn.Module) -> None:
+        """Count what is there after training, folding and compaction."""
+        counts = count_adapter(sites)
+        self.final_params = self.unique_params = counts.stored
+        self.nonzero_params = counts.nonzero
+        self.expanded_params = counts.expanded
+        self.head_params = head_parameters(model, sites)
+        frozen = sum(group[0].rank * group[0].frozen_width for group in sites.groups())
+        self.trained_params = counts.stored - frozen
+
+    def add_baseline(self, model: nn.Module, head: Sequence[str]) -> None:
+        """Count what a baseline trained outside of the head, whose modules end in the names given."""
+        adapted, in_head = trained_tensors(model, head)
+        size = sum(p.numel() for p in adapted)
+        self.final_params = self.unique_params = self.expanded_params = self.peak_params = self.trained_params = size
+        self.nonzero_params = sum(int(torch.count_nonzero(p)) for p in adapted)
+        self.head_params = sum(p.numel() for p in in_head)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"flops": self.base_flops + self.adapter_flops, "seconds": self.seconds}
+
+
+def trained_tensors(model: nn.Module, head: Sequence[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """What is trained outside of the head and inside it; the head's modules end in the names given."""
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    inside = {n for n in trained if any(f".{h}." in f".{n}" for h in head)}
+    return [p for n, p in trained.items() if n not in inside], [trained[n] for n in trained if n in inside]
+
+
+def head_parameters(model: nn.Module, sites: SiteSet) -> int:
+    """Trainable parameters outside the sites."""
+    adapter = {id(t) for site in sites.values() if not site.is_dropped for t in vars(site.live()).values()}
+    return sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in adapter)

@@ -1,0 +1,167 @@
+"""Collectors of the activation statistics that strategies ask for.
+
+They run only inside the model's own forward pass of a training step (so recomputation under activation checkpointing
+adds nothing), sum over the micro-batches of a step on the device, and never synchronise with the host. Padding does
+not count: tokens are weighed with the attention mask of the stream that a site reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftprune.errors import RunError
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import Site, SiteSet
+from peftprune.training.distributed import sum_over_processes
+
+
+class Collectors:
+    """Hooks on a model that gather `signals` for the sites between `arm` and `take`."""
+
+    def __init__(self, model: nn.Module, sites: SiteSet, signals: frozenset[Signal]) -> None:
+        self.sites = sites
+        self.signals = signals
+        self._wanted: frozenset[Signal] = frozenset()
+        self._inputs: dict[str, Any] | None = None
+        self._sums: dict[tuple[Signal, str], Tensor] = {}
+        # Leader of each site's input: found in the first forward pass, by identity of the input tensor.
+        self.leader: dict[str, str] = {}
+        self._seen: list[tuple[Tensor, str]] = []
+        self._handles = []
+        if not signals:
+            return
+        self._handles.append(model.register_forward_pre_hook(self._enter, with_kwargs=True))
+        self._handles.append(model.register_forward_hook(self._leave, always_call=True))
+        for site in sites.values():
+            if site.is_dropped:
+                continue
+            if signals & {Signal.INPUT_NORM, Signal.INPUT_MOMENTS}:
+                self._handles.append(site._layer.register_forward_pre_hook(self._input_hook(site)))
+            if Signal.OUTPUT_ENERGY in signals:
+                self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
+
+    def arm(self, signals: frozenset[Signal] | None = None) -> None:
+        """Start collecting for one optimizer step: all signals, or those named."""
+        self._wanted = self.signals if signals is None else self.signals & signals
+        self._sums.clear()
+
+    def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
+        """Stop collecting and return this step's signals, over all processes, by signal and site."""
+        self._wanted = frozenset()
+        sum_over_processes(self._sums)
+        found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
+        for name, site in self.sites.items():
+            if site.is_dropped:
+                continue
+            leader = self.leader.get(name, name)
+            squares = self._sums.get((Signal.INPUT_NORM, leader))
+            if squares is not None:
+                found[Signal.INPUT_NORM][name] = squares.sqrt()
+            moments = self._sums.get((Signal.INPUT_MOMENTS, leader))
+            if moments is not None:
+                found[Signal.INPUT_MOMENTS][name] = moments
+            energy = self._sums.get((Signal.OUTPUT_ENERGY, name))
+            if energy is not None:
+                found[Signal.OUTPUT_ENERGY][name] = energy
+        return found
+
+    def remove(self) -> None:
+        """Take all hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._inputs = kwargs if self._wanted else None
+        self._seen.clear()
+
+    def _leave(self, *_: Any) -> None:
+        self._inputs = None
+        self._seen.clear()
+
+    def _input_hook(self, site: Site) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            if self._inputs is None:
+                return
+            x = args[0]
+            leader = self.leader.get(site.name)
+            if leader is None:
+                leader = next((name for seen, name in self._seen if seen is x), site.name)
+                self.leader[site.name] = leader
+                self._seen.append((x, leader))
+            if leader != site.name:
+                return
+            mask = self._mask(site, x)
+            if Signal.INPUT_NORM in self._wanted:
+                self._add(Signal.INPUT_NORM, site, _squares_by_feature(x.detach(), mask))
+            if Signal.INPUT_MOMENTS in self._wanted:
+                self._add(Signal.INPUT_MOMENTS, site, _moments(x.detach(), mask))
+
+        return hook
+
+    def _output_hook(self, site: Site) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if self._inputs is None or Signal.OUTPUT_ENERGY not in self._wanted:
+                return
+            squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
+            self._add(Signal.OUTPUT_ENERGY, site, squares * site.scaling**2)
+
+        return hook
+
+    def _add(self, signal: Signal, site: Site, value: Tensor) -> None:
+        key = (signal, site.name)
+        self._sums[key] = self._sums[key] + value if key in self._sums else value
+
+    def _mask(self, site: Site, x: Tensor) -> Tensor | None:
+        assert self._inputs is not None
+        mask = token_mask(self._inputs, site.shape.stream)
+        if mask is None or x.dim() == 2:
+            return None
+        if x.shape[:2] != mask.shape:
+            raise RunError(
+                f"site {site.name!r} reads tokens of shape {tuple(x.shape[:2])} but the {site.shape.stream} mask has "
+                f"shape {tuple(mask.shape)}. Leave this site out of target_modules"
+            )
+        return mask
+
+
+def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
+    """The (batch, length) mask of real tokens that a stream reads; None where every token is real.
+
+    Args:
+        inputs: the model's keyword arguments.
+        stream: "self", "encoder", "decoder" or "cross" (the encoder's tokens, read in the decoder).
+    """
+    encoder = inputs.get("attention_mask")
+    if stream != "decoder":
+        return encoder
+    if inputs.get("decoder_attention_mask") is not None:
+        return inputs["decoder_attention_mask"]
+    labels = inputs.get("labels")
+    if labels is not None and labels.dim() == 2:
+        return labels != -100
+    if encoder is None or inputs.get("decoder_input_ids") is not None:
+        return None
+    # Classifiers feed the decoder their own input shifted right by one: its first token is always real.
+    return torch.cat([torch.ones_like(encoder[:, :1]), encoder[:, :-1]], dim=1)
+
+
+def _squares_by_feature(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(..., length, d) and a (..., length) mask to (d,): the sum of squares over real tokens, in float32."""
+    x = x.float()
+    if mask is not None:
+        x = x * mask.unsqueeze(-1)
+    return x.reshape(-1, x.shape[-1]).square().sum(0)
+
+
+def _moments(x: Tensor, mask: Tensor | None) -> Tensor:
+    """(..., length, d) and a (..., length) mask to (d + 1, d + 1): the sum of y yᵀ over real tokens, y = (x, 1)."""
+    y = torch.cat([x.float(), torch.ones_like(x[..., :1], dtype=torch.float32)], -1)
+    if mask is not None:
+        y = y * mask.unsqueeze(-1)
+    y = y.reshape(-1, y.shape[-1])
+    return y.T @ y

@@ -1,0 +1,299 @@
+"""Training on, and generating, text: what decoders and encoder-decoders read, the loss on the target, real generation.
+
+A decoder reads its prompt and the target in one sequence; an encoder-decoder reads the source with the encoder and the
+target with the decoder. Only tokens of the target, its end token included, count in the loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from peftprune.errors import RunError, UsageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import Trainer
+
+    from peftprune.models.load import LoadedModel
+    from peftprune.tasks import Task
+    from peftprune.training.settings import TrainingSettings
+
+Example = dict[str, Any]
+IGNORED = -100
+"""The label of tokens that do not count."""
+
+
+@dataclass(frozen=True)
+class TextForm:
+    """How texts become tokens.
+
+    Attributes:
+        prompt: what the model reads, with "{source}" where the source text goes.
+        max_length: tokens of the prompt; the source is cut at its end.
+        max_target_length: tokens of the target in training, its end token included.
+    """
+
+    prompt: str
+    max_length: int
+    max_target_length: int
+
+    @classmethod
+    def of(cls, settings: TrainingSettings, task: Task, model: LoadedModel) -> TextForm:
+        """The settings' prompt; without one the task's own for decoders, and the source alone for encoder-decoders."""
+        own = "{source}" if is_encoder_decoder(model.model) else task.prompt
+        return cls(settings.prompt or own, settings.max_length, settings.max_target_length)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How texts are generated: the most probable token at each step, or beam search with `num_beams` beams."""
+
+    num_beams: int
+    max_new_tokens: int
+
+    @classmethod
+    def of(cls, settings: TrainingSettings) -> Decoding:
+        return cls(settings.num_beams, settings.max_new_tokens or settings.max_target_length)
+
+    def __str__(self) -> str:
+        how = "greedy decoding" if self.num_beams == 1 else f"beam search with {self.num_beams} beams"
+        return f"{how}, up to {self.max_new_tokens} new tokens"
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """True for models that read the source with an encoder."""
+    return bool(model.config.is_encoder_decoder)
+
+
+def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
+    """Refuse lengths that the model has no positions for, and a model that cannot begin or end a text.
+
+    Raises:
+        UsageError: naming the setting.
+    """
+    config, tokenizer = model.model.config, model.tokenizer
+    if tokenizer.eos_token_id is None:
+        cure = "Add an eos_token to the files of the tokenizer"
+        raise UsageError.of("model", model.name, "has a tokenizer without an end token", cure)
+    both = is_encoder_decoder(model.model)
+    if both and _start_token(model.model) is None:
+        cure = "Set decoder_start_token_id in its config.json"
+        raise UsageError.of("model", model.name, "does not say with which token its decoder begins", cure)
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        return
+    written = max(form.max_target_length, decoding.max_new_tokens)
+    needed = max(form.max_length, written) if both else form.max_length + written
+    if needed > positions:
+        problem = f"with {written} tokens of target needs {needed} positions; {model.name} has {positions}"
+        raise UsageError.of("max_length", form.max_length, problem, "Lower max_length, or max_target_length")
+
+
+def _start_token(model: Any) -> int | None:
+    found = [getattr(c, "decoder_start_token_id", None) for c in (model.generation_config, model.config)]
+    return next((token for token in found if token is not None), None)
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+def encode(dataset: Dataset, model: LoadedModel, form: TextForm) -> list[Example]:
+    """Each example with its first reference as the target: input_ids, attention_mask, labels.
+
+    A decoder's labels stand at the target's own positions, `IGNORED` before them; those of an encoder-decoder are the
+    target's tokens. `length` counts the tokens that are computed, source and target together.
+    """
+    prompts = _prompts(dataset, model, form)
+    targets = _targets([references[0] for references in dataset["label"]], model, form)
+    if is_encoder_decoder(model.model):
+        return [_row(p, t, len(p) + len(t)) for p, t in zip(prompts, targets, strict=True)]
+    return [_row(p + t, [IGNORED] * len(p) + t, len(p) + len(t)) for p, t in zip(prompts, targets, strict=True)]
+
+
+def _row(ids: list[int], labels: list[int], length: int) -> Example:
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels, "length": length}
+
+
+def _prompt(row: Example, alone: bool) -> list[int]:
+    """What is read before anything is written: all of a row's input, or (not `alone`) what comes before the target."""
+    ids: list[int] = row["input_ids"]
+    return ids if alone else ids[: row["labels"].count(IGNORED)]
+
+
+def _prompts(dataset: Dataset, model: LoadedModel, form: TextForm) -> list[list[int]]:
+    before, _, after = form.prompt.partition("{source}")
+    tokenizer = model.tokenizer
+    # A target that followed an end token would not continue the prompt.
+    both = is_encoder_decoder(model.model)
+    first, last = _frame(tokenizer) if both else (_frame(tokenizer)[0], [])
+    tail = (tokenizer(after, add_special_tokens=False)["input_ids"] if after else []) + last
+    room = form.max_length - len(first) - len(tail)
+    if room < 1:
+        problem = f"leaves no room for a source beside the prompt's {len(first) + len(tail)} tokens"
+        raise UsageError.of("max_length", form.max_length, problem, "Raise it, or shorten the prompt")
+    texts = [before + text for text in dataset["text_a"]]
+    found = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return [first + list(ids[:room]) + tail for ids in found]
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
+    return list(full[:start]), list(full[start + len(bare) :])
+
+
+def _targets(texts: Sequence[str], model: LoadedModel, form: TextForm) -> list[list[int]]:
+    tokenizer = model.tokenizer
+    # BART's targets begin with a start token of their own, which its decoder learned to write first.
+    first, last = _frame(tokenizer) if is_encoder_decoder(model.model) else ([], [])
+    last = last or [tokenizer.eos_token_id]
+    room = form.max_target_length - len(first) - len(last)
+    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
+    return [first + list(ids[:room]) + last for ids in found]
+
+
+class GenerationCollator:
+    """Pads training examples on the right to the longest of the batch.
+
+    An encoder-decoder also gets what its decoder reads: the labels shifted right, with a mask of its real tokens. It
+    cannot shift them itself, because the loss is computed apart from it.
+    """
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.pad = int(model.tokenizer.pad_token_id)
+        self.start = _start_token(model.model) if is_encoder_decoder(model.model) else None
+
+    def __call__(self, rows: Sequence[Example]) -> dict[str, Tensor]:
+        batch = {
+            "input_ids": _padded([r["input_ids"] for r in rows], self.pad),
+            "attention_mask": _padded([r["attention_mask"] for r in rows], 0),
+            "labels": _padded([r["labels"] for r in rows], IGNORED),
+        }
+        if self.start is not None:
+            read = [[self.start, *r["labels"][:-1]] for r in rows]
+            batch["decoder_input_ids"] = _padded(read, self.pad)
+            batch["decoder_attention_mask"] = _padded([[1] * len(r) for r in read], 0)
+        return batch
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    width = max(map(len, rows))
+    fill = [[value] * (width - len(row)) for row in rows]
+    return torch.tensor([[*f, *r] if left else [*r, *f] for r, f in zip(rows, fill, strict=True)])
+
+
+# --- the loss ---------------------------------------------------------------------------------------------------------
+def loss_for(model: Any) -> Callable[..., Tensor]:
+    """The loss of a model that generates: (outputs, labels, target tokens of the step or None) to the loss."""
+    return target_loss if is_encoder_decoder(model) else next_token_loss
+
+
+def target_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Cross-entropy over labels (batch, length) that are not `IGNORED`: summed and divided by their number in the step.
+
+    Logits are (batch, length, vocabulary), each for the label at its own position.
+    """
+    kept = labels != IGNORED
+    total = nn.functional.cross_entropy(outputs.logits[kept].float(), labels[kept], reduction="sum")
+    return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """As `target_loss`, where each position's logits are for the label that follows."""
+    kept = labels[:, 1:] != IGNORED
+    total = nn.functional.cross_entropy(outputs.logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="sum")
+    return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def generate(
+    trainer: Trainer, model: LoadedModel, rows: Sequence[Example], decoding: Decoding, batch_size: int
+) -> list[str]:
+    """The text that the trained model writes for each row's prompt, in order. Batches hold prompts of similar length.
+
+    Nothing of the model's own generation settings is used but its special tokens, so that what is stated is all.
+    """
+    trained: Any = trainer.model
+    pad = int(model.tokenizer.pad_token_id)
+    left = not is_encoder_decoder(model.model)
+    config = _generation_config(model, decoding)
+    device = next(trained.parameters()).device
+    prompts = [_prompt(row, alone=not left) for row in rows]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    texts = [""] * len(prompts)
+    trained.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        ids = _padded([prompts[i] for i in chosen], pad, left=left).to(device)
+        mask = _padded([[1] * len(prompts[i]) for i in chosen], 0, left=left).to(device)
+        with trainer.accelerator.autocast(), _only_settings(trained, config):
+            written = trained.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        new = written[:, ids.shape[1] :] if left else written
+        for i, text in zip(chosen, model.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+            texts[i] = text.strip()
+    return texts
+
+
+@contextlib.contextmanager
+def _only_settings(trained: nn.Module, config: Any) -> Iterator[None]:
+    """Let a model know no other generation settings: transformers fills in from its own what a call leaves open."""
+    holders: list[Any] = [m for m in trained.modules() if "generation_config" in vars(m)]
+    before = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = copy.deepcopy(config)
+    try:
+        yield
+    finally:
+        for holder, own in zip(holders, before, strict=True):
+            holder.generation_config = own
+
+
+def _generation_config(model: LoadedModel, decoding: Decoding) -> Any:
+    from transformers import GenerationConfig
+
+    own = model.model.generation_config
+    forced = {n: getattr(own, n, None) for n in ("forced_bos_token_id", "forced_eos_token_id")}
+    return GenerationConfig(
+        do_sample=False,
+        num_beams=decoding.num_beams,
+        max_new_tokens=decoding.max_new_tokens,
+        pad_token_id=model.tokenizer.pad_token_id,
+        eos_token_id=model.tokenizer.eos_token_id,
+        bos_token_id=model.tokenizer.bos_token_id,
+        decoder_start_token_id=_start_token(model.model) if is_encoder_decoder(model.model) else None,
+        **{name: token for name, token in forced.items() if token is not None},
+    )
+
+
+@torch.no_grad()
+def evaluation_loss(trainer: Trainer, model: LoadedModel, rows: Sequence[Example], batch_size: int) -> float:
+    """Mean cross-entropy of a target token, targets given, without any regulariser.
+
+    Raises:
+        RunError: when it is not finite.
+    """
+    trained: Any = trainer.model
+    collate, loss = GenerationCollator(model), loss_for(model.model)
+    device = next(trained.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: -rows[i]["length"])
+    total, tokens = 0.0, 0
+    trained.eval()
+    for start in range(0, len(order), batch_size):
+        batch = {k: v.to(device) for k, v in collate([rows[i] for i in order[start : start + batch_size]]).items()}
+        labels = batch.pop("labels")
+        with trainer.accelerator.autocast():
+            outputs = trained(**batch)
+        total += float(loss(outputs, labels, 1))
+        tokens += int((labels != IGNORED).sum())
+    mean = total / tokens
+    if not torch.isfinite(torch.tensor(mean)):
+        raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
+    return mean

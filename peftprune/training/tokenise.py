@@ -1,0 +1,105 @@
+"""Tokenised examples: made once per task and model, cached on disk, padded to the longest of each batch."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import DataCollatorWithPadding
+
+from peftprune.errors import UsageError
+from peftprune.strategy.rng import stream_seed
+
+if TYPE_CHECKING:
+    import datasets
+
+    from peftprune.models.load import LoadedModel
+
+Example = dict[str, Any]
+
+
+def cache_folder() -> Path:
+    """Where tokenised data is kept: `PEFTPRUNE_CACHE`, else `~/.cache/peftprune`."""
+    return Path(os.environ.get("PEFTPRUNE_CACHE") or Path.home() / ".cache" / "peftprune")
+
+
+def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
+    """Token ids of every example, unpadded, with its label under "labels".
+
+    Args:
+        dataset: columns text_a, label and possibly text_b.
+        model: whose tokenizer is used.
+        max_length: longer examples are cut, the longer text first.
+        fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
+    """
+
+    def encode() -> pa.Table:
+        texts = [list(dataset["text_a"])] + ([list(dataset["text_b"])] if "text_b" in dataset.column_names else [])
+        encoded = model.tokenizer(*texts, truncation=True, max_length=max_length)
+        return pa.table({**encoded, "labels": list(dataset["label"])})
+
+    return cached(model, f"{fingerprint}/", f"/{max_length}", encode)
+
+
+def cached(model: LoadedModel, before: str, after: str, encode: Callable[[], pa.Table]) -> list[Example]:
+    """The rows of a table, made once for each tokenizer and the texts around it that name it."""
+    key = hashlib.sha256(f"{before}{_tokenizer_text(model.tokenizer)}{after}".encode()).hexdigest()[:24]
+    path = cache_folder() / "tokenised" / f"{key}.parquet"
+    if path.is_file():
+        with contextlib.suppress(OSError, pa.ArrowException):
+            return pq.read_table(path).to_pylist()
+    table = encode()
+    # The cache saves time only: where it cannot be written, tokenising again is right.
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.tmp")
+        pq.write_table(table, aside)
+        os.replace(aside, path)
+    return table.to_pylist()
+
+
+def _tokenizer_text(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+
+
+def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
+    """A fixed random sample of the training set, the same for every seed; all of it for None or too large a size."""
+    return _sample(dataset, size, "max_train_samples")
+
+
+def sample_evaluation(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
+    """The same of an evaluation split."""
+    return _sample(dataset, size, "max_eval_samples")
+
+
+def _sample(dataset: datasets.Dataset, size: int | None, purpose: str) -> datasets.Dataset:
+    if size is None or size >= len(dataset):
+        return dataset
+    order = np.random.default_rng(stream_seed(0, purpose)).permutation(len(dataset))[:size]
+    return dataset.select(sorted(order.tolist()))
+
+
+def collator(model: LoadedModel) -> Callable[[Sequence[Example]], dict[str, Any]]:
+    """Pads a batch to its longest example."""
+    return DataCollatorWithPadding(model.tokenizer)
+
+
+def check_lengths(model: LoadedModel, max_length: int) -> None:
+    """Refuse a `max_length` that the model has no positions for.
+
+    Raises:
+        UsageError: naming the largest length that fits.
+    """
+    limit = getattr(model.tokenizer, "model_max_length", None)
+    positions = getattr(model.model.config, "max_position_embeddings", None)
+    limits = [n for n in (limit, positions) if isinstance(n, int) and 0 < n < 10**6]
+    if limits and max_length > min(limits):
+        raise UsageError.of("max_length", max_length, f"is beyond what {model.name} reads", f"Give up to {min(limits)}")

@@ -1,0 +1,226 @@
+"""One trainer for every method: transformers' `Trainer`, driven through one event order.
+
+Per optimizer step, with the hook that carries each event:
+
+    on_step_begin           strategy.before_step, strategy.penalty; collectors armed
+      per micro-batch:      forward (collectors sum) → loss → backward
+                            (in a forward-only phase: forward in eval mode, no gradients)
+      clip gradients
+    on_pre_optimizer_step   strategy.observe          clipped gradients, this step's signals
+      optimizer.step
+    on_optimizer_step       strategy.decide → plan    new weights, the gradients that led to them
+      scheduler.step, zero_grad
+    on_step_end             apply_plan                no gradient and no graph is alive: shapes may change
+                            at the end of a phase: strategy.end_phase → apply_plan; optimizer reset
+      log, evaluate, save
+
+Phases are step ranges of the one `train()` call. A strategy never appears here by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments
+
+from peftprune.errors import RunError
+from peftprune.strategy.phases import phase_at
+from peftprune.strategy.rng import stream_seed
+from peftprune.strategy.spec import ParameterGroup
+from peftprune.training.checkpoints import (
+    KEPT_CHECKPOINTS,
+    STATE_FILE,
+    checkpoints_in,
+    usable_checkpoint,
+    write_manifest,
+)
+from peftprune.training.events import PruningEvents
+from peftprune.training.sampler import PhaseBatchSampler
+from peftprune.training.schedule import learning_rate_factors
+
+
+class PruningTrainer(Trainer):
+    """`transformers.Trainer` with our batch order, learning-rate segments, forward-only phases and safe checkpoints.
+
+    Args:
+        model: the PEFT model.
+        args: training arguments; `max_steps` is the whole run.
+        sampler: serves the micro-batches.
+        callback: carries the events; its phases are the run's.
+        groups: optimizer settings for "A", "B", "gate" and "head".
+        warmup_ratio: share of each schedule segment that warms up.
+        loss: (outputs, labels, number of examples in the step or None) to the loss.
+        train_dataset, data_collator: as for `Trainer`.
+        checkpoints: folder of the arm's checkpoints, each one complete or absent.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        args: TrainingArguments,
+        sampler: PhaseBatchSampler,
+        callback: PruningEvents,
+        groups: dict[str, ParameterGroup],
+        warmup_ratio: float,
+        loss: Callable[..., Tensor],
+        train_dataset: Dataset[Any],
+        data_collator: Callable[..., Any],
+        checkpoints: Path,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=data_collator,
+            callbacks=[callback],
+            compute_loss_func=loss,
+        )
+        self.optimizer: torch.optim.Optimizer | None
+        self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
+        self.sampler = sampler
+        self.pruning = callback
+        self.groups = groups
+        self.warmup_ratio = warmup_ratio
+        self.checkpoints = checkpoints
+
+    def run(self) -> None:
+        """Train to the end, from the newest valid checkpoint where there is one."""
+        if self.args.world_size > 1:
+            raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
+        newest = usable_checkpoint(self.checkpoints)
+        torch.manual_seed(stream_seed(self.args.seed, "dropout"))
+        self.train(resume_from_checkpoint=None if newest is None else str(newest))
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_sampler=self.sampler,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls(list(self._parameter_groups()), **kwargs)
+        return self.optimizer
+
+    def _parameter_groups(self) -> Iterator[dict[str, Any]]:
+        found: dict[str, list[nn.Parameter]] = {}
+        for name, param in self.model.named_parameters():
+            if param.requires_grad:
+                found.setdefault(_tensor_kind(name, param), []).append(param)
+        for kind, params in found.items():
+            group = self.groups["head" if kind == "head bias" else kind]
+            decay = self.args.weight_decay if group.weight_decay is None else group.weight_decay
+            yield {
+                "params": params,
+                "lr": self.args.learning_rate * group.lr_scale if group.lr is None else group.lr,
+                "weight_decay": 0.0 if kind == "head bias" else decay,
+            }
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            factors = learning_rate_factors(self.pruning.phases, self.warmup_ratio)
+
+            def factor(step: int) -> float:
+                return factors[min(step, len(factors) - 1)]
+
+            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        if phase_at(self.pruning.phases, self.state.global_step).phase.kind == "train":
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            prepared = self._prepare_inputs(inputs)
+            loss = self.compute_loss(model, prepared, num_items_in_batch=num_items_in_batch)
+        return loss.detach()
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Taken up from the checkpoint of its last step, the Trainer would train one step too many.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """The ledger counts analytically, so the Trainer's per-step estimate is left out."""
+        return 0
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # Evaluating draws from the global stream, which would change the training that follows.
+        with torch.random.fork_rng():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not isinstance(self.model, PeftModel):
+            super()._save(output_dir, state_dict)
+            return
+        target = output_dir or self.args.output_dir
+        assert target is not None
+        os.makedirs(target, exist_ok=True)
+        self.model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.checkpoints / "incomplete")
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, sync it, and move it into place with its manifest."""
+        aside = Path(self._get_output_dir(trial))
+        shutil.rmtree(aside, ignore_errors=True)
+        name = f"checkpoint-{self.state.global_step}"
+        try:
+            with warnings_ignored():
+                super()._save_checkpoint(model, trial)
+            torch.save(self.pruning.state_dict(), aside / name / STATE_FILE)
+            write_manifest(aside / name)
+            final = self.checkpoints / name
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(aside / name, final)
+        finally:
+            # On a full disk above all, where half a checkpoint would leave no room for the report of the failure.
+            shutil.rmtree(aside, ignore_errors=True)
+        for old in checkpoints_in(self.checkpoints)[KEPT_CHECKPOINTS:]:
+            shutil.rmtree(old)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        path = Path(resume_from_checkpoint) / STATE_FILE
+        self.pruning.load_state_dict(torch.load(path, weights_only=True))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def _tensor_kind(name: str, param: nn.Parameter) -> str:
+    if ".lora_A." in name:
+        return "gate" if name.endswith("rank_gate") else "A"
+    if ".lora_B." in name:
+        return "B"
+    return "head bias" if param.dim() < 2 else "head"
+
+
+@contextlib.contextmanager
+def warnings_ignored() -> Iterator[None]:
+    """Silence the warnings of the libraries below where they do not concern the user."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
