@@ -359,7 +359,7 @@ def test_a_failure_while_writing_leaves_what_was_there(
     def fail(*_: Any) -> int:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("peftprune.adapters.formats.peft.write_peft", fail)
+    monkeypatch.setattr("peftprune.adapters.convert.write_peft", fail)
     with pytest.raises(OSError, match="no space"):
         convert(adapter, out, overwrite=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
