@@ -28,119 +28,103 @@ from peftprune.training.settings import GENERATION_ONLY, resolve_settings
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from peftprune.analysis.frames import Frames
     from peftprune.report.export.export import Exported
 
 
 class Comparison(StoredStudy):
-    """The outcome of a study, read from its folder. Nothing is held that is not stored.
+    """The results of a study, read from its folder. Every call reads what is stored at that moment.
 
     Every frame begins with the columns `task` and `budget`; methods are compared within one such pair, a cell.
 
     Attributes:
         path: the study's folder.
-        request: what was asked for, resolved, with versions and hardware.
+        request: the resolved request, with versions and hardware.
     """
 
     def runs(self) -> pd.DataFrame:
-        """One row an arm: each metric, the ledger's totals, status ("done", "failed: why", "pending")."""
-        from peftprune.analysis.runs import arm_rows
-
-        return arm_rows(self)
+        """Returns one row per arm; see `peftprune.analysis.runs.arm_rows`."""
+        return self._frames().runs
 
     def table(self) -> pd.DataFrame:
-        """One row a task, budget and method: each metric over seeds, the ledger, and the status."""
-        from peftprune.analysis.runs import method_rows
-
-        return method_rows(self)
+        """Returns one row per task, budget and method; see `peftprune.analysis.runs.method_rows`."""
+        return self._frames().table
 
     def allocation(self) -> pd.DataFrame:
-        """One row a site of a finished arm: site, layer, kind, rank, density, shared_with."""
-        from peftprune.analysis.runs import site_rows
-
-        return site_rows(self)
+        """Returns one row per site of a finished arm; see `peftprune.analysis.runs.site_rows`."""
+        return self._frames().allocation
 
     def trace(self) -> pd.DataFrame:
-        """How each site came to its rank: one row a site and event; see `peftprune.analysis.history.trace`."""
-        from peftprune.analysis.history import trace
-
-        return trace(self)
+        """Returns one row per site and event; see `peftprune.analysis.history.trace`."""
+        return self._frames().trace
 
     def history(self) -> pd.DataFrame:
-        """The training loss: one row a logged step; see `peftprune.analysis.history.history`."""
-        from peftprune.analysis.history import history
-
-        return history(self)
+        """Returns the training loss, one row per logged step; see `peftprune.analysis.history.history`."""
+        return self._frames().history
 
     def costs(self) -> pd.DataFrame:
-        """Seconds and steps by phase; see `peftprune.analysis.history.costs`."""
-        from peftprune.analysis.history import costs
-
-        return costs(self)
+        """Returns seconds and steps by phase; see `peftprune.analysis.history.costs`."""
+        return self._frames().costs
 
     def against(self, baseline: str | None = None) -> pd.DataFrame:
-        """Every method's paired difference to a baseline (default: the first method), with interval and verdict.
+        """Returns every method's paired difference to a baseline, with interval and verdict in words.
 
-        One row a task, budget, method and metric; see `peftprune.analysis.differences.against`.
+        One row per task, budget, method and metric; see `peftprune.analysis.differences.against`.
+
+        Args:
+            baseline: label of the method that the others are compared with; by default the first one.
         """
-        from peftprune.analysis.differences import against
+        from peftprune.report.findings import in_words
 
-        return against(self, baseline)
+        return in_words(self._frames(baseline).against)
 
     def mcnemar(self, baseline: str | None = None) -> pd.DataFrame:
-        """McNemar's exact test of each seed's models; see `peftprune.analysis.mcnemar.mcnemar`."""
-        from peftprune.analysis.mcnemar import mcnemar
-
-        return mcnemar(self, baseline)
+        """Returns McNemar's exact test of each seed's models; see `peftprune.analysis.mcnemar.mcnemar`."""
+        return self._frames(baseline).mcnemar
 
     def pooled(self, baseline: str | None = None) -> pd.DataFrame:
-        """Pairs pooled over tasks and seeds; see `peftprune.analysis.pooled.pooled`."""
-        from peftprune.analysis.pooled import pooled
+        """Returns pairs pooled over tasks and seeds; see `peftprune.analysis.pooled.pooled`."""
+        from peftprune.report.findings import in_words
 
-        return pooled(self, baseline)
+        return in_words(self._frames(baseline).pooled)
 
     def average_ranks(self) -> pd.DataFrame:
-        """Each method's rank averaged over tasks; see `peftprune.analysis.pooled.average_ranks`."""
-        from peftprune.analysis.pooled import average_ranks
-
-        return average_ranks(self)
+        """Returns each method's rank averaged over tasks; see `peftprune.analysis.pooled.average_ranks`."""
+        return self._frames().average_ranks
 
     def frontier(self) -> pd.DataFrame:
-        """Quality against parameters, with the Pareto set; see `peftprune.analysis.frontier.frontier`."""
-        from peftprune.analysis.frontier import frontier
-
-        return frontier(self)
+        """Returns quality and parameters, with the Pareto set; see `peftprune.analysis.frontier.frontier`."""
+        return self._frames().frontier
 
     def stability(self) -> pd.DataFrame:
-        """How far allocations agree between seeds and methods; see `peftprune.analysis.stability.stability`."""
-        from peftprune.analysis.stability import stability
-
-        return stability(self)
+        """Returns the agreement of allocations; see `peftprune.analysis.stability.stability`."""
+        return self._frames().stability
 
     def plot(self, kind: str, path: str | Path | None = None) -> Figure:
-        """Draw one of `peftprune.report.figures.KINDS`, for example "ranks" or "quality"; saved to `path`.
+        """Draws one of `peftprune.report.figures.KINDS`, such as "ranks" or "quality", and saves it to `path` if given.
 
         Raises:
-            UsageError: an unknown kind, or one that this study has nothing to show for.
+            UsageError: the kind is unknown, or the study has nothing to show for it.
         """
         from peftprune.report.figures import draw, save
 
-        figure = draw(self, kind)
+        figure = draw(self._frames(), kind)
         if path is not None:
             save(figure, path)
         return figure
 
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
-        """Heat maps of the final ranks, layer by kind, one panel a method, averaged over seeds; saved to `path`."""
+        """Draws heat maps of the final ranks, layer by kind, one panel per method, averaged over seeds."""
         return self.plot("ranks", path)
 
     def report(self, path: str | Path, *, baseline: str | None = None) -> Path:
-        """Write one HTML page that holds everything; see `peftprune.report.write_report`."""
+        """Writes the report, one HTML page; see `peftprune.report.write_report`."""
         from peftprune.report import write_report
 
         return write_report(self, path, baseline=baseline)
 
     def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
-        """Write one finished arm as an adapter or a model of its own, into the folder `out`.
+        """Writes one finished arm as an adapter or a merged model into the folder `out`.
 
         Options: seed="best", format="peft" | "native" | "merged", task, budget, uniform, head, overwrite, push_to_hub;
         see `peftprune.report.export.export.export`.
@@ -148,6 +132,11 @@ class Comparison(StoredStudy):
         from peftprune.report.export.export import export
 
         return export(self, out, method=method, **options)
+
+    def _frames(self, baseline: str | None = None) -> Frames:
+        from peftprune.analysis.frames import Frames
+
+        return Frames(self, baseline)
 
 
 def compare(

@@ -11,6 +11,7 @@ import matplotlib as mpl
 import pytest
 from matplotlib.text import Text
 
+from peftprune.analysis.frames import Frames
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
 from peftprune.report.figures import KINDS, draw
@@ -38,7 +39,7 @@ def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_every_kind_draws_or_says_what_is_missing(study: Comparison, kind: str) -> None:
     before = dict(mpl.rcParams)
     try:
-        figure = draw(study, kind)
+        figure = draw(Frames(study), kind)
     except UsageError:
         # Other tests say which study has nothing to show; these kinds always have.
         assert kind not in {"ranks", "lines", "quality", "curves", "cost"}
@@ -70,7 +71,7 @@ def _drawn(labels: Sequence[Any], limits: tuple[float, float], axis: int) -> lis
 def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
     study = store(tmp_path, tasks=["rte", "mrpc"])
     for kind in KINDS:
-        assert draw(study, kind).axes
+        assert draw(Frames(study), kind).axes
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
 )
 def test_a_kind_that_does_not_apply_says_why(kind: str, asked: dict, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"kind: '{kind}' has nothing to show"):
-        draw(store(tmp_path, **asked), kind)
+        draw(Frames(store(tmp_path, **asked)), kind)
 
 
 @pytest.mark.parametrize("kind", ["ranks", "lines"])
@@ -96,17 +97,19 @@ def test_methods_without_a_panel_are_named(kind: str, tmp_path: Path) -> None:
     study = store(
         tmp_path, methods=["plain", "cut", "sparse", "shared-" + "x" * 40], tasks=["rte", "mrpc"], failed=failed
     )
-    figure = draw(study, kind)
+    figure = draw(Frames(study), kind)
     (note,) = [t for t in figure.findobj(Text) if "not shown" in t.get_text()]
     shown = "".join(note.get_text().split())
-    assert shown.startswith("failed,hencenotshown:sparse,rte;shared-x"), "one seed of cut has finished, so it is shown"
+    assert shown.startswith("failed,thereforenotshown:sparse,rte;shared-x"), (
+        "one seed of cut has finished, so it is shown"
+    )
     assert shown.endswith("sparse,mrpc;shared-" + "x" * 40 + ",mrpc")
     box, width = note.get_window_extent(), figure.get_figwidth() * figure.dpi
     assert box.x0 >= 0
     assert box.x1 <= width
     assert box.y0 >= -1
     assert not any(box.overlaps(ax.get_tightbbox()) for ax in figure.axes)
-    whole = draw(study.only(method="cut"), kind)
+    whole = draw(Frames(study.only(method="cut")), kind)
     assert not [t for t in whole.findobj(Text) if "not shown" in t.get_text()]
 
 
@@ -114,8 +117,8 @@ def test_arms_that_have_not_run_are_told_from_those_that_failed(tmp_path: Path) 
     study = store(tmp_path, methods=["plain", "cut", "sparse"], seeds=[0], failed=[("cut", 0)])
     for file in study.arm("sparse", 0).path.iterdir():
         file.unlink()
-    (note,) = [t.get_text() for t in draw(study, "lines").findobj(Text) if "not shown" in t.get_text()]
-    assert " ".join(note.split()) == "failed, hence not shown: cut; not finished, hence not shown: sparse"
+    (note,) = [t.get_text() for t in draw(Frames(study), "lines").findobj(Text) if "not shown" in t.get_text()]
+    assert " ".join(note.split()) == "failed, therefore not shown: cut; not finished, therefore not shown: sparse"
 
 
 def test_unknown_kinds_and_files_are_refused(tmp_path: Path) -> None:
@@ -133,13 +136,13 @@ def test_unknown_kinds_and_files_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_drawn_is_what_is_stored(tmp_path: Path) -> None:
     study = store(tmp_path, methods=["plain", "cut"], seeds=[0])
-    figure = draw(study, "lines")
+    figure = draw(Frames(study), "lines")
     cut = study.only(method="cut").allocation()
     (ax,) = (ax for ax in figure.axes if ax.get_title() == "cut")
     drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
     for kind, rows in cut.groupby("kind", sort=False):
         assert rows.sort_values("layer")["rank"].tolist() in list(drawn.values()), kind
-    figure = draw(study, "quality")
+    figure = draw(Frames(study), "quality")
     frontier = study.frontier()
     heights = {round(float(y), 9) for line in figure.axes[0].lines for y in line.get_ydata()}
     assert {round(m, 9) for m in frontier["mean"]} <= heights

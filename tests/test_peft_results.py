@@ -194,9 +194,9 @@ def changed(part: str, key: str, value: object) -> dict[str, Any]:
         ({"run_info": {}, "train_info": 3}, "no train_info"),
         (changed("run_info", "experiment_name", None), "no experiment_name"),
         (changed("run_info", "train_config", []), "no train_config"),
-        (changed("run_info", "peft_config", "LORA"), "peft_config is no object"),
+        (changed("run_info", "peft_config", "LORA"), "peft_config is not an object"),
         (changed("train_info", "status", None), "no status"),
-        (changed("train_info", "metrics", [3]), "no list of objects"),
+        (changed("train_info", "metrics", [3]), "not a list of objects"),
         (changed("train_info", "metrics", []), "no test result"),
         (changed("run_info", "peft_config", {"rank_pattern": {"a": [1, 2]}}), "rank_pattern"),
         (changed("run_info", "peft_config", {"rank_pattern": {"a": True}}), "rank_pattern"),
@@ -218,7 +218,7 @@ def test_bytes_that_are_no_text_are_listed(folder: Path) -> None:
 def test_folders_without_results_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no JSON file"):
         read_peft_method_comparison(tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         read_peft_method_comparison(tmp_path / "none")
     write(tmp_path, a={"r": 8})
     with pytest.raises(UsageError, match=r"none|no result among 1 JSON file\(s\); a\.json"):

@@ -80,13 +80,6 @@ def ranked(ax, names, spread=1.0):
     return plots.average_rank_diagram(ax, names, ranks, 0.2 * n, title=names[0])
 
 
-def timeline(ax, kinds, layers):
-    sites = [f"encoder.layers.{i}.{kind}" for i in range(layers) for kind in kinds]
-    ranks = grid(len(sites), 20).T
-    steps = np.arange(20) * 40
-    return plots.rank_timeline(ax, steps, ranks, sites, total_steps=1000, phases=PHASES, title="A run")
-
-
 def training(ax, kinds, phases=PHASES, events=6):
     values = 100 - 10 * np.outer(np.arange(events), 1 + np.arange(len(kinds)) // 2)
     steps = np.arange(events) * 100
@@ -113,9 +106,6 @@ CASES |= {
     "training-1": lambda ax: training(ax, ["query"], (), 1),
     "training-6": lambda ax: training(ax, BERT, [("warm-up", 0, 100), ("search", 100, 500), ("rest", 500, 1000)]),
     "training-14": lambda ax: training(ax, ENCODER_DECODER),
-    "timeline-1": lambda ax: timeline(ax, ["query"], 1),
-    "timeline-72": lambda ax: timeline(ax, BERT, 12),
-    "timeline-672": lambda ax: timeline(ax, ENCODER_DECODER, 48),
     "overlap-1": lambda ax: plots.overlap_matrix(ax, [[1]], ["lora"]),
     "overlap-5": lambda ax: plots.overlap_matrix(ax, grid(5, 5, 1), range(5), title="overlap of five seeds"),
     "overlap-10": lambda ax: plots.overlap_matrix(ax, grid(10, 10, 1), LONG[:10]),
@@ -222,16 +212,14 @@ def test_nothing_outside_the_axes_changes(case):
     assert plt.get_fignums() == []
 
 
-@pytest.mark.parametrize("case", ["quality-10", "sharing_map-6-6", "timeline-672", "average-10", "overlap-5"])
+@pytest.mark.parametrize("case", ["quality-10", "sharing_map-6-6", "average-10", "overlap-5"])
 def test_drawings_can_be_saved_as_vectors(case):
     file = io.StringIO()
     CASES[case](None).get_figure().savefig(file, format="svg")
     assert 5_000 < len(file.getvalue()) < 2_000_000
 
 
-@pytest.mark.parametrize(
-    "name", ["rank_heatmap-6-6", "density_heatmap-6-6", "sharing_map-6-6", "overlap-5", "timeline-72"]
-)
+@pytest.mark.parametrize("name", ["rank_heatmap-6-6", "density_heatmap-6-6", "sharing_map-6-6", "overlap-5"])
 def test_ink_on_cells_does_not_follow_the_page(name):
     ax = CASES[name](None)
     assert {text.get_color() for text in ax.texts} <= {"#010101", "#fefefe", "#808080"}

@@ -73,14 +73,6 @@ def test_phases_are_shaded_and_named():
     assert [label.get_text() for label in ax.child_axes[0].get_xticklabels()] == ["warm-up", "search"]
 
 
-def test_timeline_merges_columns_that_do_not_differ():
-    ranks = [[8, np.nan], [8, np.nan], [4, np.nan]]
-    ax = plots.rank_timeline(None, [0, 10, 20], ranks, ["0.q", "0.v"], total_steps=60)
-    mesh = ax.collections[0]
-    np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [0, 20, 60])
-    np.testing.assert_array_equal(mesh.get_array().filled(-1), [[8, 4], [-1, -1]])
-
-
 def test_overlaps_are_written_and_undefined_ones_hatched():
     ax = plots.overlap_matrix(None, [[1, np.nan], [0.5, 1]], ["a", "b"])
     assert {text.get_position(): text.get_text() for text in ax.texts} == {
@@ -252,10 +244,10 @@ REFUSED = {
     "ranks: .* is not layers × kinds": lambda: plots.rank_lines(None, [[1, 2]], [0], ["q"]),
     "kind_labels": lambda: plots.rank_lines(None, np.zeros((1, 0)), [0], []),
     "steps: .* does not rise": lambda: plots.rank_over_training(None, [1, 1], [[1], [2]], ["q"]),
-    "total_steps: 5.0": lambda: plots.rank_timeline(None, [0, 9], [[1], [2]], ["q"], total_steps=5),
+    "total_steps: 5.0": lambda: plots.rank_over_training(None, [0, 9], [[1], [2]], ["q"], total_steps=5),
     "ends before it starts": lambda: plots.rank_over_training(None, [0], [[1]], ["q"], phases=[("a", 5, 2)]),
     "is not steps × labels": lambda: plots.rank_over_training(None, [0], [[1, 2]], ["q"]),
-    "steps: .* is no list": lambda: plots.rank_timeline(None, [], [], ["q"]),
+    "steps: .* is no list": lambda: plots.rank_over_training(None, [], [], ["q"]),
     "values: .* is not labels × labels": lambda: plots.overlap_matrix(None, [[1, 1]], ["a"]),
     "labels: .* is empty": lambda: plots.overlap_matrix(None, [], []),
     "values: 1.5": lambda: plots.overlap_matrix(None, [[1.5]], ["a"]),

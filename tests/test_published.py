@@ -56,7 +56,7 @@ def test_several_files_and_empty_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("", "is no CSV file"),
+        ("", "is not a CSV file"),
         ("method,value\nLoRA,1\n", "other columns"),
         (f"{HEADER}\n{ROW}\n{ROW.replace('A paper', '')}\n", r"a\.csv:3.*has no source"),
         (f"{HEADER}\n{ROW.replace('78.4', '78.4%')}\n", r"a\.csv:2.*'78.4%' for value"),
@@ -72,7 +72,7 @@ def test_misleading_files_are_refused(tmp_path: Path, text: str, word: str) -> N
 def test_a_folder_without_figures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no CSV file"):
         read_published(tmp_path)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a folder"):
         read_published(tmp_path / "none")
 
 

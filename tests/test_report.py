@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from itertools import pairwise
 from numbers import Real
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from peftprune.analysis import frames as analyses
+from peftprune.analysis.frames import Frames
 from peftprune.analysis.published import published_for
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.report import findings as words
-from peftprune.report import write_report
+from peftprune.report import findings, write_report
 from peftprune.report.html.explorer import _colours, script_json
 from peftprune.report.html.fairness_rules import RULES
 from peftprune.report.html.svg import to_svg
+from peftprune.stats import Verdict
+from peftprune.study import store
 from tests.report_studies import HOSTILE, Failing, Page, broad, paper, single
 
 ROOT = Path(__file__).parent.parent
@@ -138,7 +144,7 @@ def test_published_figures_stand_apart_and_are_those_of_the_files(small: Compari
     frame = published_for(["mrpc"])
     assert not frame.empty
     assert shown(found, "published") == stored(frame)
-    assert "not to be compared with this study number by number" in found.text
+    assert "not comparable with this study number by number" in found.text
 
 
 # --- self-contained ---------------------------------------------------------------------------------------------------
@@ -311,41 +317,53 @@ def luminance(colour: str) -> float:
 def test_the_verdict_comes_first_and_names_what_failed(page: Page) -> None:
     text = page.text
     first = text.index("Do lorpa, prilora")
-    landmarks = ("No method can be told apart", "Scores, sizes and cost", "What every arm held", RULES[0])
+    landmarks = ("No method is distinguishable", "Scores, sizes and cost", "What every arm held", RULES[0])
     places = [first, *(text.index(found, first) for found in landmarks)]
     assert places == sorted(places)
-    assert f"Failed, hence not counted: {Failing.name} (seed 0) and {Failing.name} (seed 1)." in text
-    assert "The smallest true difference in accuracy that a study of this size finds with a power of 0.8 is" in text
+    assert f"Failed, therefore not counted: {Failing.name} (seed 0) and {Failing.name} (seed 1)." in text
+    assert "The smallest true difference in accuracy that a study of this size detects with a power of 0.8 is" in text
+
+
+BETTER, WORSE, OPEN = Verdict.BETTER, Verdict.WORSE, Verdict.NOT_DISTINGUISHABLE
+POWERLESS = Verdict.CANNOT_REACH_SIGNIFICANCE
 
 
 @pytest.mark.parametrize(
     ("verdicts", "headline"),
     [
         (
-            ["better", "worse", "not distinguishable at this size"],
-            "lorpa is better than lora; prilora is worse than lora; lora-drop cannot be told apart from it.",
+            [BETTER, WORSE, OPEN],
+            "lorpa is better than lora; prilora is worse than lora; lora-drop is not distinguishable from it.",
         ),
-        (["better"] * 3, "lorpa, prilora and lora-drop are better than lora."),
-        (["not distinguishable at this size"] * 3, "No method can be told apart from lora."),
+        ([BETTER] * 3, "lorpa, prilora and lora-drop are better than lora."),
+        ([OPEN] * 3, "No method is distinguishable from lora."),
         (
-            ["cannot reach significance with 2 seeds"] * 3,
-            "This study cannot tell any method apart from lora: it cannot reach significance with 2 seeds.",
+            [POWERLESS] * 3,
+            "This study cannot distinguish any method from lora: it cannot reach significance with 2 seeds.",
         ),
     ],
 )
-def test_verdicts_in_words(study: Comparison, verdicts: list[str], headline: str) -> None:
-    cell = next(study.cells())
-    frame = cell.against()
-    frame = frame[frame["metric"] == "accuracy"].assign(verdict=verdicts)
-    answer = words.cell_answer(cell, frame, "lora")
+def test_verdicts_in_words(study: Comparison, verdicts: list[Verdict], headline: str) -> None:
+    frames = Frames(next(study.cells()))
+    frame = frames.against[frames.against["metric"] == "accuracy"]
+    frames.against = frame.assign(verdict=verdicts)
+    answer = findings.cell_answer(frames, frames.study)
     assert answer.headline == headline
     assert [f.verdict for f in answer.findings] == verdicts
+    words = {
+        BETTER: "better",
+        WORSE: "worse",
+        OPEN: "not distinguishable at this size",
+        POWERLESS: "cannot reach significance with 2 seeds",
+    }
+    assert [f.words for f in answer.findings] == [words[v] for v in verdicts]
+    assert findings.in_words(frames.against)["verdict"].tolist() == [words[v] for v in verdicts]
 
 
 def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
     study = paper(tiny_bert)
     found = Page(write_report(study, tmp_path / "report.html", baseline="lorpa").read_text())
-    assert "Does lora do better than lorpa on tiny" in found.text
+    assert "Does lora perform better than lorpa on tiny" in found.text
     assert "Differences to lorpa" in found.text
     assert shown(found, "against") == stored(study.against("lorpa"))
     with pytest.raises(UsageError, match="baseline"):
@@ -362,7 +380,7 @@ def test_the_rules_are_those_of_the_readme(page: Page) -> None:
 def test_methods_say_where_their_defaults_are_from(page: Page) -> None:
     assert "Mathematics 2024, 12(23), 3744" in page.text
     assert "convention of ours" in page.text
-    assert "Not a method that peftprune knows by name" in page.text
+    assert "Not a registered method of peftprune" in page.text
 
 
 # --- other studies ----------------------------------------------------------------------------------------------------
@@ -382,12 +400,12 @@ def test_unfinished_arms(tiny_bert: Path, tmp_path: Path) -> None:
     study = paper(tiny_bert)
     part = copy_without(study, tmp_path / "part", "lora-s*")
     text = Page(write_report(part, tmp_path / "part.html").read_text()).text
-    assert "No run of lora has finished here, so nothing can be held against it." in text
-    assert "Not finished, hence not counted: lora (seed 0)." in text
+    assert "No run of lora has finished here, so there is nothing to compare with." in text
+    assert "Not finished, therefore not counted: lora (seed 0)." in text
     none = copy_without(study, tmp_path / "none", "*", kept="")
     found = Page(write_report(none, tmp_path / "none.html").read_text())
     assert "explorer-data" not in found.scripts
-    assert "Still to run" in found.text
+    assert "Pending" in found.text
     assert not [n for n in found.numbers if n.frame in ("against", "ledger", "frontier")]
 
 
@@ -401,7 +419,53 @@ def test_several_budgets(tiny_bert: Path, tmp_path: Path) -> None:
     assert {row for row, column in shown(found, "table") if column == "budget_difference"} == {"2", "3"}
     assert "each method's published setting" in found.text
     assert "is the exception" in found.text
-    assert "Arms that were trained with other settings" in found.text
+    assert "Arms trained with other settings" in found.text
+
+
+ANALYSES = (
+    *("arm_rows", "method_rows", "site_rows", "ledger_rows", "trace", "history", "costs"),
+    *("against", "mcnemar", "pooled", "average_ranks", "frontier", "stability"),
+)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each result and error file is read, and each analysis computed."""
+    found: Counter[str] = Counter()
+
+    def count(module: ModuleType, name: str, key: Callable[..., str]) -> None:
+        function = getattr(module, name)
+
+        def counted(*args: Any) -> Any:
+            found[key(*args)] += 1
+            return function(*args)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(store, "_read_valid", lambda path, *_: str(path))
+    count(store, "read_jsonl", str)
+    for name in ANALYSES:
+        count(analyses, name, lambda *_, name=name: name)
+    return found
+
+
+def test_a_report_reads_each_file_and_computes_each_analysis_once(
+    study: Comparison, tmp_path: Path, calls: Counter[str]
+) -> None:
+    write_report(study, tmp_path / "report.html")
+    assert set(calls.values()) == {1}
+    files = {str(folder.path / "result.json") for _, folder in study.arms()}
+    assert len(files) == 20
+    assert calls.keys() >= {*files, *ANALYSES}
+
+
+def test_a_comparison_shows_what_is_stored_now(study: Comparison, tmp_path: Path, calls: Counter[str]) -> None:
+    part = copy_without(study, tmp_path / "part", "lora-s0*")
+    assert (part.runs()["status"] == "done").sum() == 14
+    shutil.copytree(study.path, part.path, dirs_exist_ok=True)
+    assert (part.runs()["status"] == "done").sum() == 16
+    assert len(part.frontier()) == 8
+    assert calls[str(part.arm("lora", 1, task="tiny").path / "result.json")] == 3
 
 
 def test_a_file_that_cannot_be_written_is_named(small: Comparison, tmp_path: Path) -> None:

@@ -115,35 +115,6 @@ def test_holm_by_hand_and_statsmodels() -> None:
 # --- one method
 
 
-@pytest.mark.parametrize("scores", [[0.0, 1.0, 4.0], [0.81, 0.83, 0.86, 0.84, 0.79]])
-@pytest.mark.parametrize("confidence", [0.8, 0.95])
-def test_bootstrap_interval_is_the_enumeration(scores: list[float], confidence: float) -> None:
-    means = slow.bootstrap_means(scores)
-    tail = (1 - confidence) / 2
-    # Monte Carlo can be off by a few places in the sorted list of all resamples.
-    slack = 4 * math.sqrt(tail * (1 - tail) / 10_000)
-    low, high = stats.bootstrap_interval(scores, confidence)
-    low_bounds, high_bounds = (
-        np.quantile(means, [max(0, q - slack), min(1, q + slack)], method="inverted_cdf") for q in (tail, 1 - tail)
-    )
-    assert low_bounds[0] - 1e-9 <= low <= low_bounds[1] + 1e-9
-    assert high_bounds[0] - 1e-9 <= high <= high_bounds[1] + 1e-9
-
-
-def test_bootstrap_interval_agrees_with_scipy() -> None:
-    scores = np.random.default_rng(0).gamma(2.0, size=80)
-    theirs = scipy.stats.bootstrap((scores,), np.mean, method="percentile", rng=1).confidence_interval
-    assert stats.bootstrap_interval(scores) == pytest.approx((theirs.low, theirs.high), abs=0.02)
-
-
-@FEW
-@given(st.lists(SCORES, min_size=1, max_size=8), st.integers(0, 5))
-def test_bootstrap_interval_stays_within_the_scores(scores: list[float], seed: int) -> None:
-    low, high = stats.bootstrap_interval(scores, seed=seed)
-    assert min(scores) - 1e-9 <= low <= high <= max(scores) + 1e-9
-    assert (low, high) == stats.bootstrap_interval(scores, seed=seed)
-
-
 def test_summary_is_students() -> None:
     scores = [0.7, 0.75, 0.8, 0.72]
     found = stats.summary(scores)
@@ -389,18 +360,17 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_verdicts() -> None:
-    assert stats.verdict(0.02, 0.01, 5) == "better"
-    assert stats.verdict(-0.02, 0.01, 5) == "worse"
-    assert stats.verdict(-0.02, 0.01, 5, higher_is_better=False) == "better"
-    assert stats.verdict(0.02, 0.2, 5) == "not distinguishable at this size"
-    assert stats.verdict(0.0, 1.0, 2) == "not distinguishable at this size"
+    verdict, outcome = stats.verdict, stats.Verdict
+    assert verdict(0.02, 0.01, 5) is outcome.BETTER
+    assert verdict(-0.02, 0.01, 5) is outcome.WORSE
+    assert verdict(-0.02, 0.01, 5, higher_is_better=False) is outcome.BETTER
+    assert verdict(0.02, 0.2, 5) is outcome.NOT_DISTINGUISHABLE
+    assert verdict(0.0, 1.0, 2) is outcome.NOT_DISTINGUISHABLE
     smallest = stats.smallest_permutation_p
-    assert stats.verdict(0.2, 0.0625, 5, smallest_p=smallest(5)) == "cannot reach significance with 5 seeds"
-    assert stats.verdict(0.2, 0.03125, 6, smallest_p=smallest(6)) == "better"
-    assert (
-        stats.verdict(0.2, 0.06, 6, smallest_p=smallest(6), comparisons=2) == "cannot reach significance with 6 seeds"
-    )
-    assert stats.verdict(0.2, 0.001, 1) == "cannot reach significance with 1 seed"
+    assert verdict(0.2, 0.0625, 5, smallest_p=smallest(5)) is outcome.CANNOT_REACH_SIGNIFICANCE
+    assert verdict(0.2, 0.03125, 6, smallest_p=smallest(6)) is outcome.BETTER
+    assert verdict(0.2, 0.06, 6, smallest_p=smallest(6), comparisons=2) is outcome.CANNOT_REACH_SIGNIFICANCE
+    assert verdict(0.2, 0.001, 1) is outcome.CANNOT_REACH_SIGNIFICANCE
 
 
 @pytest.mark.parametrize(
@@ -413,7 +383,7 @@ def test_verdicts() -> None:
         (lambda: stats.mcnemar([0.5], [1]), "0.5"),
         (lambda: stats.holm([1.2]), "1.2"),
         (lambda: stats.holm([[0.1]]), "row"),
-        (lambda: stats.bootstrap_interval([1, 2], confidence=95), "95"),
+        (lambda: stats.summary([1, 2], confidence=95), "95"),
         (lambda: stats.summary([]), "shape"),
         (lambda: stats.probability_of_improvement([[1, 2]], [[1]]), "shape"),
         (lambda: stats.friedman([[1, 2], [2, 1]]), "three methods"),

@@ -1,1 +1,1 @@
-"""What a stored study says: readings of a `StoredStudy`, as frames. The statistics are those of `peftprune.stats`."""
+"""Analyses of a stored study, as frames. The statistics are those of `peftprune.stats`."""

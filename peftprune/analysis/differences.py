@@ -1,18 +1,16 @@
-"""Every method of a stored study against a baseline, on the same seeds and the same examples."""
+"""Paired differences of every method to a baseline, on the same seeds and examples."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from peftprune.analysis.predictions import Measure, Predictions, given, measure, predictions
-from peftprune.analysis.runs import arm_rows
+from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, sample
+from peftprune.analysis.runs import in_cell
 from peftprune.stats import detectable_from, effect_size, holm, paired_bootstrap, probability_of_improvement, verdict
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = [
     "task",
@@ -33,65 +31,50 @@ COLUMNS = [
 ]
 _RESAMPLES = 10_000
 _SLOW_RESAMPLES = 500
-"""For metrics that are recomputed for each replicate."""
+"""For metrics that are recomputed on each resample."""
 
 
-def against(comparison: StoredStudy, baseline: str | None = None) -> pd.DataFrame:
-    """Paired differences to the baseline, one row a task, budget, method and metric (see `COLUMNS`).
+def against(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Returns paired differences to the baseline, one row per task, budget, method and metric (see `COLUMNS`).
 
     The interval and p come from `stats.paired_bootstrap`, which resamples examples and seeds together; p is corrected
-    over the methods of a task and budget by Holm's procedure for each metric. `effect_size` is Hedges' g_z of the
-    scores paired by seed, NaN below three seeds; `probability` is that of a run of the method scoring above a run of
-    the baseline; `detectable` is the smallest true difference that a study like this one finds with a power of 0.8,
-    NaN where the two agree on every example. With one seed, interval and detectable difference speak of the two trained
-    models, not of the methods.
+    by Holm over the methods of a task and budget, for each metric. `effect_size` is Hedges' g_z of the scores paired by
+    seed, NaN below three seeds; `probability` is the probability that a run of the method scores above a run of the
+    baseline; `detectable` is the smallest true difference that a study of this size detects with a power of 0.8, NaN
+    where the two agree on every example. With one seed, interval and detectable difference describe the two trained
+    models, not the methods. `verdict` is a `stats.Verdict`.
 
     Args:
-        comparison: a stored study.
-        baseline: label of the method that the others are compared with; None takes the first one.
+        study: a stored study.
+        runs: its `arm_rows`.
+        baseline: label of the method that the others are compared with.
     """
-    baseline = comparison.baseline_label(baseline)
     rows = []
-    for cell in comparison.cells():
-        stored, runs = predictions(cell), arm_rows(cell).set_index(["method", "seed"])
+    for cell in study.cells():
+        (task,), (budget,) = cell.tasks, cell.budgets
+        stored, scores = predictions(cell), in_cell(runs, cell).set_index(["method", "seed"])
+        others = [m for m in cell.methods if m != baseline and stored[m].keys() & stored[baseline].keys()]
         for metric in cell.metrics:
-            rows += _tested(cell, metric, baseline, stored, runs[metric])
+            what = measure(cell, task, metric)
+            found = [_row(method, baseline, what, stored, scores[metric]) for method in others]
+            smallest_p = 2 / (1 + _resamples(what.name))
+            for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+                outcome = verdict(
+                    row["difference"],
+                    float(p),
+                    row["seeds"],
+                    smallest_p=smallest_p,
+                    comparisons=len(found),
+                    higher_is_better=what.higher_is_better,
+                )
+                place = {"task": task, "budget": budget, "metric": metric}
+                rows.append(place | row | {"p_holm": float(p), "verdict": outcome})
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _tested(
-    cell: StoredStudy, metric: str, baseline: str, stored: Predictions, scores: pd.Series[float]
-) -> list[dict[str, Any]]:
-    what = measure(cell, metric)
-    found = [
-        _row(method, baseline, what, stored, scores)
-        for method in cell.methods
-        if method != baseline and stored[method].keys() & stored[baseline].keys()
-    ]
-    corrected = holm([row["p"] for row in found])
-    place = {"task": cell.tasks[0], "budget": cell.budgets[0], "metric": metric}
-    return [
-        place
-        | row
-        | {
-            "p_holm": float(p),
-            "verdict": verdict(
-                row["difference"],
-                float(p),
-                row["seeds"],
-                smallest_p=2 / (1 + _resamples(what.name)),
-                comparisons=len(found),
-                higher_is_better=what.higher_is_better,
-            ),
-        }
-        for row, p in zip(found, corrected, strict=True)
-    ]
 
 
 def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores: pd.Series[float]) -> dict[str, Any]:
     seeds = sorted(stored[method].keys() & stored[baseline].keys())
-
-    a, b = ([given(stored[label][seed], what) for seed in seeds] for label in (method, baseline))
+    a, b = ([sample(stored[label][seed], what) for seed in seeds] for label in (method, baseline))
     found = paired_bootstrap(
         [one.values for one in a],
         [one.values for one in b],
@@ -110,7 +93,7 @@ def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores:
         "p": found.p,
         "effect_size": effect_size(ours, theirs),
         "probability": probability_of_improvement(ours, theirs),
-        # Two methods that agree on every example show no noise to reckon with.
+        # Two methods that agree on every example show no noise to estimate.
         "detectable": detectable_from(found) if found.example_std > 0 else math.nan,
     }
 

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from peftprune.analysis.predictions import measure
-from peftprune.analysis.runs import arm_rows, method_rows
-from peftprune.plots import pareto_set
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.stats.pareto import pareto_set
+from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = ["task", "budget", "method", "metric", "params", "mean", "low", "high", "seeds", "pareto"]
 
 
-def frontier(comparison: StoredStudy) -> pd.DataFrame:
-    """The primary metric of every method and budget beside its final adapter parameters.
+def frontier(study: StoredStudy, runs: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Returns the primary metric and final adapter parameters of each task, budget and method with a finished seed.
 
-    One row a task, budget and method that finished at least one seed. `low` and `high` are the ends of Student's 95 %
-    interval of the mean, NaN for one seed. `pareto` marks the points of a task that no other point of it beats: at
-    least as good with at most as many parameters, and strictly so in one of the two. Methods that met one budget count
-    as equally large, since whole ranks leave each of them within one unit of rank below it.
+    `low` and `high` are the bounds of Student's 95 % interval of the mean, NaN for one seed. `pareto` marks the points
+    of a task that no other point dominates: none is at least as good with at most as many parameters, and strictly
+    better in one of the two. Methods within one budget count as equally large, since integer ranks leave each of them
+    within one unit of rank below it.
 
     Args:
-        comparison: a stored study.
+        study: a stored study.
+        runs: its `arm_rows`.
+        table: its `method_rows`.
     """
-    table, runs = method_rows(comparison), arm_rows(comparison)
     allowed = runs[runs["exemption"].isna()].groupby(["task", "budget"])["budget_params"].max()
     rows = []
-    for task, metric in comparison.primary.items():
-        higher = measure(comparison.only(task=task), metric).higher_is_better
+    for task, metric in study.primary.items():
+        higher = measure(study, task, metric).higher_is_better
         found = table[(table["task"] == task) & (table["seeds"] > 0)]
         sizes = [_size(row, allowed) for _, row in found.iterrows()]
         best = pareto_set(sizes, found[f"{metric}_mean"].tolist(), higher_is_better=higher)
@@ -52,6 +50,6 @@ def frontier(comparison: StoredStudy) -> pd.DataFrame:
 
 
 def _size(row: pd.Series[Any], allowed: pd.Series[float]) -> float:
-    """What was allowed where the budget binds, else what was used."""
+    """Returns the allowed parameters where the budget binds, else the final ones."""
     bound = row["budget"] != "paper" and not row.get("exemption")
     return float(allowed[row["task"], row["budget"]] if bound else row["final_params"])

@@ -1,37 +1,30 @@
-"""The course of training: ranks, loss and cost, as the arms recorded them."""
+"""Ranks, loss and cost over the course of training, as the arms recorded them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.analysis.runs import KEY
+from peftprune.study.stored_study import StoredStudy
 
-_KEY = ["task", "budget", "method", "seed"]
 _STATE = ["rank", "density", "shared_with", "components", "score"]
-TRACE = [*_KEY, "step", "phase", "reason", "site", "layer", "kind", *_STATE]
-HISTORY = [*_KEY, "step", "phase", "loss", "learning_rate"]
-COSTS = [*_KEY, "phase", "start", "stop", "seconds", "share"]
+TRACE = [*KEY, "step", "phase", "reason", "site", "layer", "kind", *_STATE]
+HISTORY = [*KEY, "step", "phase", "loss", "learning_rate"]
+COSTS = [*KEY, "phase", "start", "stop", "seconds", "share"]
 
 
-def trace(comparison: StoredStudy) -> pd.DataFrame:
-    """One row a finished arm, event and site that the event changed or scored, with the site's state after it.
+def trace(study: StoredStudy) -> pd.DataFrame:
+    """Returns one row per event of a finished arm and site that it changed or scored, with the site's state after it.
 
-    `step` is 0 for the state before training, else the step after which the event came (from 1). `score` is the
-    importance that the strategy stated with the event, NaN for none; the method's docstring says what it means.
-    `density` is missing where nothing was zeroed, `components` where all initial components are held; `shared_with` is
-    text, separated by commas.
-
-    Args:
-        comparison: a stored study.
+    `step` is 0 for the state before training, else the step (from 1) after which the event took place. `score` is the
+    importance that the strategy recorded with the event, NaN if none; the method's docstring defines it. `density` is
+    missing where nothing was zeroed, `components` where all initial components are left; `shared_with` is text,
+    separated by commas.
     """
     rows: list[dict[str, Any]] = []
-    for key, folder in comparison.arms():
-        result = folder.result()
-        if result is None:
-            continue
+    for key, folder, result in study.finished():
         places = {s["site"]: {"layer": s["layer"], "kind": s["kind"]} for s in result["allocation"]}
         state: dict[str, dict[str, Any]] = {}
         for event in folder.allocation():
@@ -46,17 +39,10 @@ def trace(comparison: StoredStudy) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=TRACE)
 
 
-def history(comparison: StoredStudy) -> pd.DataFrame:
-    """One row a finished arm and logged step: the training loss, averaged since the row before, and the rate.
-
-    Args:
-        comparison: a stored study.
-    """
+def history(study: StoredStudy) -> pd.DataFrame:
+    """Returns one row per logged step of a finished arm: mean training loss since the previous row, learning rate."""
     rows = []
-    for key, folder in comparison.arms():
-        result = folder.result()
-        if result is None:
-            continue
+    for key, folder, result in study.finished():
         for log in folder.history():
             if "loss" in log:
                 phase = next(p["name"] for p in result["phases"] if log["step"] <= p["stop"])
@@ -64,22 +50,16 @@ def history(comparison: StoredStudy) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=HISTORY)
 
 
-def costs(comparison: StoredStudy) -> pd.DataFrame:
-    """One row a finished arm and phase, and one for its evaluation.
+def costs(study: StoredStudy) -> pd.DataFrame:
+    """Returns one row per phase of a finished arm, and one for its evaluation.
 
-    `start` and `stop` are the phase's steps, stop excluded, missing for the evaluation; `share` is its part of the
-    arm's seconds. Seconds compare only between arms that ran on the same idle machine.
-
-    Args:
-        comparison: a stored study.
+    `start` and `stop` are the phase's steps, stop excluded, missing for the evaluation; `share` is the phase's share of
+    the arm's seconds. Seconds are comparable only between arms that ran on the same idle machine.
     """
     rows = []
-    for key, folder in comparison.arms():
-        result = folder.result()
-        if result is None:
-            continue
+    for key, _, result in study.finished():
         ledger = result["ledger"]
-        # An arm that had nothing to train spent no time in its phases.
+        # A phase has no seconds in an arm that trains nothing.
         seconds = ledger["phase_seconds"]
         spent = [
             {"phase": p["name"], "start": p["start"], "stop": p["stop"], "seconds": seconds.get(p["name"], 0.0)}

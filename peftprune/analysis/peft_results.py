@@ -1,8 +1,7 @@
-"""Results of PEFT's own `method_comparison`, read into the same frames as a study of ours.
+"""Results of PEFT's `method_comparison`, read into the same frames as a stored study.
 
-PEFT writes one JSON file an experiment, with three parts: `run_info` (what was asked for), `train_info` (what came out)
-and `meta_info` (versions and hardware). They come from other models, tasks and budgets than a study of ours; only
-files that share those can be compared.
+PEFT writes one JSON file per experiment, with three parts: `run_info` (the request), `train_info` (the outcome) and
+`meta_info` (versions and hardware). Only results that share model, task and budget are comparable.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ _BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
 
 
 class PeftResults:
-    """The result files of a folder. Nothing is held that is not in them.
+    """The result files of a folder.
 
     Attributes:
         path: the folder.
-        task: what the folder is of, by its name or, where that is "results", by the one above it.
-        skipped: file to the reason, for those that are broken or are no such result.
+        task: the folder's name, or its parent's where the name ends in "results".
+        skipped: file to the reason, for files that are broken or are not such a result.
     """
 
     def __init__(self, path: Path, results: Mapping[Path, Mapping[str, Any]], skipped: Mapping[Path, str]) -> None:
@@ -61,13 +60,13 @@ class PeftResults:
         return list(dict.fromkeys(name for result in self._results.values() for name in _metrics(result)))
 
     def runs(self) -> pd.DataFrame:
-        """One row a file.
+        """Returns one row per file.
 
-        `task`, `budget` (empty: the experiments are not held to one), `method` (the experiment's name; with the time of
-        the run where several files share it), `seed`, each test metric, `final_params` (trainable, as PEFT counts them;
-        for AdaLoRA that is before its ranks are cut), `total_params` (with the frozen ones), `file_bytes`, `seconds` of
-        training, `memory_bytes` (most reserved on the accelerator), `peft_type` (lower case, "full-finetuning" without
-        PEFT), `model`, `steps`, `created_at`, and `status` ("done", or "failed: why"). What a file does not state is
+        `task`, `budget` (empty: the experiments have none), `method` (the experiment's name, with the time of the run
+        where several files share it), `seed`, each test metric, `final_params` (trainable, as PEFT counts them; for
+        AdaLoRA before its ranks are cut), `total_params` (with the frozen ones), `file_bytes`, `seconds` of training,
+        `memory_bytes` (maximum reserved on the accelerator), `peft_type` (lower case, "full-finetuning" without PEFT),
+        `model`, `steps`, `created_at`, and `status` ("done", or "failed: why"). Values that a file does not state are
         missing.
         """
         rows = []
@@ -98,13 +97,12 @@ class PeftResults:
         return pd.DataFrame(rows, columns=[*_FIRST, *self.metrics, *_LAST, "status"])
 
     def allocation(self) -> pd.DataFrame:
-        """One row a site whose rank a file states: the columns of `Comparison.allocation()`.
+        """Returns one row per site whose rank a file states, with the columns of `Comparison.allocation()`.
 
         AdaLoRA's files list for each site which of its initial ranks are kept; `rank` is their number. LoRA's files
-        state a site's rank only where it deviates, so such an experiment has just those rows. `layer` is the first
-        number in the site's name and `kind` what follows it, led by the list's name where a model has several lists.
-        `density` is 1 and `shared_with` empty, since these methods neither mask nor share. Methods that state no ranks
-        have no rows.
+        state a site's rank only where it deviates from the default, so only those sites have rows. `layer` is the
+        first number in the site's name and `kind` the part after it, preceded by the name of the list of blocks where a
+        model has several lists. `density` is 1 and `shared_with` is empty: these methods neither mask nor share.
         """
         rows = []
         for file, result in self._results.items():
@@ -130,7 +128,7 @@ class PeftResults:
         return pd.DataFrame(rows, columns=_ALLOCATION)
 
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
-        """Heat maps of the ranks as `StoredStudy.plot_ranks` draws them; saved to `path`.
+        """Draws heat maps of the ranks as `Comparison.plot_ranks` does, and saves them to `path` if given.
 
         Raises:
             UsageError: no file states ranks.
@@ -141,19 +139,19 @@ class PeftResults:
 
 
 def read_peft_method_comparison(folder: str | Path) -> PeftResults:
-    """Read the JSON files of PEFT's `method_comparison`, for example its folder `MetaMathQA/results`.
+    """Reads the JSON files of PEFT's `method_comparison`, for example its folder `MetaMathQA/results`.
 
-    Files directly in the folder are read, in the order of their names. Those that are broken, or are something else,
-    are left out and listed in the result's `skipped`.
+    Files directly in the folder are read, in the order of their names. Files that are broken or of another kind are
+    left out and listed in the result's `skipped`.
 
     Raises:
-        UsageError: no folder, no JSON file in it, or none that is such a result.
+        UsageError: the folder does not exist, holds no JSON file, or none that is such a result.
     """
     path = Path(folder)
     files = sorted(path.glob("*.json"))
     cure = "Give a folder of PEFT's result files, such as method_comparison/MetaMathQA/results"
     if not files:
-        problem = "holds no JSON file" if path.is_dir() else "is no folder"
+        problem = "holds no JSON file" if path.is_dir() else "is not a folder"
         raise UsageError.of("folder", str(path), problem, cure)
     results: dict[Path, Mapping[str, Any]] = {}
     skipped: dict[Path, str] = {}
@@ -175,29 +173,29 @@ def read_peft_method_comparison(folder: str | Path) -> PeftResults:
 
 
 def _foreign(content: object) -> str:
-    """Why this is no result of PEFT's, or an empty string. Checks all that `PeftResults` relies on."""
+    """Returns why this is not a result of PEFT's, or an empty string. Checks everything that `PeftResults` uses."""
     if not isinstance(content, dict):
-        return "is no result: it holds no object"
+        return "is not a result: it holds no object"
     for part in ("run_info", "train_info"):
         if not isinstance(content.get(part), dict):
-            return f"is no result: it has no {part}"
+            return f"is not a result: it has no {part}"
     run, train = content["run_info"], content["train_info"]
     if not isinstance(run.get("experiment_name"), str):
-        return "is no result: run_info has no experiment_name"
+        return "is not a result: run_info has no experiment_name"
     if not isinstance(run.get("train_config"), dict):
-        return "is no result: run_info has no train_config"
+        return "is not a result: run_info has no train_config"
     if not isinstance(run.get("peft_config"), dict | None):
-        return "is broken: run_info.peft_config is no object"
+        return "is broken: run_info.peft_config is not an object"
     if not isinstance(train.get("status"), str):
-        return "is no result: train_info has no status"
+        return "is not a result: train_info has no status"
     metrics = train.get("metrics")
     if not isinstance(metrics, list) or not all(isinstance(row, dict) for row in metrics):
-        return "is broken: train_info.metrics is no list of objects"
+        return "is broken: train_info.metrics is not a list of objects"
     if train["status"] == "success" and not _metrics(content):
-        return "is broken: it succeeded, but its last metrics hold no test result"
+        return "is broken: its status is success, but its last metrics hold no test result"
     pattern = (run["peft_config"] or {}).get("rank_pattern")
     if not isinstance(pattern, dict | None) or not all(_is_ranks(ranks) for ranks in (pattern or {}).values()):
-        return "is broken: rank_pattern holds neither whole numbers nor lists of true and false"
+        return "is broken: rank_pattern holds neither whole numbers nor lists of booleans"
     return ""
 
 
@@ -208,7 +206,7 @@ def _is_ranks(ranks: object) -> bool:
 
 
 def _labels(results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """Experiment names, made distinct: by seed there is no need, otherwise by time and, as a last resort, by file."""
+    """Returns unique labels: the experiment's name, with time or else file where several share name and seed."""
     runs = {file: result["run_info"] for file, result in results.items()}
     keys = [(run["experiment_name"], str(run["train_config"].get("seed"))) for run in runs.values()]
     stamps = [(run["experiment_name"], str(run.get("created_at"))) for run in runs.values()]
@@ -227,7 +225,7 @@ def _peft_type(run: Mapping[str, Any]) -> str:
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
-    """Test metrics: the last entry's numbers named "test ...". Validation rows come before it and are left alone."""
+    """Returns the test metrics: numbers of the last entry named "test ...". Earlier entries hold validation metrics."""
     rows = result["train_info"]["metrics"]
     return {
         name.replace(" ", "_"): float(value)
@@ -237,12 +235,12 @@ def _metrics(result: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _ranks(config: Mapping[str, Any] | None) -> dict[str, int]:
-    """Site to rank, as far as the file states it."""
+    """Maps sites to ranks, as far as the file states them."""
     pattern = (config or {}).get("rank_pattern") or {}
     return {_site(name): sum(ranks) if isinstance(ranks, list) else ranks for name, ranks in pattern.items()}
 
 
 def _site(name: str) -> str:
-    """The module's name: AdaLoRA's keys end in its tensor's, LoRA's may be anchored and escaped patterns."""
+    """Returns the module's name. AdaLoRA's keys end in a tensor's name; LoRA's may be anchored and escaped patterns."""
     name = re.sub(r"\.lora_E(\.[^.]+)?$", "", name)
     return name.removeprefix("base_model.model.").removeprefix("^").removesuffix("$").replace("\\.", ".")

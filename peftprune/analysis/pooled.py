@@ -1,19 +1,16 @@
-"""Several tasks together: pairs pooled over tasks and seeds, and average ranks."""
+"""Results over several tasks: pairs pooled over tasks and seeds, and average ranks."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from peftprune import stats
 from peftprune.analysis.predictions import measure
-from peftprune.analysis.runs import arm_rows
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
     "budget",
@@ -33,25 +30,26 @@ POOLED = [
 RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "friedman_p"]
 
 
-def pooled(comparison: StoredStudy, baseline: str | None = None) -> pd.DataFrame:
-    """Each method against the baseline over all pairs of runs that share task and seed, one row a budget and method.
+def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
-    `gain` is the mean difference in the tasks' primary metrics, turned so that more is better, with Student's 95 %
-    interval; `effect_size` is Hedges' g_z; `probability` that of a run beating the baseline's on the same task; p comes
-    from `stats.paired_permutation` and is corrected by Holm over the methods of a budget. Pairs count alike, whatever
-    the task's size or metric: the result speaks of these tasks, not of new ones.
+    One row per budget and method. `gain` is the mean difference in the tasks' primary metrics, with the sign such that
+    more is better, and with Student's 95 % interval; `effect_size` is Hedges' g_z; `probability` is the probability
+    that a run beats a run of the baseline on the same task; p comes from `stats.paired_permutation` and is corrected by
+    Holm over the methods of a budget; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the task's
+    size or metric: the result describes these tasks, not new ones.
 
     Args:
-        comparison: a stored study.
-        baseline: label of the method that the others are compared with; None takes the first one.
+        study: a stored study.
+        runs: its `arm_rows`.
+        baseline: label of the method that the others are compared with.
     """
-    baseline = comparison.baseline_label(baseline)
     rows = []
-    for budget in comparison.budgets:
-        scores = _scores(comparison.only(budget=budget))
+    for budget in study.budgets:
+        scores = _scores(study, runs, budget)
         tested: list[dict[str, Any]] = []
-        for method in comparison.methods:
-            both = scores[[method, baseline]].dropna() if {method, baseline} <= set(scores.columns) else pd.DataFrame()
+        for method in study.methods:
+            both = scores[[method, baseline]].dropna()
             if method == baseline or both.empty:
                 continue
             a, b = both[method].to_numpy(), both[baseline].to_numpy()
@@ -73,29 +71,32 @@ def pooled(comparison: StoredStudy, baseline: str | None = None) -> pd.DataFrame
                 }
             )
         for row, p in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
-            least = stats.smallest_permutation_p(row["pairs"])
-            words = stats.verdict(
-                row["gain"], float(p), row["pairs"], smallest_p=least, comparisons=len(tested)
-            ).replace("seed", "pair")
-            rows.append(row | {"p_holm": float(p), "verdict": words})
+            outcome = stats.verdict(
+                row["gain"],
+                float(p),
+                row["pairs"],
+                smallest_p=stats.smallest_permutation_p(row["pairs"]),
+                comparisons=len(tested),
+            )
+            rows.append(row | {"p_holm": float(p), "verdict": outcome})
     return pd.DataFrame(rows, columns=POOLED)
 
 
-def average_ranks(comparison: StoredStudy) -> pd.DataFrame:
-    """Each method's rank by its mean primary metric (1 is best), averaged over tasks; one row a budget and method.
+def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns each method's rank by its mean primary metric (1 is best), averaged over tasks.
 
-    Only methods that finished every task are ranked. `critical_difference` is Nemenyi's at 0.05: average ranks closer
-    than that cannot be told apart; `friedman_p` tests whether any methods differ, NaN for fewer than three methods.
-    Empty for fewer than two tasks.
+    One row per budget and method that finished every task; empty for fewer than two tasks. `critical_difference` is
+    Nemenyi's at 0.05: methods whose average ranks are closer are not distinguishable; `friedman_p` tests whether any
+    methods differ, NaN for fewer than three methods.
 
     Args:
-        comparison: a stored study.
+        study: a stored study.
+        runs: its `arm_rows`.
     """
     rows = []
-    for budget in comparison.budgets:
-        cell = comparison.only(budget=budget)
-        means = _scores(cell).groupby(level="task").mean()
-        means = means.reindex(index=cell.tasks).dropna(axis=1)
+    for budget in study.budgets:
+        means = _scores(study, runs, budget).groupby(level="task").mean()
+        means = means.reindex(index=study.tasks).dropna(axis=1)
         if len(means) < 2 or means.shape[1] < 2:
             continue
         values = means.to_numpy()
@@ -115,13 +116,10 @@ def average_ranks(comparison: StoredStudy) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=RANKS)
 
 
-def _scores(part: StoredStudy) -> pd.DataFrame:
-    """(task, seed) × methods of one budget: primary metrics, turned so that more is better; NaN where not finished."""
-    runs = arm_rows(part)
-    signs = {
-        task: 1 if measure(part.only(task=task), metric).higher_is_better else -1
-        for task, metric in part.primary.items()
-    }
-    score = [signs[row["task"]] * float(row[part.primary[row["task"]]]) for _, row in runs.iterrows()]
-    table = runs.assign(score=score).pivot(index=["task", "seed"], columns="method", values="score")
-    return table.reindex(columns=part.methods)
+def _scores(study: StoredStudy, runs: pd.DataFrame, budget: str) -> pd.DataFrame:
+    """Returns (task, seed) × methods of one budget: primary metrics, signed so that more is better; NaN if missing."""
+    part = runs[runs["budget"] == budget]
+    signs = {t: 1 if measure(study, t, metric).higher_is_better else -1 for t, metric in study.primary.items()}
+    score = [signs[row["task"]] * float(row[study.primary[row["task"]]]) for _, row in part.iterrows()]
+    table = part.assign(score=score).pivot(index=["task", "seed"], columns="method", values="score")
+    return table.reindex(columns=study.methods)

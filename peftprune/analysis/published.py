@@ -1,4 +1,4 @@
-"""Figures that papers printed, to stand beside our own: they come from other setups and are labelled so."""
+"""Published results of other papers. They come from other setups and are labelled as such."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ _NEVER_EMPTY = ("method", "model", "task", "metric", "value", "source")
 
 
 def read_published(folder: str | Path) -> pd.DataFrame:
-    """Read every CSV file of a folder, such as `benchmarks/published` of the repository: one file a printed table.
+    """Reads every CSV file of a folder, such as `benchmarks/published` of the repository: one file per printed table.
 
     Returns:
-        One row a figure, files in the order of their names: `method` as printed, `params` (trainable, rounded as
+        One row per number, files in the order of their names: `method` as printed, `params` (trainable, rounded as
         printed; missing where not stated), `model`, `task` ("average" for a printed average), `metric`, `value` on the
         printed scale (percent), `seeds` (missing where not stated), `source`, `table`, `note`, and `file`.
 
     Raises:
-        UsageError: no folder, no CSV file in it, or a file with other columns, an empty cell where there must be one
-            (method, model, task, metric, value, source), or text for a number.
+        UsageError: the folder does not exist or holds no CSV file, or a file has other columns, an empty cell in a
+            required column (method, model, task, metric, value, source), or text in place of a number.
     """
     path = Path(folder)
     files = sorted(path.glob("*.csv"))
     if not files:
         cure = "Give a folder of CSV files, such as benchmarks/published"
-        raise UsageError.of("folder", str(path), "holds no CSV file" if path.is_dir() else "is no folder", cure)
+        raise UsageError.of("folder", str(path), "holds no CSV file" if path.is_dir() else "is not a folder", cure)
     return pd.concat([_read(file) for file in files], ignore_index=True)
 
 
 def published_for(tasks: Sequence[str]) -> pd.DataFrame:
-    """The figures that come with the package for these tasks: what `read_published` gives, or no rows."""
-    # A wheel carries the files inside the package, a checkout beside it.
+    """Returns the published results for these tasks that come with the package, as `read_published` does."""
+    # A wheel holds the files inside the package, a checkout beside it.
     folders = (Path(__file__).parents[1] / "_published", Path(__file__).parents[2] / "benchmarks" / "published")
     folder = next((f for f in folders if f.is_dir()), None)
     if folder is None:
@@ -48,7 +48,7 @@ def _read(file: Path) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UsageError.of("file", str(file), f"is no CSV file ({error})", "Mend or remove it") from error
+        raise UsageError.of("file", str(file), f"is not a CSV file ({error})", "Correct or remove it") from error
     if tuple(frame.columns) != COLUMNS:
         raise UsageError.of("file", str(file), "has other columns", f"They must be {','.join(COLUMNS)}")
     for name in _NEVER_EMPTY:
@@ -67,5 +67,5 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _line(marked: pd.Series[bool]) -> int:
-    """Line number of the first marked row; the header is line 1."""
+    """Returns the line number of the first marked row; the header is line 1."""
     return int(marked.to_numpy().argmax()) + 2

@@ -1,4 +1,4 @@
-"""One row an arm, one row a method, and one row a site: the tables that everything else is read from."""
+"""Frames of arms, methods and sites, read from the stored results."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pandas as pd
 from peftprune.stats import summary
 from peftprune.study.stored_study import StoredStudy
 
+KEY = ["task", "budget", "method", "seed"]
 LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
 
 
 def arm_rows(study: StoredStudy) -> pd.DataFrame:
-    """One row an arm: each metric, the ledger's totals, status ("done", "failed: why", "pending")."""
+    """Returns one row per arm: each metric, the ledger's totals, and the status ("done", "failed: why", "pending")."""
     rows = []
     for key, folder in study.arms():
         result = folder.result()
@@ -26,19 +27,21 @@ def arm_rows(study: StoredStudy) -> pd.DataFrame:
             error = folder.error()
             row["status"] = "pending" if error is None else f"failed: {error['error']}"
         rows.append(row)
-    keys = ["task", "budget", "method", "seed"]
-    return pd.DataFrame(rows, columns=[*keys, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
+    return pd.DataFrame(rows, columns=[*KEY, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
 
 
-def method_rows(study: StoredStudy) -> pd.DataFrame:
-    """One row a task, budget and method: each metric over seeds, the ledger, and the status.
+def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per task, budget and method: each metric over seeds, the ledger, and the status.
 
-    For each metric `_mean`, `_std` (n − 1), and `_low` and `_high`, the ends of Student's 95 % interval of the
-    mean, which one seed does not have. `seeds` counts finished arms; ledger columns are means over them, integers
-    where all seeds agree. Under `budget="paper"` a column `budget_difference` gives final parameters less the
-    reference budget; where a method is exempt from the budget, a column `exemption` says why.
+    For each metric `_mean`, `_std` (n − 1), and `_low` and `_high`, the bounds of Student's 95 % interval of the mean,
+    which are NaN for one seed. `seeds` counts finished arms; ledger columns are means over them, integers where the
+    mean is whole. With `budget="paper"`, the column `budget_difference` holds final parameters minus the reference
+    budget; where a method is exempt from the budget, the column `exemption` holds the reason.
+
+    Args:
+        study: a stored study.
+        runs: its `arm_rows`.
     """
-    runs = arm_rows(study)
     rows = []
     for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
         done = arms[arms["status"] == "done"]
@@ -56,24 +59,37 @@ def method_rows(study: StoredStudy) -> pd.DataFrame:
             row["exemption"] = next(iter(done["exemption"].dropna()), "")
         rows.append(row | {"status": _status(arms["status"])})
     scores = [f"{m}_{n}" for m in study.metrics for n in ("mean", "std", "low", "high")]
-    # Counts stay whole numbers beside a method that has none yet.
+    # With dtype object, counts stay integers beside a method that has none yet.
     return pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(scores, float))
 
 
 def site_rows(study: StoredStudy) -> pd.DataFrame:
-    """One row a site of a finished arm: site, layer, kind, rank, density, shared_with.
+    """Returns one row per site of a finished arm: site, layer, kind, rank, density, shared_with.
 
-    `density` is the share of the site's stored entries that are not zero; `shared_with` names the sites that hold
-    the same tensors, separated by commas, and is empty where there are none.
+    `density` is the share of the site's stored entries that are not zero; `shared_with` lists the sites that hold the
+    same tensors, separated by commas, and is empty where there are none.
     """
-    columns = ["task", "budget", "method", "seed", "site", "layer", "kind", "rank", "density", "shared_with"]
+    columns = [*KEY, "site", "layer", "kind", "rank", "density", "shared_with"]
     rows = [
         {**key, **site, "shared_with": ",".join(site["shared_with"])}
-        for key, folder in study.arms()
-        if (result := folder.result()) is not None
+        for key, _, result in study.finished()
         for site in result["allocation"]
     ]
     return pd.DataFrame(rows, columns=columns)
+
+
+def ledger_rows(study: StoredStudy) -> pd.DataFrame:
+    """Returns one row per finished arm with every field of its ledger except the seconds per phase."""
+    rows = [
+        {**key, **{name: value for name, value in result["ledger"].items() if name != "phase_seconds"}}
+        for key, _, result in study.finished()
+    ]
+    return pd.DataFrame(rows, columns=None if rows else KEY)
+
+
+def in_cell(frame: pd.DataFrame, cell: StoredStudy) -> pd.DataFrame:
+    """Returns the rows of a frame that belong to the task and budget of a cell; the index is kept."""
+    return frame[(frame["task"] == cell.tasks[0]) & (frame["budget"] == cell.budgets[0])]
 
 
 def _mean(values: pd.Series[Any]) -> int | float | None:
@@ -84,7 +100,7 @@ def _mean(values: pd.Series[Any]) -> int | float | None:
 
 
 def _status(statuses: pd.Series[str]) -> str:
-    """One line for a method: "done", or how many of its arms did not finish and why the first one failed."""
+    """Returns "done", or how many of a method's arms have not finished and why the first one failed."""
     open_ = [s for s in statuses if s != "done"]
     if not open_:
         return "done"

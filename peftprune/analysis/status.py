@@ -1,4 +1,4 @@
-"""How far a study is, from its folder alone."""
+"""The state of each arm of a study, from its folder alone."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from peftprune.study.store import ArmFolder
 from peftprune.study.stored_study import StoredStudy
 
 
-def arm_states(comparison: StoredStudy) -> list[dict[str, Any]]:
-    """One row an arm, in the study's order: task, budget, method, seed, state, step, error.
+def arm_states(study: StoredStudy) -> list[dict[str, Any]]:
+    """Returns one row per arm, in the study's order: task, budget, method, seed, state, step, error.
 
-    `state` is "done", "training" (a process holds the arm), "failed", "interrupted" (it was begun, and no process holds
-    it) or "waiting"; `step` the newest checkpoint's, from which an arm that was cut off goes on; `error` why it failed
-    when it was last tried.
+    `state` is "done", "training" (a process holds the arm), "failed", "interrupted" (it was started, and no process
+    holds it) or "waiting"; `step` is that of the newest checkpoint, from which an interrupted arm resumes; `error` is
+    the message of the last failure.
     """
-    return [{**key, **_state(folder)} for key, folder in comparison.arms()]
+    return [{**key, **_state(folder)} for key, folder in study.arms()]
 
 
 def _state(folder: ArmFolder) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def _state(folder: ArmFolder) -> dict[str, Any]:
     if folder.result() is not None:
         return {"state": "done", "step": None, "error": None}
     steps = [p.name.rpartition("-")[2] for p in folder.checkpoints.glob("checkpoint-*")]
-    begun = (folder.path / "config.json").exists()
-    state = "training" if folder.held else "failed" if error is not None else "interrupted" if begun else "waiting"
+    started = (folder.path / "config.json").exists()
+    state = "training" if folder.held else "failed" if error is not None else "interrupted" if started else "waiting"
     return {
         "state": state,
         "step": max((int(s) for s in steps if s.isdecimal()), default=None),

@@ -1,25 +1,49 @@
-"""Tables for the terminal. They only lay out what they are given."""
+"""Prints studies, plans, methods and tasks as tables on the terminal."""
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from peftprune.report.findings import budget_in_words
+from peftprune.analysis.frames import Frames
+from peftprune.analysis.runs import in_cell
+from peftprune.report.findings import budget_in_words, cell_title, in_words
+from peftprune.report.study_tables import main_table, study_table
+from peftprune.report.table import NONE, Table, as_text, column, count, plain, table
 
 if TYPE_CHECKING:
-    from peftprune.comparison import Comparison
+    from peftprune.study.stored_study import StoredStudy
     from peftprune.tasks import TaskInfo
 
 _LONGEST_STATUS = 60
 _PLAIN_WIDTH = 150
-"""Columns used where stdout is a file or a pipe, so that no number is cut off."""
+"""Width where stdout is a file or a pipe, wide enough for all numbers."""
+
+
+def print_text(text: str) -> None:
+    """Prints text, wrapped at the terminal's width."""
+    _console().print(text)
+
+
+def print_table(shown: Table | None) -> None:
+    """Prints a table, without its detail columns and the second lines of its cells, and its note."""
+    if shown is None:
+        return
+    rich = RichTable(title=": ".join(filter(None, (shown.caption, shown.place))), title_justify="left")
+    kept = [i for i, column in enumerate(shown.columns) if not column.detail]
+    for i in kept:
+        numeric = shown.columns[i].numeric
+        rich.add_column(shown.columns[i].title, justify="right" if numeric else "left", overflow="fold")
+    for row in shown.rows:
+        rich.add_row(*(row.cells[i].text for i in kept))
+    _console().print(rich)
+    if shown.note:
+        print_text(shown.note)
 
 
 def _console() -> Console:
@@ -27,229 +51,127 @@ def _console() -> Console:
     return Console(width=width, markup=False, highlight=False)
 
 
-def show_comparison(result: Comparison) -> None:
-    """For each task and budget the main table, with what it was measured on; then what several tasks say together."""
-    for cell in result.cells():
-        _show_cell(cell)
-    if len(result.tasks) > 1:
-        _show_pooled(result)
+def show_comparison(study: StoredStudy) -> None:
+    """Prints, per task and budget, the main table and the differences; then the results over several tasks."""
+    frames = Frames(study)
+    request = frames.study.request
+    for cell in frames.study.cells():
+        rows = in_cell(frames.table, cell)
+        # The command prints whole messages below the tables.
+        rows = rows.assign(status=rows["status"].map(_shortened))
+        print_table(main_table(rows, cell.metrics, cell_title(cell)))
+        print_text(
+            f"Reported on: {cell.request['tasks'][0]['evaluation_split']}. {len(request['seeds'])} seed(s), "
+            f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
+        )
+        print_table(study_table("against", in_words(in_cell(frames.against, cell))))
+    if len(frames.study.tasks) > 1:
+        for name, frame in (("pooled", in_words(frames.pooled)), ("average_ranks", frames.average_ranks)):
+            for budget, rows in frame.groupby("budget", sort=False):
+                print_table(study_table(name, rows, budget_in_words(str(budget))))
 
 
 def show_states(states: Sequence[Mapping[str, Any]]) -> None:
-    """How many arms are in which state, and every arm's."""
-    table = Table()
-    for name in ("task", "budget", "method", "seed", "state", "checkpoint at step", "error"):
-        table.add_column(name, overflow="fold")
-    for row in states:
-        cells = [row[n] for n in ("task", "budget", "method", "seed", "state", "step", "error")]
-        table.add_row(*("" if cell is None else str(cell) for cell in cells))
+    """Prints every arm's state, and the number of arms in each state."""
+    names = ("task", "budget", "method", "seed", "state")
+    columns = [*map(plain, names), plain("step", "checkpoint at step"), plain("error")]
     counts = {
         state: sum(row["state"] == state for row in states)
         for state in ("done", "training", "interrupted", "failed", "waiting")
     }
-    console = _console()
-    console.print(table)
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
-
-
-def _show_cell(result: Comparison) -> None:
-    frame = result.table()
-    table = Table(title=f"{result.tasks[0]}, {budget_in_words(result.budgets[0])}", title_justify="left")
-    table.add_column("method", overflow="fold", min_width=8)
-    for metric in result.metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
-    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params", "TFLOP", "seconds")
-    for name in sizes:
-        table.add_column(name.replace("_", " "), justify="right")
-    extra = [c for c in ("budget_difference", "exemption") if c in frame.columns]
-    for name in [*extra, "status"]:
-        table.add_column(name.replace("_", " "), overflow="fold")
-    for row in frame.to_dict("records"):
-        cells = [_score(row[f"{m}_mean"], row[f"{m}_std"]) for m in result.metrics]
-        cells += [_count(row[n]) for n in sizes[:-2]]
-        cells += [_number(row["flops"], 1e-12, 1), _number(row["seconds"], 1, 0)]
-        table.add_row(str(row["method"]), *cells, *[_count(row[n]) for n in extra], _shortened(str(row["status"])))
-    console = _console()
-    console.print(table)
-    request = result.request
-    split = request["tasks"][0]["evaluation_split"]
-    console.print(
-        f"Reported on: {split}. {len(request['seeds'])} seed(s), {request['sites']} sites, {request['dtype']}, "
-        f"{request['threads']} thread(s). final: adapter parameters, ties counted once; "
-        "± is the standard deviation over seeds."
-    )
-    _show_differences(console, result)
-
-
-def _show_differences(console: Console, result: Comparison) -> None:
-    """Each method against the first one, in words, and what a study of this size could have found."""
-    frame = result.against()
-    if frame.empty:
-        return
-    table = Table(title=f"Against {frame['baseline'].iloc[0]}", title_justify="left")
-    for name in ("method", "metric", "difference", "95 % interval", "p (Holm)", "smallest detectable", "verdict"):
-        table.add_column(name, justify="left" if name in ("method", "metric", "verdict") else "right")
-    for row in frame.to_dict("records"):
-        interval = f"{_signed(row['low'])} to {_signed(row['high'])}"
-        numbers = (_signed(row["difference"]), interval, f"{row['p_holm']:.3f}", _number(row["detectable"], 1, 4))
-        table.add_row(row["method"], row["metric"], *numbers, row["verdict"])
-    console.print(table)
-    console.print(
-        "Paired bootstrap over examples and seeds; p corrected over methods by Holm. Smallest detectable: the true "
-        "difference that a study of this size finds with a power of 0.8."
-    )
-
-
-def _show_pooled(result: Comparison) -> None:
-    """Pairs pooled over tasks and seeds, and average ranks."""
-    frame = result.pooled()
-    if frame.empty:
-        return
-    ranks = result.average_ranks()
-    console = _console()
-    for budget, rows in frame.groupby("budget", sort=False):
-        title = f"Over {len(result.tasks)} tasks, {budget_in_words(str(budget))}, against {rows['baseline'].iloc[0]}"
-        table = Table(title=title, title_justify="left")
-        columns = ("method", "pairs", "gain", "95 % interval", "p (Holm)", "average rank", "verdict")
-        for name in columns:
-            table.add_column(name, justify="left" if name in ("method", "verdict") else "right")
-        placed = ranks[ranks["budget"] == budget].set_index("method")["average_rank"]
-        table.add_row(rows["baseline"].iloc[0], *[""] * 4, _number(placed.get(rows["baseline"].iloc[0]), 1, 2), "")
-        for row in rows.to_dict("records"):
-            interval = "–" if _missing(row["low"]) else f"{_signed(row['low'])} to {_signed(row['high'])}"
-            numbers = (
-                _signed(row["gain"]),
-                interval,
-                f"{row['p_holm']:.3f}",
-                _number(placed.get(row["method"]), 1, 2),
-            )
-            table.add_row(row["method"], str(row["pairs"]), *numbers, row["verdict"])
-        console.print(table)
-        found = ranks[ranks["budget"] == budget]
-        if not found.empty:
-            console.print(
-                f"Average ranks closer than {found['critical_difference'].iloc[0]:.2f} (Nemenyi, 0.05) cannot be told "
-                "apart."
-            )
-    console.print("gain: mean difference in the tasks' primary metrics over pairs that share task and seed.")
+    note = ", ".join(f"{n} {state}" for state, n in counts.items())
+    print_table(table("Arms", states, columns, note=note))
 
 
 def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
-    """One row a method, then the ranks per site."""
-    console = _console()
-    table = Table(title=f"Plan for {model}", title_justify="left")
-    for name in ("method", "peak params", "final params", "head params", "steps per phase", "adapter compute"):
-        table.add_column(name, justify="left" if name in ("method", "steps per phase") else "right")
-    exempt = {label: plan["exemption"] for label, plan in plans.items() if plan["exemption"]}
-    if exempt:
-        table.add_column("exemption", overflow="fold")
-    for label, plan in plans.items():
-        steps = ", ".join(f"{p['name']} {p['steps']}" for p in plan["phases"])
-        compute = f"{plan['relative_compute']:.2f}×" if plan["ranks"] else "–"
-        params = [_count(plan[f"{n}_params"]) for n in ("peak", "final", "head")]
-        table.add_row(label, *params, steps, compute, *([exempt.get(label, "")] if exempt else []))
-    console.print(table)
+    """Prints one row per method, then the ranks per site."""
+    rows = [
+        {
+            **plan,
+            "method": label,
+            "steps": ", ".join(f"{p['name']} {p['steps']}" for p in plan["phases"]),
+            "compute": f"{plan['relative_compute']:.2f}×" if plan["ranks"] else None,
+        }
+        for label, plan in plans.items()
+    ]
+    columns = [
+        plain("method"),
+        *map(count, ("peak_params", "final_params", "head_params")),
+        plain("steps", "steps per phase"),
+        column("compute", "adapter compute", str),
+    ]
+    if any(plan["exemption"] for plan in plans.values()):
+        columns.append(plain("exemption"))
+    note = "adapter compute: the run's adapter multiply-adds, relative to the final ranks at every step."
+    print_table(table(f"Plan for {model}", rows, columns, note=note))
     ranked = {label: plan["ranks"] for label, plan in plans.items() if plan["ranks"]}
     if ranked:
-        ranks = Table(title="Final rank per site", title_justify="left")
-        ranks.add_column("site", overflow="fold")
-        for label in ranked:
-            ranks.add_column(label, justify="right")
-        for site in next(iter(ranked.values())):
-            ranks.add_row(site, *[str(found[site]) for found in ranked.values()])
-        console.print(ranks)
-    decided = [label for label, plan in plans.items() if plan["decided_in_training"]]
-    if decided:
-        console.print(f"{', '.join(decided)}: the final allocation is decided in training; ranks shown are the first.")
-    console.print("adapter compute: adapter multiply-adds of the run, relative to the final ranks in every step.")
+        sites = [
+            {"site": site} | {label: ranks[site] for label, ranks in ranked.items()}
+            for site in next(iter(ranked.values()))
+        ]
+        columns = [plain("site"), *(count(label, label) for label in ranked)]
+        print_table(table("Final rank per site", sites, columns))
+    if decided := [label for label, plan in plans.items() if plan["decided_in_training"]]:
+        print_text(f"{', '.join(decided)}: training decides the final allocation; the ranks shown are the first.")
 
 
 def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
-    """One row a method, what it was seen to do, where its documentation's statements come from, and its options."""
-    console = _console()
-    table = _folding("Methods", "method", "year", "source", "prunes", "signals", "what it does")
-    seen = _folding(
-        "Seen on a tiny model", "method", "decides", "changes", "start", "peak / final", "trained", "uses", "budget"
+    """Prints the methods, their observed behaviour, the sources of their documentation's statements, their options."""
+    names = ("year", "source", "prunes", "signals")
+    about = [plain("name", "method"), *map(plain, names), plain("summary", "what it does")]
+    print_table(table("Methods", [{**m, "signals": m["signals"] or "none"} for m in methods], about))
+    observed = [{"method": m["name"]} | _observed(m["observed"]) for m in methods]
+    note = (
+        "Each method ran with its default options on a model of three random blocks, once per version. decides: when "
+        "its plans changed something; start: whether the initial ranks are uniform; trained: share of the final "
+        "parameters that is trained; uses: penalties, multipliers, gates, and phases without training."
     )
-    claims = _folding("Where statements come from", "method", "from", "statement")
-    options = _folding("Options", "method", "option", "default", "the default is", "meaning")
-    for m in methods:
-        signals = ", ".join(m["signals"]) or "none"
-        table.add_row(m["name"], str(m["year"] or "–"), m["source"], m["prunes"], signals, m["summary"])
-        seen.add_row(m["name"], *_seen(m["observed"]))
-        for claim in m["claims"]:
-            claims.add_row(m["name"], ", ".join(claim["marks"]), claim["text"])
-        for o in m["options"]:
-            options.add_row(m["name"], o["name"], str(o["default"]), o["mark"], o["help"])
-    for part in (table, seen, claims, options):
-        console.print(part)
-    console.print(
-        "Seen: each method ran with its default options on a model of three random blocks, once per version. decides: "
-        "when its plans changed something; start: whether starting ranks are even; trained: share of the final "
-        "parameters; uses: penalties, multipliers and gates, and phases without training."
-    )
+    print_table(table("Observed on a tiny model", observed, [*map(plain, observed[0])], note=note))
+    claims = [{"method": m["name"]} | claim for m in methods for claim in m["claims"]]
+    columns = [plain("method"), plain("marks", "from"), plain("text", "statement")]
+    print_table(table("Sources of statements", claims, columns))
+    options = [{"method": m["name"]} | option for m in methods for option in m["options"]]
+    default = column("default", None, str, numeric=False)
+    columns = [plain("method"), plain("name", "option"), default, plain("mark", "default from")]
+    print_table(table("Options", options, [*columns, plain("help", "meaning")]))
 
 
-def _folding(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    return table
-
-
-def _seen(observed: Mapping[str, Any]) -> list[str]:
-    """The cells of what a method was seen to do."""
-    if "error" in observed:
-        return [f"not seen: {observed['error']}", *[""] * 6]
-    uses = [word for word in ("penalty", "multipliers") if observed[word]]
-    uses += [f"a gate per {observed['gate']}"] * (observed["gate"] != "none")
-    uses += [phase for phase in observed["phases"] if phase.endswith("(no training)")]
-    numbers = [f"{observed['peak']:.2f}×", f"{observed['trained']:.0%}"] if observed["peak"] else ["–", "–"]
-    changes = ", ".join(observed["changes"]) or "nothing"
-    return [observed["when"], changes, observed["start"], *numbers, ", ".join(uses) or "–", observed["budget"]]
+def _observed(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the observed behaviour of a method by column."""
+    names = ("decides", "changes", "start", "peak / final", "trained", "uses", "budget")
+    if "error" in seen:
+        return dict.fromkeys(names, "") | {"decides": f"not observed: {seen['error']}"}
+    uses = [word for word in ("penalty", "multipliers") if seen[word]]
+    uses += [f"a gate per {seen['gate']}"] * (seen["gate"] != "none")
+    uses += [phase for phase in seen["phases"] if phase.endswith("(no training)")]
+    shares = [f"{seen['peak']:.2f}×", f"{seen['trained']:.0%}"] if seen["peak"] else [NONE, NONE]
+    changes = as_text(seen["changes"]) or "nothing"
+    cells = [seen["when"], changes, seen["start"], *shares, as_text(uses) or NONE, seen["budget"]]
+    return dict(zip(names, cells, strict=True))
 
 
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:
-    """One row a task."""
-    table = Table(title="Tasks", title_justify="left")
-    for name in ("task", "kind", "train", "evaluation", "metrics", "reported split"):
-        table.add_column(name, overflow="fold")
-    for t in tasks:
-        sizes = ", ".join(f"{n:,}" for n in t.evaluation_sizes.values())
-        table.add_row(t.name, t.kind, f"{t.train_size:,}", sizes, ", ".join(t.metrics), t.evaluation_split)
-    console = _console()
-    console.print(table)
-    console.print(
+    """Prints one row per task."""
+    rows = [
+        {
+            "task": t.name,
+            "kind": t.kind,
+            "train": t.train_size,
+            "evaluation": ", ".join(f"{n:,}" for n in t.evaluation_sizes.values()),
+            "metrics": t.metrics,
+            "split": t.evaluation_split,
+        }
+        for t in tasks
+    ]
+    names = ("evaluation", "metrics")
+    columns = [plain("task"), plain("kind"), count("train"), *map(plain, names), plain("split", "reported split")]
+    note = (
         "Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL "
         "[--kind generation]"
     )
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _score(mean: Any, std: Any) -> str:
-    if _missing(mean):
-        return "–"
-    return f"{mean:.4f}" if _missing(std) else f"{mean:.4f} ± {std:.4f}"
+    print_table(table("Tasks", rows, columns, note=note))
 
 
 def _shortened(text: str) -> str:
-    """Enough of a message to know it by; the whole of it stands below the tables."""
     return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"
-
-
-def _signed(value: float) -> str:
-    # Adding 0.0 takes the sign from what rounds to zero.
-    return f"{round(value, 4) + 0.0:+.4f}"
-
-
-def _count(value: Any) -> str:
-    if _missing(value):
-        return "–"
-    return value if isinstance(value, str) else f"{value:,.0f}"
-
-
-def _number(value: Any, factor: float, digits: int) -> str:
-    return "–" if _missing(value) else f"{value * factor:,.{digits}f}"

@@ -76,7 +76,7 @@ def describe(model: str | Path, num_labels: int = 2, kind: Kind = "classificatio
     """
     import torch
 
-    with _quiet():
+    with quiet_transformers():
         config = _read_config(model)
         config.num_labels = _checked_labels(num_labels)
         with torch.device("meta"):
@@ -239,7 +239,7 @@ def _hub_arguments() -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _load_cached(name: str, num_labels: int, form: BaseForm) -> LoadedModel:
     """`num_labels` is 0 for the language-model head."""
-    with _quiet():
+    with quiet_transformers():
         return _load(name, num_labels, form)
 
 
@@ -388,7 +388,7 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silence transformers' progress bars, load report and warnings, then put everything back."""
     from transformers.utils import logging as transformers_logging
 

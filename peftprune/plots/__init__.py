@@ -20,7 +20,7 @@ from peftprune.plots.overlap import overlap_matrix
 from peftprune.plots.panels import plot_rank_panels
 from peftprune.plots.quality import quality_against_parameters
 from peftprune.plots.sharing import sharing_map
-from peftprune.plots.training import rank_over_training, rank_timeline
+from peftprune.plots.training import rank_over_training
 from peftprune.stats.pareto import pareto_set
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "rank_heatmap",
     "rank_lines",
     "rank_over_training",
-    "rank_timeline",
     "sharing_map",
     "short_kinds",
 ]

@@ -46,25 +46,18 @@ def as_grid(field: str, values: ArrayLike, layer_labels: Sequence[object], kind_
     return grid(field, values, ("layers", len(layer_labels)), ("kinds", len(kind_labels)))
 
 
-def colour_cells(
-    ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str, *, x: ArrayLike | None = None, lined: bool = True
-) -> QuadMesh:
-    """Colour cell (row, column) over x = column … column + 1 and y = row … row + 1; NaN stays clear.
-
-    Args:
-        x: the columns' edges, if they are not 0, 1, 2, …
-        lined: draw thin lines between cells that are not too flat for that.
-    """
+def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) -> QuadMesh:
+    """Colour cell (row, column) over x = column … column + 1 and y = row … row + 1; NaN stays clear."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import to_rgba
 
     rows, columns = values.shape
     # Thin lines keep neighbouring cells of similar value apart; they would drown very flat cells.
-    line = to_rgba(LIGHT_INK) if lined and rows <= _MOST_LINED_ROWS else CLEAR
+    line = to_rgba(LIGHT_INK) if rows <= _MOST_LINED_ROWS else CLEAR
     edges = np.where(np.isnan(values).ravel()[:, None], CLEAR, line)
     return ax.pcolormesh(
-        np.arange(columns + 1) if x is None else x,
+        np.arange(columns + 1),
         np.arange(rows + 1),
         np.ma.masked_invalid(values),
         vmin=vmin,

@@ -1,4 +1,4 @@
-"""The report: one HTML file that holds everything a study found and how, and needs nothing else."""
+"""Reports of a stored study: a self-contained HTML page, figures, tables and exported adapters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from peftprune.study.stored_study import StoredStudy
 
 
-def write_report(comparison: StoredStudy, path: str | Path, baseline: str | None = None) -> Path:
-    """Write a study's report. The same store gives the same bytes.
+def write_report(study: StoredStudy, path: str | Path, baseline: str | None = None) -> Path:
+    """Writes a study's report, one HTML file. The same stored results give the same bytes.
 
     Args:
-        comparison: a stored study; arms that failed or are still to run are named as such.
-        path: the HTML file; its folder is made where it is missing.
-        baseline: label of the method that the others are held against; by default the first one.
+        study: a stored study; the report lists failed and pending arms.
+        path: the HTML file; its folder is created if missing.
+        baseline: label of the method that the others are compared with; by default the first one.
 
     Returns:
         The path.
@@ -26,5 +26,5 @@ def write_report(comparison: StoredStudy, path: str | Path, baseline: str | None
     from peftprune.files import write_output
     from peftprune.report.html.page import render
 
-    write_output(Path(path), render(comparison, baseline).encode())
+    write_output(Path(path), render(study, baseline).encode())
     return Path(path)

@@ -1,30 +1,26 @@
-"""Figures of a stored study: each kind lays out what `peftprune.plots` draws, one panel a part of the study."""
+"""Figures of a stored study, drawn by `peftprune.plots`, one panel per part of the study."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from peftprune import plots
-from peftprune.analysis.differences import against
-from peftprune.analysis.frontier import frontier
-from peftprune.analysis.history import costs, history, trace
-from peftprune.analysis.pooled import average_ranks
+from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure
-from peftprune.analysis.runs import arm_rows, site_rows
-from peftprune.analysis.stability import stability
+from peftprune.analysis.runs import KEY, in_cell
 from peftprune.errors import UsageError
+from peftprune.report.findings import in_words
+from peftprune.study.stored_study import StoredStudy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from peftprune.study.stored_study import StoredStudy
 
 KINDS: Mapping[str, str] = {
     "ranks": "Final ranks, mean of the seeds",
@@ -39,44 +35,41 @@ KINDS: Mapping[str, str] = {
     "cost": "Seconds by phase, relative to the first method",
     "average-ranks": "Average rank over tasks, with the critical difference",
 }
-"""Kind to what it shows."""
+"""Maps each kind to its title."""
 
 FORMATS = (".png", ".pdf", ".svg")
 
+_GROUP = ["task", "budget", "method"]
+
 _FULL = 0.995
-"""A site counts as sparse below this density: a few entries are zero by chance."""
+"""A site is sparse below this density: a few entries are zero by chance."""
 
 _NARROW = 2.45
-"""Inches of a panel of which four stand side by side."""
+"""Width in inches of a panel when four share a row."""
 
 
-def draw(comparison: StoredStudy, kind: str, *, baseline: str | None = None) -> Figure:
-    """Draw one of `KINDS`.
-
-    Args:
-        comparison: a study or a part of one (`Comparison.only`).
-        kind: what to draw.
-        baseline: for "differences"; by default the first method.
+def draw(frames: Frames, kind: str) -> Figure:
+    """Draws one of `KINDS`.
 
     Raises:
-        UsageError: an unknown kind, or one that the study has nothing to show for.
+        UsageError: the kind is unknown, or the study has nothing to show for it.
     """
     if kind not in KINDS:
         close = get_close_matches(kind, KINDS, n=1)
         hint = f"Did you mean {close[0]!r}? " if close else ""
         raise UsageError.of("kind", kind, "is unknown", f"{hint}Kinds: {', '.join(KINDS)}")
-    figure = _differences(comparison, baseline) if kind == "differences" else _DRAWN[kind](comparison)
-    # Once arranged it stays so: every saving would arrange all of it anew.
+    figure = _DRAWN[kind](frames)
+    # Without a layout engine, saving does not repeat the arrangement.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure; the ending names the format.
+    """Writes a figure; the suffix of the path selects the format.
 
     Raises:
-        UsageError: an unknown ending, or a file that cannot be written.
+        UsageError: the suffix is unknown, or the file cannot be written.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
@@ -90,39 +83,38 @@ def save(figure: Figure, path: str | Path) -> Path:
     return target
 
 
-def _ranks(comparison: StoredStudy) -> Figure:
-    allocation = site_rows(comparison)
+def _ranks(frames: Frames) -> Figure:
+    allocation = frames.allocation
     if allocation.empty:
         raise _nothing("ranks", "no finished arm has adapters")
-    named = [_panel(comparison, row) for row in allocation[["task", "budget", "method"]].to_dict("records")]
-    return plots.plot_rank_panels(allocation.assign(method=named), note=_unfinished(comparison))
+    named = [_panel(frames.study, *key) for key in allocation[_GROUP].itertuples(index=False)]
+    return plots.plot_rank_panels(allocation.assign(method=named), note=_unfinished(frames))
 
 
-def _lines(comparison: StoredStudy) -> Figure:
-    found = _grids(comparison, site_rows(comparison), "rank")
+def _lines(frames: Frames) -> Figure:
+    found = _grids(frames, "rank")
     if not found:
         raise _nothing("lines", "no finished arm has adapters")
     figure, axes = plots.facets(list(found), width=_NARROW, height=2.0)
     for ax, grid in zip(axes, found.values(), strict=True):
         plots.rank_lines(ax, grid, list(grid.index), list(grid.columns), legend=False)
     _share_scale(axes)
-    plots.common_legend(figure, axes, note=_unfinished(comparison))
+    plots.common_legend(figure, axes, note=_unfinished(frames))
     return figure
 
 
-def _training(comparison: StoredStudy) -> Figure:
-    """Only for methods whose ranks change after the start."""
-    events = trace(comparison)
+def _training(frames: Frames) -> Figure:
+    """Draws the methods whose ranks change after the start."""
     panels: dict[str, tuple[pd.DataFrame, int]] = {}
-    for (task, budget, method), rows in events.groupby(["task", "budget", "method"], sort=False):
+    last_steps = frames.costs.groupby(_GROUP)["stop"].max().to_dict()
+    for key, rows in frames.trace.groupby(_GROUP, sort=False):
         if rows.groupby(["seed", "site"])["rank"].nunique().max() < 2:
             continue
         totals = pd.concat([_totals(arm) for _, arm in rows.groupby("seed")])
         steps = sorted(set(totals.index))
         seeds = [arm.reindex(steps).ffill() for _, arm in totals.groupby("seed")]
         mean = pd.concat([arm.drop(columns="seed") for arm in seeds]).groupby(level=0).mean()
-        key = {"task": task, "budget": budget, "method": method}
-        panels[_panel(comparison, key)] = (mean, _total_steps(comparison, key))
+        panels[_panel(frames.study, *key)] = (mean, int(last_steps[key]))
     if not panels:
         raise _nothing("training", "no method of the study changes its ranks in training")
     figure, axes = plots.facets(list(panels), width=_NARROW, height=2.0)
@@ -135,21 +127,15 @@ def _training(comparison: StoredStudy) -> Figure:
 
 
 def _totals(arm: pd.DataFrame) -> pd.DataFrame:
-    """Steps × kinds: the ranks of all sites of a kind together, of one arm; and its seed."""
+    """Returns steps × kinds: the total rank of all sites of a kind in one arm; and the arm's seed."""
     by_site = arm.pivot_table(index="step", columns=["kind", "site"], values="rank", sort=False).ffill()
     return by_site.T.groupby(level="kind", sort=False).sum().T.assign(seed=arm["seed"].iloc[0])
 
 
-def _total_steps(comparison: StoredStudy, key: Mapping[str, Any]) -> int:
-    part = comparison.only(**{name: key[name] for name in ("task", "budget", "method")})
-    return int(costs(part)["stop"].max())
-
-
-def _stability(comparison: StoredStudy) -> Figure:
-    frame = stability(comparison)
-    panels: dict[str, pd.DataFrame] = {}
-    for (task, budget), rows in frame.groupby(["task", "budget"], sort=False):
-        names = [m for m in comparison.methods if m in {*rows["method"], *rows["other_method"]}]
+def _stability(frames: Frames) -> Figure:
+    study, panels = frames.study, dict[str, pd.DataFrame]()
+    for (task, budget), rows in frames.stability.groupby(["task", "budget"], sort=False):
+        names = [m for m in study.methods if m in {*rows["method"], *rows["other_method"]}]
         for quantity in ("ranks", "sites", "components"):
             means = rows.groupby(["method", "other_method"])[quantity].mean()
             grid = pd.DataFrame(np.nan, index=names, columns=names)
@@ -158,22 +144,22 @@ def _stability(comparison: StoredStudy) -> Figure:
                 grid.loc[a, b] = grid.loc[b, a] = row[quantity]
             known = grid.notna().any()
             if known.any():
-                panels[", ".join([quantity, *_cell(comparison, task, budget)])] = grid.loc[known, known]
+                panels[", ".join([quantity, *_cell(study, task, budget)])] = grid.loc[known, known]
     if not panels:
-        raise _nothing("stability", "it takes two finished arms that share a method or a seed")
+        raise _nothing("stability", "it requires two finished arms that share a method or a seed")
     size = max(2.6, 0.42 * max(len(grid) for grid in panels.values()) + 1.4)
     figure, axes = plots.facets(list(panels), width=min(size + 0.6, 9.5), height=size)
-    # A square matrix leaves its labels less room than the layout reckons with.
+    # A square matrix leaves its labels less room than the layout assumes.
     figure.set_layout_engine("constrained", w_pad=0.12)
     for ax, grid in zip(axes, panels.values(), strict=True):
         plots.overlap_matrix(ax, grid.to_numpy(), list(grid.columns))
     return figure
 
 
-def _density(comparison: StoredStudy) -> Figure:
+def _density(frames: Frames) -> Figure:
     found = {
         title: grid
-        for title, grid in _grids(comparison, site_rows(comparison), "density").items()
+        for title, grid in _grids(frames, "density").items()
         if float(np.nanmin(grid.to_numpy(float), initial=1.0)) < _FULL
     }
     if not found:
@@ -184,11 +170,11 @@ def _density(comparison: StoredStudy) -> Figure:
     return figure
 
 
-def _sharing(comparison: StoredStudy) -> Figure:
-    """One panel an arm, since who shares differs from seed to seed."""
+def _sharing(frames: Frames) -> Figure:
+    """Draws one panel per arm, since sharing differs between seeds."""
     panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
-    allocation = pd.concat([site_rows(cell) for cell in comparison.cells()])
-    for (task, budget, method, seed), rows in allocation.groupby(["task", "budget", "method", "seed"], sort=False):
+    cells = [in_cell(frames.allocation, cell) for cell in frames.study.cells()]
+    for (*key, seed), rows in pd.concat(cells).groupby(KEY, sort=False):
         if not ((rows["shared_with"] != "").any() or (rows["rank"] == 0).any()):
             continue
         ids: dict[frozenset[str], int] = {}
@@ -201,8 +187,7 @@ def _sharing(comparison: StoredStudy) -> Figure:
             else:
                 members = frozenset([row["site"], *row["shared_with"].split(",")])
                 groups.append(ids.setdefault(members, len(ids) + 1))
-        key = {"task": task, "budget": budget, "method": method}
-        title = f"{_panel(comparison, key)}, seed {seed}"
+        title = f"{_panel(frames.study, *key)}, seed {seed}"
         marked = rows.assign(group=groups)
         panels[title] = (_grid(marked, "group"), _grid(marked, "rank"))
     if not panels:
@@ -216,16 +201,15 @@ def _sharing(comparison: StoredStudy) -> Figure:
     return figure
 
 
-def _quality(comparison: StoredStudy) -> Figure:
-    frame = frontier(comparison)
-    frame = frame[frame["params"] > 0]
+def _quality(frames: Frames) -> Figure:
+    frame = frames.frontier[frames.frontier["params"] > 0]
     if frame.empty:
         raise _nothing("quality", "no arm has finished")
     found = dict(iter(frame.groupby("task", sort=False)))
     figure, axes = plots.facets([str(task) for task in found], width=4.5, height=3.0)
     for ax, (task, rows) in zip(axes, found.items(), strict=True):
         metric = rows["metric"].iloc[0]
-        what = measure(comparison.only(task=str(task)), metric)
+        what = measure(frames.study, str(task), metric)
         plots.quality_against_parameters(
             ax,
             rows["params"].to_numpy(),
@@ -243,12 +227,11 @@ def _quality(comparison: StoredStudy) -> Figure:
     return figure
 
 
-def _curves(comparison: StoredStudy) -> Figure:
-    losses = history(comparison)
-    if losses.empty:
+def _curves(frames: Frames) -> Figure:
+    if frames.history.empty:
         raise _nothing("curves", "no arm has finished")
-    found = dict(iter(losses.groupby(["task", "budget"], sort=False)))
-    figure, axes = plots.facets([_cell_title(comparison, *key) for key in found], width=4.5, height=3.0)
+    found = dict(iter(frames.history.groupby(["task", "budget"], sort=False)))
+    figure, axes = plots.facets([_cell_title(frames.study, *key) for key in found], width=4.5, height=3.0)
     for ax, rows in zip(axes, found.values(), strict=True):
         series = {}
         for method, logged in rows.groupby("method", sort=False):
@@ -259,14 +242,12 @@ def _curves(comparison: StoredStudy) -> Figure:
     return figure
 
 
-def _differences(comparison: StoredStudy, baseline: str | None) -> Figure:
-    frame = against(comparison, baseline)
-    if frame.empty:
-        raise _nothing("differences", "it takes two methods that finished the same seed")
-    baseline = str(frame["baseline"].iloc[0])
-    others = [m for m in comparison.methods if m != baseline]
-    found = dict(iter(frame.groupby(["task", "budget", "metric"], sort=False)))
-    titles = [", ".join([str(metric), *_cell(comparison, task, budget)]) for task, budget, metric in found]
+def _differences(frames: Frames) -> Figure:
+    if frames.against.empty:
+        raise _nothing("differences", "it requires two methods that finished the same seed")
+    others = [m for m in frames.study.methods if m != frames.baseline]
+    found = dict(iter(in_words(frames.against).groupby(["task", "budget", "metric"], sort=False)))
+    titles = [", ".join([str(metric), *_cell(frames.study, task, budget)]) for task, budget, metric in found]
     figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
     for ax, ((_, _, metric), rows) in zip(axes, found.items(), strict=True):
         placed = rows.set_index("method").reindex(others)
@@ -279,36 +260,35 @@ def _differences(comparison: StoredStudy, baseline: str | None) -> Figure:
             detectable=placed["detectable"].to_numpy(),
             verdicts=placed["verdict"].fillna("").tolist(),
             metric=str(metric),
-            baseline=baseline,
+            baseline=frames.baseline,
         )
     return figure
 
 
-def _cost(comparison: StoredStudy) -> Figure:
-    spent = costs(comparison)
-    if spent.empty:
+def _cost(frames: Frames) -> Figure:
+    if frames.costs.empty:
         raise _nothing("cost", "no arm has finished")
-    found = dict(iter(spent.groupby(["task", "budget"], sort=False)))
-    titles = [_cell_title(comparison, *key) for key in found]
-    figure, axes = plots.facets(titles, width=9.0, height=0.3 * len(comparison.methods) + 0.9)
+    methods = frames.study.methods
+    found = dict(iter(frames.costs.groupby(["task", "budget"], sort=False)))
+    titles = [_cell_title(frames.study, *key) for key in found]
+    figure, axes = plots.facets(titles, width=9.0, height=0.3 * len(methods) + 0.9)
     for ax, rows in zip(axes, found.values(), strict=True):
         seeds = rows.groupby("method")["seed"].nunique()
         spent = rows.pivot_table(index="method", columns="phase", values="seconds", aggfunc="sum", sort=False)
         spent = spent.div(seeds, axis=0)
-        first = next(m for m in comparison.methods if m in spent.index)
-        relative = (spent / spent.loc[first].sum()).reindex(comparison.methods)
+        first = next(m for m in methods if m in spent.index)
+        relative = (spent / spent.loc[first].sum()).reindex(methods)
         phases = [p for p in relative.columns if p != "evaluation"] + ["evaluation"]
         values = {str(phase): relative[phase].to_numpy() for phase in phases}
-        plots.cost_by_phase(ax, comparison.methods, values, unit=f"seconds, {first} = 1", legend=False)
+        plots.cost_by_phase(ax, methods, values, unit=f"seconds, {first} = 1", legend=False)
     plots.common_legend(figure, axes)
     return figure
 
 
-def _average_ranks(comparison: StoredStudy) -> Figure:
-    frame = average_ranks(comparison)
-    if frame.empty:
-        raise _nothing("average-ranks", "it takes two methods that finished two tasks")
-    found = dict(iter(frame.groupby("budget", sort=False)))
+def _average_ranks(frames: Frames) -> Figure:
+    if frames.average_ranks.empty:
+        raise _nothing("average-ranks", "it requires two methods that finished two tasks")
+    found = dict(iter(frames.average_ranks.groupby("budget", sort=False)))
     height = 0.14 * max(len(rows) for rows in found.values()) + 1.2
     titles = [f"{rows['tasks'].iloc[0]} tasks, {_spaced(budget)}" for budget, rows in found.items()]
     figure, axes = plots.facets(titles, width=6.5, height=height)
@@ -318,7 +298,7 @@ def _average_ranks(comparison: StoredStudy) -> Figure:
     return figure
 
 
-_DRAWN: Mapping[str, Callable[[StoredStudy], Figure]] = {
+_DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
     "ranks": _ranks,
     "lines": _lines,
     "training": _training,
@@ -327,46 +307,45 @@ _DRAWN: Mapping[str, Callable[[StoredStudy], Figure]] = {
     "sharing": _sharing,
     "quality": _quality,
     "curves": _curves,
+    "differences": _differences,
     "cost": _cost,
     "average-ranks": _average_ranks,
 }
 
 
-def _cell(comparison: StoredStudy, task: object, budget: object) -> list[str]:
-    """Task and budget, each only where the study has several."""
-    return [str(task)] * (len(comparison.tasks) > 1) + [_spaced(budget)] * (len(comparison.budgets) > 1)
+def _cell(study: StoredStudy, task: object, budget: object) -> list[str]:
+    """Returns task and budget, each only where the study has several."""
+    return [str(task)] * (len(study.tasks) > 1) + [_spaced(budget)] * (len(study.budgets) > 1)
 
 
 def _spaced(budget: object) -> str:
-    """A budget's label that can be broken into lines."""
+    """Returns a budget's label that can be wrapped."""
     return str(budget).replace(",", ", ")
 
 
-def _cell_title(comparison: StoredStudy, task: object, budget: object) -> str:
-    return ", ".join(_cell(comparison, task, budget)) or str(task)
+def _cell_title(study: StoredStudy, task: object, budget: object) -> str:
+    return ", ".join(_cell(study, task, budget)) or str(task)
 
 
-def _panel(comparison: StoredStudy, key: Mapping[Any, Any]) -> str:
-    return ", ".join([str(key["method"]), *_cell(comparison, key["task"], key["budget"])])
+def _panel(study: StoredStudy, task: object, budget: object, method: object) -> str:
+    return ", ".join([str(method), *_cell(study, task, budget)])
 
 
-def _grids(comparison: StoredStudy, allocation: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
-    """Panel title to layers × kinds, averaged over seeds."""
-    return {
-        _panel(comparison, {"task": task, "budget": budget, "method": method}): _grid(rows, column)
-        for (task, budget, method), rows in allocation.groupby(["task", "budget", "method"], sort=False)
-    }
+def _grids(frames: Frames, column: str) -> dict[str, pd.DataFrame]:
+    """Maps panel titles to layers × kinds, averaged over seeds."""
+    groups = frames.allocation.groupby(_GROUP, sort=False)
+    return {_panel(frames.study, *key): _grid(rows, column) for key, rows in groups}
 
 
 def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Layers × kinds, averaged over seeds; NaN where there is no site."""
+    """Returns layers × kinds, averaged over seeds; NaN where there is no site."""
     layers = range(int(rows["layer"].max()) + 1)
     means = rows.assign(value=rows[column].astype(float)).groupby(["layer", "kind"], sort=False)["value"].mean()
     return means.unstack("kind").reindex(index=layers, columns=list(rows["kind"].unique()))
 
 
 def _maps(grids: Mapping[str, pd.DataFrame], cell: float = 0.3) -> tuple[Figure, list[Axes]]:
-    """Panels for heat maps, as large as the largest of them needs."""
+    """Returns panels for heat maps, each as large as the largest grid needs."""
     columns = max(grid.shape[1] for grid in grids.values())
     layers = max(grid.shape[0] for grid in grids.values())
     width = min(max(cell * columns + 0.8, 2.2), 6.0)
@@ -379,17 +358,14 @@ def _share_scale(axes: Sequence[Axes]) -> None:
         ax.set_ylim(top=top)
 
 
-def _unfinished(comparison: StoredStudy) -> str:
-    """Which methods have no panel because none of their arms has finished; empty where there is none."""
-    runs = arm_rows(comparison)
-    names: dict[str, list[str]] = {"failed": [], "pending": []}
-    for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
-        states = [str(status).partition(":")[0] for status in arms["status"]]
+def _unfinished(frames: Frames) -> str:
+    """Returns a note on the methods that have no panel because none of their arms has finished."""
+    names: dict[str, list[str]] = {"failed": [], "not finished": []}
+    for key, arms in frames.runs.groupby(_GROUP, sort=False):
+        states = {str(status).partition(":")[0] for status in arms["status"]}
         if "done" not in states:
-            key = {"task": task, "budget": budget, "method": method}
-            names["failed" if "failed" in states else "pending"].append(_panel(comparison, key))
-    said = {"failed": "failed, hence not shown: ", "pending": "not finished, hence not shown: "}
-    return "; ".join(said[state] + "; ".join(found) for state, found in names.items() if found)
+            names["failed" if "failed" in states else "not finished"].append(_panel(frames.study, *key))
+    return "; ".join(f"{state}, therefore not shown: {'; '.join(found)}" for state, found in names.items() if found)
 
 
 def _nothing(kind: str, why: str) -> UsageError:

@@ -1,44 +1,57 @@
-"""The question of a study and its answer, in words."""
+"""The question of a study and its answers, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from peftprune.analysis.runs import arm_rows, method_rows
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
-
-
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from peftprune.analysis.frames import Frames
+from peftprune.analysis.runs import in_cell
 from peftprune.report.table import missing, p_text, rounded, span
+from peftprune.stats import Verdict
 from peftprune.study.stored_study import StoredStudy
 
-_DECIDED = ("better", "worse")
-_POWERLESS = "cannot reach significance"
+_WORDS = {
+    Verdict.BETTER: "better",
+    Verdict.WORSE: "worse",
+    Verdict.NOT_DISTINGUISHABLE: "not distinguishable at this size",
+    Verdict.CANNOT_REACH_SIGNIFICANCE: "cannot reach significance with {size}",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One method's outcome: its label, the verdict, and the numbers behind it in a sentence."""
+    """One method's outcome.
+
+    Attributes:
+        method: its label.
+        verdict: the outcome.
+        size: number of pairs or seeds behind it, such as "2 seeds".
+        sentence: the numbers behind it.
+    """
 
     method: str
-    verdict: str
+    verdict: Verdict
+    size: str
     sentence: str
+
+    @property
+    def words(self) -> str:
+        """The verdict in words."""
+        return _WORDS[self.verdict].format(size=self.size)
 
     @property
     def tone(self) -> str:
         """ "better", "worse" or "open": how the page marks it."""
-        return self.verdict if self.verdict in _DECIDED else "open"
+        return self.words if self.verdict in (Verdict.BETTER, Verdict.WORSE) else "open"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What one task and budget, or several tasks together, say: a headline, findings, and their limits."""
+    """The result for one task and budget, or for several tasks together: a headline, findings, and limits."""
 
     title: str
     headline: str
@@ -46,62 +59,69 @@ class Answer:
     limits: tuple[str, ...]
 
 
+def in_words(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns `Frames.against` or `Frames.pooled`, or rows of it, with verdicts in words."""
+    words = [_WORDS[row["verdict"]].format(size=_size(row)) for row in frame.to_dict("records")]
+    return frame.assign(verdict=words) if words else frame
+
+
 def listed(names: Sequence[str], last: str = "and") -> str:
-    """`a, b and c`."""
+    """Returns `a, b and c`."""
     return " ".join([", ".join(names[:-1]), last, names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def budget_in_words(label: str) -> str:
+    """Returns a budget's label for a title."""
+    return "each method's published setting" if label == "paper" else f"budget {label.replace(',', ', ')}"
+
+
 def cell_title(cell: StoredStudy) -> str:
-    """Task and budget of one cell."""
+    """Returns task and budget of one cell in words."""
     return f"{cell.tasks[0]}, {budget_in_words(cell.budgets[0])}"
 
 
-def question(comparison: StoredStudy, baseline: str) -> str:
-    """What the study asks."""
-    tasks = listed(comparison.tasks)
-    budgets = listed([budget_in_words(b) for b in comparison.budgets])
-    others = [m for m in comparison.methods if m != baseline]
+def question(study: StoredStudy, baseline: str) -> str:
+    """Returns the question that a study answers."""
+    tasks = listed(study.tasks)
+    budgets = listed([budget_in_words(b) for b in study.budgets])
+    others = [m for m in study.methods if m != baseline]
     if not others:
-        return f"How does {baseline} do on {tasks} under {budgets}?"
+        return f"How does {baseline} perform on {tasks}, under {budgets}?"
     verb = "Does" if len(others) == 1 else "Do"
-    shared = "the same steps and settings" if "paper" not in comparison.budgets else "the same data and seeds"
-    return f"{verb} {listed(others)} do better than {baseline} on {tasks}, under {budgets} with {shared}?"
+    shared = "the same steps and settings" if "paper" not in study.budgets else "the same data and seeds"
+    return f"{verb} {listed(others)} perform better than {baseline} on {tasks}, under {budgets} with {shared}?"
 
 
-def cell_answer(cell: StoredStudy, frame: pd.DataFrame, baseline: str) -> Answer:
-    """What one task and budget say.
-
-    Args:
-        cell: the study, restricted to one task and one budget.
-        frame: its rows of `Comparison.against`.
-        baseline: the method that the others are held against.
-    """
-    metric = cell.metrics[0]
-    rows = frame[frame["metric"] == metric].to_dict("records")
-    findings = tuple(Finding(r["method"], r["verdict"], _difference(r, metric)) for r in rows)
-    limits = [*_size_limits(cell, rows), *_unfinished(cell)]
-    return Answer(cell_title(cell), _headline(cell, findings, baseline), findings, tuple(limits))
+def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
+    """Returns the result for one task and budget, a cell of the study."""
+    metric, rows = cell.metrics[0], in_cell(frames.against, cell)
+    found = rows[rows["metric"] == metric].to_dict("records")
+    findings = tuple(Finding(r["method"], r["verdict"], _size(r), _difference(r, metric)) for r in found)
+    runs = in_cell(frames.runs, cell)
+    limits = (*_size_limits(cell, found), *_unfinished(runs))
+    headline = _headline(findings, frames.baseline) if findings else _nothing_compared(cell, runs, frames.baseline)
+    return Answer(cell_title(cell), headline, findings, limits)
 
 
-def pooled_answers(comparison: StoredStudy, pooled: pd.DataFrame, ranks: pd.DataFrame) -> list[Answer]:
-    """What several tasks say together, one answer a budget; none for a single task or where nothing is finished."""
-    if len(comparison.tasks) < 2:
+def pooled_answers(frames: Frames) -> list[Answer]:
+    """Returns the results over several tasks, one per budget; none for a single task or where nothing is finished."""
+    if len(frames.study.tasks) < 2:
         return []
     found = []
-    for budget, rows in pooled.groupby("budget", sort=False):
-        baseline = rows["baseline"].iloc[0]
-        findings = tuple(Finding(r["method"], r["verdict"], _gain(r)) for r in rows.to_dict("records"))
+    for budget, rows in frames.pooled.groupby("budget", sort=False):
+        findings = tuple(Finding(r["method"], r["verdict"], _size(r), _gain(r)) for r in rows.to_dict("records"))
         title = f"All tasks together, {budget_in_words(str(budget))}"
-        limits = (_ranks(ranks[ranks["budget"] == budget]), "This speaks of these tasks, not of new ones.")
-        found.append(Answer(title, _told(findings, baseline), findings, tuple(filter(None, limits))))
+        ranks = frames.average_ranks[frames.average_ranks["budget"] == budget]
+        limits = (_ranks(ranks), "This result describes these tasks, not new ones.")
+        found.append(Answer(title, _headline(findings, frames.baseline), findings, tuple(filter(None, limits))))
     return found
 
 
 def detectable(frame: pd.DataFrame) -> tuple[str, ...]:
-    """What differences a study of this size could have found, one sentence a metric.
+    """Returns the smallest detectable differences, one sentence per metric.
 
     Args:
-        frame: rows of `Comparison.against` of one task and budget.
+        frame: rows of `Frames.against` of one task and budget.
     """
     found = []
     for metric, rows in frame.groupby("metric", sort=False):
@@ -109,46 +129,44 @@ def detectable(frame: pd.DataFrame) -> tuple[str, ...]:
         same = rows[rows["detectable"].isna()]["method"].tolist()
         if known:
             least = listed([f"{rounded(r['detectable'], 4)} for {r['method']}" for r in known])
-            found.append(f"In {metric}, with a power of 0.8, this study finds a true difference of {least}.")
+            found.append(f"In {metric}, with a power of 0.8, this study detects a true difference of {least}.")
         if same:
-            whom = rows["baseline"].iloc[0]
-            found.append(f"In {metric}, {listed(same)} and {whom} agree on every example, which shows no noise.")
+            baseline = rows["baseline"].iloc[0]
+            found.append(f"In {metric}, {listed(same)} and {baseline} agree on every example: no noise to estimate.")
     return tuple(found)
 
 
-def _headline(cell: StoredStudy, findings: Sequence[Finding], baseline: str) -> str:
-    if findings:
-        return _told(findings, baseline)
+def _nothing_compared(cell: StoredStudy, runs: pd.DataFrame, baseline: str) -> str:
     if cell.methods == [baseline]:
         return f"The study has one method, {baseline}: there is nothing to compare it with."
-    statuses = method_rows(cell).set_index("method")["seeds"]
-    if not statuses[baseline]:
-        return f"No run of {baseline} has finished here, so nothing can be held against it."
+    if baseline not in set(runs[runs["status"] == "done"]["method"]):
+        return f"No run of {baseline} has finished here, so there is nothing to compare with."
     return f"No other method has finished a seed that {baseline} has finished too: nothing can be compared yet."
 
 
-def _told(findings: Sequence[Finding], baseline: str) -> str:
-    groups = {tone: [f.method for f in findings if f.tone == tone] for tone in (*_DECIDED, "open")}
-    if all(f.verdict.startswith(_POWERLESS) for f in findings):
-        sizes = dict.fromkeys(f.verdict.removeprefix(_POWERLESS).removeprefix(" with ") for f in findings)
-        return (
-            f"This study cannot tell any method apart from {baseline}: it {_POWERLESS} with {listed([*sizes], 'or')}."
-        )
-    parts = [f"{listed(groups[t])} {_are(groups[t])} {t} than {baseline}" for t in _DECIDED if groups[t]]
+def _headline(findings: Sequence[Finding], baseline: str) -> str:
+    if all(f.verdict is Verdict.CANNOT_REACH_SIGNIFICANCE for f in findings):
+        sizes = listed([*dict.fromkeys(f.size for f in findings)], "or")
+        words = _WORDS[Verdict.CANNOT_REACH_SIGNIFICANCE].format(size=sizes)
+        return f"This study cannot distinguish any method from {baseline}: it {words}."
+    groups = {tone: [f.method for f in findings if f.tone == tone] for tone in ("better", "worse", "open")}
+    open_ = groups.pop("open")
+    parts = [f"{listed(m)} {'is' if len(m) == 1 else 'are'} {tone} than {baseline}" for tone, m in groups.items() if m]
     if not parts:
-        who = "No method" if len(findings) > 1 else findings[0].method
-        return f"{who} {'can' if len(findings) > 1 else 'cannot'} be told apart from {baseline}."
-    if groups["open"]:
-        parts.append(f"{listed(groups['open'])} cannot be told apart from it")
+        who = "No method is" if len(findings) > 1 else f"{findings[0].method} is not"
+        return f"{who} distinguishable from {baseline}."
+    if open_:
+        parts.append(f"{listed(open_)} {'is' if len(open_) == 1 else 'are'} not distinguishable from it")
     return "; ".join(parts) + "."
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
+def _size(row: Mapping[Any, Any]) -> str:
+    """Returns the number of pairs or seeds behind a row of `Frames.pooled` or `Frames.against`."""
+    return _counted(row["pairs"], "pair") if "pairs" in row else _counted(row["seeds"], "seed")
 
 
-def _are(names: Sequence[str]) -> str:
-    return "is" if len(names) == 1 else "are"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _difference(row: Mapping[Any, Any], metric: str) -> str:
@@ -160,8 +178,8 @@ def _difference(row: Mapping[Any, Any], metric: str) -> str:
 def _gain(row: Mapping[Any, Any]) -> str:
     interval = "" if missing(row["low"]) else f"95 % interval {span(row['low'], row['high'])}, "
     return (
-        f"{rounded(row['gain'], 4, True)} on average over {_counted(row['pairs'], 'pair')} of "
-        f"{_counted(row['tasks'], 'task')} ({interval}p = {p_text(row['p_holm'])} after Holm)"
+        f"{rounded(row['gain'], 4, True)} on average over {_size(row)} of {_counted(row['tasks'], 'task')} "
+        f"({interval}p = {p_text(row['p_holm'])} after Holm)"
     )
 
 
@@ -177,32 +195,23 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
     ]
     known = [(r["detectable"], r["method"]) for r in rows if not missing(r["detectable"])]
     if known:
-        (least, best), (most, worst) = min(known), max(known)
-        which = (
-            rounded(least, 4) if len(known) == 1 else f"{rounded(least, 4)} ({best}) to {rounded(most, 4)} ({worst})"
-        )
+        ends = list(dict.fromkeys([min(known), max(known)]))
+        which = " to ".join(rounded(value, 4) + f" ({method})" * (len(known) > 1) for value, method in ends)
         found.append(
-            f"The smallest true difference in {cell.metrics[0]} that a study of this size finds with a power of 0.8 is "
-            f"{which}; smaller ones are found less often."
+            f"The smallest true difference in {cell.metrics[0]} that a study of this size detects with a power of 0.8 "
+            f"is {which}; smaller ones are detected less often."
         )
     if 1 in seeds:
-        found.append("With one seed, intervals speak of the two trained models, not of the methods.")
+        found.append("With one seed, intervals describe the two trained models, not the methods.")
     return found
 
 
-def _unfinished(cell: StoredStudy) -> list[str]:
-    runs = arm_rows(cell)
-    open_ = runs[runs["status"] != "done"].to_dict("records")
-    names = {
-        what: [f"{r['method']} (seed {r['seed']})" for r in open_ if (r["status"] == "pending") == (what == "pending")]
-        for what in ("failed", "pending")
-    }
-    found = []
-    if names["failed"]:
-        found.append(f"Failed, hence not counted: {listed(names['failed'])}.")
-    if names["pending"]:
-        found.append(f"Not finished, hence not counted: {listed(names['pending'])}.")
-    return found
+def _unfinished(runs: pd.DataFrame) -> list[str]:
+    names: dict[str, list[str]] = {"Failed": [], "Not finished": []}
+    for run in runs[runs["status"] != "done"].to_dict("records"):
+        group = "Not finished" if run["status"] == "pending" else "Failed"
+        names[group].append(f"{run['method']} (seed {run['seed']})")
+    return [f"{group}, therefore not counted: {listed(arms)}." for group, arms in names.items() if arms]
 
 
 def _ranks(frame: pd.DataFrame) -> str:
@@ -211,9 +220,4 @@ def _ranks(frame: pd.DataFrame) -> str:
     placed = frame.sort_values("average_rank", kind="stable")
     ranks = listed([f"{r['method']} {rounded(r['average_rank'], 2)}" for r in placed.to_dict("records")])
     least = rounded(frame["critical_difference"].iloc[0], 2)
-    return f"Average ranks: {ranks}. Ranks closer than {least} (Nemenyi, 0.05) cannot be told apart."
-
-
-def budget_in_words(label: str) -> str:
-    """A budget's label as a title says it."""
-    return "each method's published setting" if label == "paper" else f"budget {label.replace(',', ', ')}"
+    return f"Average ranks: {ranks}. Ranks closer than {least} (Nemenyi, 0.05) are not distinguishable."

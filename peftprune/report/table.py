@@ -1,7 +1,7 @@
-"""Tables as they are shown: which columns a frame has for a reader, and how its values are written.
+"""Tables for readers: which columns of a frame are shown and how values are written, for any output format.
 
-A view keeps, beside every number's text, the number itself at full precision and its place in the frame, so that what
-is shown can be held against the store.
+Beside the text of a number, a table holds its exact value and its place in the frame, so that what is shown can be
+compared with the store.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 NONE = "–"
-"""What stands where there is no value."""
+"""The text of a missing value."""
 
 Record = Mapping[Any, Any]
 """A row of a frame, by column."""
@@ -22,7 +22,7 @@ Record = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a cell: its `text`, and the `column` and exact `value` of the number it shows, if it shows one."""
+    """A piece of a cell: its `text`, and the `column` and exact `value` of the number it shows, if any."""
 
     text: str
     column: str = ""
@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one field: `parts` side by side, and `below` them, in smaller type."""
+    """The contents of a field: `parts` side by side, and `below` them, in smaller type."""
 
     parts: tuple[Part, ...]
     below: tuple[Part, ...] = ()
@@ -44,103 +44,137 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, how a record of the frame becomes a cell, and whether it is aligned as numbers are."""
+    """A column.
+
+    Attributes:
+        title: its heading.
+        cell: converts a record of the frame into a cell.
+        numeric: aligned right.
+        detail: left out on a terminal, where space is short.
+    """
 
     title: str
     cell: Callable[[Record], Cell]
     numeric: bool = True
+    detail: bool = False
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: the frame's index, and the cells."""
+    """One row: its index in the frame, and the cells."""
 
     key: str
     cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
-class View:
+class Table:
     """A table to be shown.
 
     Attributes:
         caption: what the table holds.
-        place: of which part of the study, in words; empty where the caption says all.
-        frame: the frame that its numbers are from.
         columns, rows: what is shown.
+        frame: name of the frame that the numbers are from.
+        place: the part of the study, in words; empty where the caption suffices.
         note: how to read it.
+        detail: how to read the detail columns and the second lines of cells.
     """
 
     caption: str
-    place: str
-    frame: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    frame: str = ""
+    place: str = ""
     note: str = ""
+    detail: str = ""
 
 
-def view(
-    caption: str, name: str, frame: pd.DataFrame, columns: Sequence[Column], note: str = "", place: str = ""
-) -> View:
-    """Lay out a frame. Its index is kept as the rows' keys, so a part of a frame keeps its place in the whole."""
-    records = frame.to_dict("records")
-    rows = (
-        Row(str(key), tuple(column.cell(record) for column in columns))
-        for key, record in zip(frame.index, records, strict=True)
-    )
-    return View(caption, place, name, tuple(columns), tuple(rows), note)
+def table(
+    caption: str,
+    rows: pd.DataFrame | Sequence[Record],
+    columns: Sequence[Column],
+    *,
+    frame: str = "",
+    place: str = "",
+    note: str = "",
+    detail: str = "",
+) -> Table:
+    """Lays out rows. The index of a frame becomes the rows' keys, so a part of a frame keeps its place in the whole."""
+    named = zip(rows.index, rows.to_dict("records"), strict=True) if isinstance(rows, pd.DataFrame) else enumerate(rows)
+    shown = (Row(str(key), tuple(column.cell(record) for column in columns)) for key, record in named)
+    return Table(caption, tuple(columns), tuple(shown), frame, place, note, detail)
 
 
-def facts(caption: str, name: str, values: Mapping[str, Any], note: str = "") -> View:
-    """Names and values, one a row."""
-    frame = pd.DataFrame({"name": list(values), "value": list(values.values())}, index=list(values), dtype=object)
-    title = Column("", lambda record: Cell((Part(str(record["name"]).replace("_", " ")),)), numeric=False)
-    return view(caption, name, frame, (title, plain("value", "value")), note)
+def facts(caption: str, frame: str, values: Mapping[str, Any], note: str = "") -> Table:
+    """Lays out names and values, one pair per row."""
+    rows = pd.DataFrame({"name": list(values), "value": list(values.values())}, index=list(values), dtype=object)
+    columns = (column("name", "", lambda name: name.replace("_", " "), numeric=False), plain("value"))
+    return table(caption, rows, columns, frame=frame, note=note)
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def words(name: str, title: str | None = None) -> Column:
-    """Text as it is."""
-    return Column(_title(name, title), lambda r: Cell((Part(as_text(r[name])),)), numeric=False)
+def column(
+    name: str,
+    title: str | None,
+    write: Callable[[Any], str],
+    *,
+    numeric: bool = True,
+    detail: bool = False,
+) -> Column:
+    """Returns a column of one value per cell, written by `write`; the title defaults to the name."""
+    heading = name.replace("_", " ") if title is None else title
+    return Column(heading, lambda record: Cell((_part(record, name, write),)), numeric, detail)
 
 
 def plain(name: str, title: str | None = None) -> Column:
-    """Any value; numbers in full."""
-    return Column(_title(name, title), lambda r: Cell((_part(r, name, as_text),)), numeric=False)
+    """Returns a column of any values, numbers in full."""
+    return column(name, title, as_text, numeric=False)
 
 
-def count(name: str, title: str | None = None) -> Column:
-    """A whole number, or a mean of some, with thousands marked."""
-    return Column(_title(name, title), lambda r: Cell((_part(r, name, grouped),)))
+def count(name: str, title: str | None = None, *, detail: bool = False) -> Column:
+    """Returns a column of integers, or means of integers, with thousands separators."""
+    return column(name, title, grouped, detail=detail)
 
 
-def number(name: str, digits: int, title: str | None = None, *, factor: float = 1.0, signed: bool = False) -> Column:
-    """A number times `factor`, rounded for the eye."""
-    return Column(_title(name, title), lambda r: Cell((_part(r, name, lambda v: rounded(v * factor, digits, signed)),)))
+def number(
+    name: str,
+    digits: int,
+    title: str | None = None,
+    *,
+    factor: float = 1.0,
+    signed: bool = False,
+    detail: bool = False,
+) -> Column:
+    """Returns a column of numbers times `factor`, rounded to `digits` decimals."""
+    return column(name, title, lambda value: rounded(value * factor, digits, signed), detail=detail)
 
 
-def p_value(name: str, title: str) -> Column:
-    """A p, bounded from below where it would round to nothing."""
-    return Column(title, lambda r: Cell((_part(r, name, p_text),)))
+def percent(name: str, title: str | None = None, digits: int = 2) -> Column:
+    """Returns a column of shares in percent."""
+    return column(name, title, lambda value: f"{value:.{digits}%}")
 
 
-def interval(low: str, high: str, title: str, digits: int = 4, *, signed: bool = True) -> Column:
-    """Both ends of an interval."""
-    return Column(title, lambda r: Cell(_ends(r, low, high, digits, signed)))
+def p_value(name: str, title: str, *, detail: bool = False) -> Column:
+    """Returns a column of p-values."""
+    return column(name, title, p_text, detail=detail)
+
+
+def interval(low: str = "low", high: str = "high", *, signed: bool = True) -> Column:
+    """Returns a column of 95 % intervals."""
+    return Column("95 % interval", lambda record: Cell(_bounds(record, low, high, signed)))
 
 
 def score(metric: str) -> Column:
-    """Mean and standard deviation over seeds, with the mean's interval below."""
-    low, high = f"{metric}_low", f"{metric}_high"
+    """Returns a column of means and standard deviations over seeds, with the mean's interval below."""
 
     def cell(record: Record) -> Cell:
         parts = [_part(record, f"{metric}_mean", lambda v: rounded(v, 4))]
         if not missing(record[f"{metric}_std"]):
             parts += [Part(" ± "), _part(record, f"{metric}_std", lambda v: rounded(v, 4))]
-        below = () if missing(record[f"{metric}_mean"]) else (Part("95 %: "), *_ends(record, low, high, 4, False))
-        return Cell(tuple(parts), below)
+        bounds = _bounds(record, f"{metric}_low", f"{metric}_high", signed=False)
+        return Cell(tuple(parts), () if missing(record[f"{metric}_mean"]) else (Part("95 %: "), *bounds))
 
     return Column(metric, cell)
 
@@ -149,12 +183,12 @@ def score(metric: str) -> Column:
 
 
 def missing(value: Any) -> bool:
-    """Whether there is no value: None, NaN or pandas' NA."""
+    """Returns whether a value is None, NaN or pandas' NA."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
 
 
 def exact(value: Any) -> str:
-    """A number so that reading it back gives the same number; empty for anything else."""
+    """Returns a number as text that reads back as the same number; an empty string for anything else."""
     if missing(value) or isinstance(value, bool | str):
         return ""
     found = value.item() if hasattr(value, "item") else value
@@ -162,7 +196,7 @@ def exact(value: Any) -> str:
 
 
 def as_text(value: Any) -> str:
-    """Any value in words."""
+    """Returns any value as text."""
     if missing(value):
         return NONE
     if isinstance(value, bool):
@@ -175,27 +209,23 @@ def as_text(value: Any) -> str:
 
 
 def grouped(value: Any) -> str:
-    """A number without decimals, thousands marked by commas."""
+    """Returns a number without decimals, with thousands separators."""
     return value if isinstance(value, str) else f"{value:,.0f}".replace("-", "−")
 
 
 def rounded(value: float, digits: int, signed: bool = False) -> str:
-    """A number with so many decimals; `signed` writes a plus as well. What rounds to zero has no minus."""
+    """Returns a number with `digits` decimals; `signed` writes a plus as well. Zero after rounding has no minus."""
     return f"{round(value, digits) + 0.0:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
 def p_text(value: float) -> str:
-    """A p with three decimals."""
+    """Returns a p-value with three decimals."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def span(low: float, high: float, digits: int = 4) -> str:
-    """An interval with signs, in words."""
-    return f"{rounded(low, digits, True)} to {rounded(high, digits, True)}"
-
-
-def _title(name: str, title: str | None) -> str:
-    return name.replace("_", " ") if title is None else title
+def span(low: float, high: float) -> str:
+    """Returns an interval with signs, in words."""
+    return f"{rounded(low, 4, True)} to {rounded(high, 4, True)}"
 
 
 def _part(record: Record, name: str, write: Callable[[Any], str]) -> Part:
@@ -203,11 +233,8 @@ def _part(record: Record, name: str, write: Callable[[Any], str]) -> Part:
     return Part(NONE) if missing(value) else Part(write(value), name, exact(value))
 
 
-def _ends(record: Record, low: str, high: str, digits: int, signed: bool) -> tuple[Part, ...]:
+def _bounds(record: Record, low: str, high: str, signed: bool) -> tuple[Part, ...]:
     if missing(record[low]) or missing(record[high]):
         return (Part(NONE),)
-    return (
-        _part(record, low, lambda v: rounded(v, digits, signed)),
-        Part(" to "),
-        _part(record, high, lambda v: rounded(v, digits, signed)),
-    )
+    first, last = (_part(record, name, lambda v: rounded(v, 4, signed)) for name in (low, high))
+    return first, Part(" to "), last

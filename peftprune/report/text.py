@@ -1,4 +1,4 @@
-"""A study's tables as text: for papers, for spreadsheets, for programs."""
+"""A study's tables as text: Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from peftprune.analysis.differences import against
-from peftprune.analysis.pooled import average_ranks, pooled
-from peftprune.analysis.runs import method_rows
+from peftprune.analysis.frames import Frames
+from peftprune.analysis.runs import in_cell
 from peftprune.errors import UsageError
-from peftprune.report.findings import cell_title
-from peftprune.report.table import View
-from peftprune.report.tables import paper_table
+from peftprune.report.findings import cell_title, in_words
+from peftprune.report.study_tables import paper_table
+from peftprune.report.table import Table
 from peftprune.study.stored_study import StoredStudy
 
 _DIFFERENCE = {
@@ -40,41 +39,72 @@ _LATEX = {
 }
 
 
-def table_text(comparison: StoredStudy, format: str, *, baseline: str | None = None) -> str:
-    """A study's table as text.
+def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) -> str:
+    """Returns a study's tables as text.
 
-    "markdown" and "latex" (for the package booktabs) give one table a task and budget, with its title, rounded for the
-    eye. "csv" gives `Comparison.table` at full precision, with the columns of `Comparison.against` for each task's
-    primary metric, their interval as `difference_low` and `difference_high`. "json" gives the rows of table,
-    differences, pooled and average_ranks at full precision, null where there is no value.
+    "markdown" and "latex" (for the package booktabs) give one table per task and budget, with its title, rounded. "csv"
+    gives `Comparison.table` at full precision, with the columns of `Comparison.against` for each task's primary metric,
+    their interval as `difference_low` and `difference_high`. "json" gives the rows of table, differences, pooled and
+    average_ranks at full precision, null where there is no value.
 
     Args:
-        comparison: a stored study.
+        study: a stored study.
         format: "markdown", "latex", "csv" or "json".
-        baseline: label of the method that the others are held against; by default the first one.
+        baseline: label of the method that the others are compared with; by default the first one.
 
     Raises:
-        UsageError: an unknown format, or a baseline that is not in the study.
+        UsageError: the format is unknown, or the baseline is not in the study.
     """
     if format not in _FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Choose among {', '.join(_FORMATS)}")
-    return _FORMATS[format](comparison, baseline)
+    return _FORMATS[format](Frames(study, baseline))
 
 
-def _markdown(comparison: StoredStudy, baseline: str | None) -> str:
-    return "\n".join(map(_markdown_table, _views(comparison, baseline)))
+def _csv(frames: Frames) -> str:
+    return _with_differences(frames).to_csv(index=False, lineterminator="\n")
 
 
-def _markdown_table(view: View) -> str:
-    rules = ["---:" if column.numeric else "---" for column in view.columns]
-    rows = [[c.title for c in view.columns], rules, *([cell.text for cell in row.cells] for row in view.rows)]
-    rows[0], rows[2:] = _escaped(rows[0]), [_escaped(row) for row in rows[2:]]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"**{_markdown_text(view.caption)}**\n\n{lines}\n"
+def _json(frames: Frames) -> str:
+    found = {
+        "table": frames.table,
+        "against": in_words(frames.against),
+        "pooled": in_words(frames.pooled),
+        "average_ranks": frames.average_ranks,
+    }
+    rows = {
+        name: [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
+        for name, frame in found.items()
+    }
+    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def _escaped(row: list[str]) -> list[str]:
-    return [_markdown_text(text) for text in row]
+def _plain(value: Any) -> Any:
+    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _with_differences(frames: Frames) -> pd.DataFrame:
+    """Returns the table, beside it the differences in each task's primary metric."""
+    differences = in_words(frames.against)
+    primary = differences[differences["metric"] == differences["task"].map(frames.study.primary)]
+    keys = ["task", "budget", "method"]
+    beside = primary[[*keys, *_DIFFERENCE]].rename(columns=_DIFFERENCE)
+    return frames.table.merge(beside, on=keys, how="left", validate="one_to_one")
+
+
+def _paper_tables(frames: Frames, write: Callable[[Table], str]) -> str:
+    """Returns one table per task and budget."""
+    whole, cells = _with_differences(frames), frames.study.cells()
+    return "\n".join(write(paper_table(in_cell(whole, cell), cell.metrics, cell_title(cell))) for cell in cells)
+
+
+def _markdown_table(table: Table) -> str:
+    rules = ["---:" if column.numeric else "---" for column in table.columns]
+    rows = [[column.title for column in table.columns], *([cell.text for cell in row.cells] for row in table.rows)]
+    head, *body = [[_markdown_text(text) for text in row] for row in rows]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in (head, rules, *body))
+    return f"**{_markdown_text(table.caption)}**\n\n{lines}\n"
 
 
 def _markdown_text(text: str) -> str:
@@ -83,22 +113,18 @@ def _markdown_text(text: str) -> str:
     return " ".join(text.split())
 
 
-def _latex(comparison: StoredStudy, baseline: str | None) -> str:
-    return "\n".join(map(_latex_table, _views(comparison, baseline)))
-
-
-def _latex_table(view: View) -> str:
+def _latex_table(table: Table) -> str:
     def line(texts: list[str]) -> str:
         return " & ".join(map(_latex_text, texts)) + r" \\"
 
-    body = [line([cell.text for cell in row.cells]) for row in view.rows]
+    body = [line([cell.text for cell in row.cells]) for row in table.rows]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex_text(view.caption)}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in view.columns)}}}",
+            rf"\caption{{{_latex_text(table.caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
             r"\toprule",
-            line([column.title for column in view.columns]),
+            line([column.title for column in table.columns]),
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -113,53 +139,9 @@ def _latex_text(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
 
 
-def _csv(comparison: StoredStudy, baseline: str | None) -> str:
-    return _joined(comparison, baseline).to_csv(index=False, lineterminator="\n")
-
-
-def _json(comparison: StoredStudy, baseline: str | None) -> str:
-    frames = {
-        "table": method_rows(comparison),
-        "against": against(comparison, baseline),
-        "pooled": pooled(comparison, baseline),
-        "average_ranks": average_ranks(comparison),
-    }
-    rows = {
-        name: [{str(k): _plain(v) for k, v in r.items()} for r in f.to_dict("records")] for name, f in frames.items()
-    }
-    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value.item() if hasattr(value, "item") else value
-
-
-def _views(comparison: StoredStudy, baseline: str | None) -> list[View]:
-    frame = _joined(comparison, baseline)
-    return [
-        paper_table(
-            frame[(frame["task"] == cell.tasks[0]) & (frame["budget"] == cell.budgets[0])],
-            cell.metrics,
-            cell_title(cell),
-        )
-        for cell in comparison.cells()
-    ]
-
-
-def _joined(comparison: StoredStudy, baseline: str | None) -> pd.DataFrame:
-    """The table, with the differences in each task's primary metric beside it."""
-    differences = against(comparison, baseline)
-    primary = differences[differences["metric"] == differences["task"].map(comparison.primary)]
-    keys = ["task", "budget", "method"]
-    beside = primary[[*keys, *_DIFFERENCE]].rename(columns=_DIFFERENCE)
-    return method_rows(comparison).merge(beside, on=keys, how="left", validate="one_to_one")
-
-
-_FORMATS: dict[str, Callable[[StoredStudy, str | None], str]] = {
-    "markdown": _markdown,
-    "latex": _latex,
+_FORMATS: dict[str, Callable[[Frames], str]] = {
+    "markdown": lambda frames: _paper_tables(frames, _markdown_table),
+    "latex": lambda frames: _paper_tables(frames, _latex_table),
     "csv": _csv,
     "json": _json,
 }

@@ -7,11 +7,11 @@ Which one to use: `paired_bootstrap` for two methods on one task (it is the only
 few seeds, because it also uses the examples), `paired_permutation` for pairs pooled over tasks and seeds, `mcnemar`
 for two models (one seed each), `friedman` and `critical_difference` for many methods over many tasks, and `holm`
 over whatever was tested side by side. `detectable_difference` says what a study of this size can find at all, and
-`verdict` puts the outcome into words.
+`verdict` gives the outcome.
 """
 
 from peftprune.stats.effects import effect_size, probability_of_improvement
-from peftprune.stats.intervals import Summary, bootstrap_interval, summary
+from peftprune.stats.intervals import Summary, summary
 from peftprune.stats.multiple_testing import holm
 from peftprune.stats.paired import PairedDifference, paired_bootstrap
 from peftprune.stats.permutation import paired_permutation, smallest_permutation_p
@@ -19,14 +19,14 @@ from peftprune.stats.power import detectable_difference, detectable_from
 from peftprune.stats.proportions import mcnemar
 from peftprune.stats.ranks import FriedmanTest, average_ranks, critical_difference, friedman
 from peftprune.stats.score_interval import score_interval
-from peftprune.stats.verdict import verdict
+from peftprune.stats.verdict import Verdict, verdict
 
 __all__ = [
     "FriedmanTest",
     "PairedDifference",
     "Summary",
+    "Verdict",
     "average_ranks",
-    "bootstrap_interval",
     "critical_difference",
     "detectable_difference",
     "detectable_from",

@@ -1,11 +1,21 @@
-"""The outcome of a comparison in words."""
+"""The outcome of a comparison."""
 
 from __future__ import annotations
 
 import math
+from enum import Enum
 
 from peftprune.errors import UsageError
 from peftprune.stats.validation import at_least, share
+
+
+class Verdict(Enum):
+    """The outcome of a comparison with the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOT_DISTINGUISHABLE = "not distinguishable"
+    CANNOT_REACH_SIGNIFICANCE = "cannot reach significance"
 
 
 def verdict(
@@ -17,38 +27,34 @@ def verdict(
     comparisons: int = 1,
     alpha: float = 0.05,
     higher_is_better: bool = True,
-) -> str:
-    """Put a comparison with the baseline into words.
+) -> Verdict:
+    """Returns the outcome of a comparison with the baseline.
 
-    A p that could not have been small says nothing of the method. Hence, before p is looked at: with one seed nothing
-    is known of the variation between training runs, and a test whose smallest p, times the number of comparisons,
-    exceeds alpha cannot find anything, however large the difference.
+    `CANNOT_REACH_SIGNIFICANCE` is decided before p is used: one seed gives no estimate of the variation between
+    training runs, and a test whose smallest possible p, times the number of comparisons, exceeds alpha never rejects,
+    however large the difference.
 
     Args:
         difference: method − baseline, in the metric.
-        p: two-sided, adjusted for the comparisons made side by side (`holm`).
-        n_seeds: pairs of runs behind it.
-        smallest_p: the least p that the test can give here: `smallest_permutation_p(n)` for `paired_permutation` on n
+        p: two-sided, adjusted for simultaneous comparisons (`holm`).
+        n_seeds: number of paired runs.
+        smallest_p: the smallest p that the test can give: `smallest_permutation_p(n)` for `paired_permutation` on n
             pairs, 2 / (1 + resamples) for `paired_bootstrap`, about 0.
         comparisons: how many p were adjusted together.
         alpha: the level.
         higher_is_better: the metric's direction.
 
-    Returns:
-        "better", "worse", "not distinguishable at this size" or "cannot reach significance with n seeds".
-
     Raises:
-        UsageError: a difference or p that is missing or out of range, or counts under 1.
+        UsageError: difference or p is NaN or out of range, or a count is below 1.
     """
     at_least("n_seeds", n_seeds, 1)
     at_least("comparisons", comparisons, 1)
     share("alpha", alpha)
     for name, value, least, most in (("p", p, 0, 1), ("difference", difference, -math.inf, math.inf)):
         if math.isnan(value) or not least <= value <= most:
-            cure = "Say of a comparison that could not be made that it was not made"
-            raise UsageError.of(name, value, "is no outcome of a test", cure)
+            raise UsageError.of(name, value, "is not the outcome of a test", "Leave out comparisons that were not made")
     if n_seeds == 1 or smallest_p * comparisons > alpha:
-        return f"cannot reach significance with {n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        return Verdict.CANNOT_REACH_SIGNIFICANCE
     if p > alpha or difference == 0:
-        return "not distinguishable at this size"
-    return "better" if (difference > 0) == higher_is_better else "worse"
+        return Verdict.NOT_DISTINGUISHABLE
+    return Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE

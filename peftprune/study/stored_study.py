@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,27 +11,43 @@ from peftprune.errors import UsageError
 from peftprune.study.store import ArmFolder, StudyFolder
 
 
+class _ArmSnapshot(ArmFolder):
+    """Reads an arm's result, error and trace at most once."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        for name in ("result", "error", "allocation"):
+            self.__dict__[name] = cache(getattr(self, name))
+
+
 class StoredStudy:
-    """A study, read from its folder. It holds the request and reads everything else when asked.
+    """A study, read from its folder. It holds the request and reads the files of its arms on every call.
 
     Attributes:
         path: the study's folder.
         request: the resolved request, with versions and hardware.
     """
 
-    def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, request: Mapping[str, Any], open_arm: Callable[[str, int, str], ArmFolder] | None = None
+    ) -> None:
         self.path = path
         self.request = request
+        self._open_arm = open_arm or StudyFolder(path).arm
 
     @classmethod
     def load(cls, output_dir: str | Path) -> Self:
-        """Read a stored study.
+        """Reads a stored study.
 
         Raises:
-            UsageError: when the folder holds none.
+            UsageError: the folder holds no study.
         """
         path = Path(output_dir)
         return cls(path, StudyFolder(path).read_request())
+
+    def snapshot(self) -> StoredStudy:
+        """Returns the same study; it and its parts read the result, error and trace of each arm at most once."""
+        return StoredStudy(self.path, self.request, cache(lambda *arm: _ArmSnapshot(self._open_arm(*arm).path)))
 
     @property
     def tasks(self) -> list[str]:
@@ -58,10 +75,10 @@ class StoredStudy:
         return {t["name"]: t["metrics"][0] for t in self.request["tasks"]}
 
     def only(self, *, task: str | None = None, budget: str | None = None, method: str | None = None) -> Self:
-        """The same study, restricted to a task, a budget or a method; None restricts nothing.
+        """Returns the same study, restricted to a task, a budget or a method; None restricts nothing.
 
         Raises:
-            UsageError: when the study has no such part.
+            UsageError: the study has no such part.
         """
         request = dict(self.request)
         wanted = {"tasks": ("name", task), "budgets": ("label", budget), "methods": ("label", method)}
@@ -74,25 +91,31 @@ class StoredStudy:
                 raise UsageError.of(part.removesuffix("s"), value, "is not in the study", f"It has: {known}")
             in_arm = {"tasks": "task", "budgets": "budget", "methods": "label"}[part]
             request["arms"] = [a for a in request["arms"] if a[in_arm] == value]
-        return type(self)(self.path, request)
+        return type(self)(self.path, request, self._open_arm)
 
     def cells(self) -> Iterator[Self]:
-        """The study restricted to one task and one budget at a time."""
+        """Yields the study restricted to one task and one budget at a time."""
         for task in self.tasks:
             for budget in self.budgets:
                 yield self.only(task=task, budget=budget)
 
     def arms(self) -> Iterator[tuple[dict[str, Any], ArmFolder]]:
-        """What identifies each arm (`task`, `budget`, `method`, `seed`), and its files."""
+        """Yields the key of each arm (`task`, `budget`, `method`, `seed`) and its files."""
         for a in self.request["arms"]:
             key = {"task": a["task"], "budget": a["budget"], "method": a["label"], "seed": a["seed"]}
-            yield key, StudyFolder(self.path).arm(a["label"], a["seed"], a["hash"])
+            yield key, self._open_arm(a["label"], a["seed"], a["hash"])
+
+    def finished(self) -> Iterator[tuple[dict[str, Any], ArmFolder, dict[str, Any]]]:
+        """Yields key, files and result of each finished arm."""
+        for key, folder in self.arms():
+            if (result := folder.result()) is not None:
+                yield key, folder, result
 
     def arm(self, method: str, seed: int, *, task: str | None = None, budget: str | None = None) -> ArmFolder:
-        """The files of one arm; task and budget need to be named where there are several.
+        """Returns the files of one arm; task and budget are required where the study has several.
 
         Raises:
-            KeyError: when the study has no such arm, or several.
+            KeyError: the study has no such arm, or several.
         """
         wanted = {"method": method, "seed": seed, "task": task, "budget": budget}
         found = [
@@ -110,7 +133,7 @@ class StoredStudy:
 
     @property
     def failures(self) -> dict[str, str]:
-        """The arm, such as `lora, seed 0`, to the message, for arms that failed and have not finished since."""
+        """Maps each failed arm that has not finished since, such as `lora, seed 0`, to its message."""
         return {
             self.name(key): error["error"]
             for key, folder in self.arms()
@@ -118,15 +141,15 @@ class StoredStudy:
         }
 
     def name(self, key: Mapping[str, Any]) -> str:
-        """An arm in words: `lora, seed 0`, led by task and budget where the study has several."""
+        """Returns an arm's name: `lora, seed 0`, after task and budget where the study has several."""
         parts = [key["task"]] * (len(self.tasks) > 1) + [key["budget"]] * (len(self.budgets) > 1)
         return ", ".join([*parts, key["method"], f"seed {key['seed']}"])
 
     def baseline_label(self, baseline: str | None) -> str:
-        """The label of the method that others are compared with: the first one for None.
+        """Returns the label of the method that the others are compared with; None selects the first method.
 
         Raises:
-            UsageError: when the study has no such method.
+            UsageError: the study has no such method.
         """
         if baseline is None:
             return self.methods[0]

@@ -77,12 +77,6 @@ def friedman_statistic(scores: Sequence[Sequence[float]]) -> float:
     return (k - 1) * between / within
 
 
-def bootstrap_means(scores: Sequence[float]) -> list[float]:
-    """The mean of each of the n^n resamples, sorted."""
-    n = len(scores)
-    return sorted(sum(drawn) / n for drawn in itertools.product(scores, repeat=n))
-
-
 def resampled_differences(
     a: Sequence[Sequence[float]],
     b: Sequence[Sequence[float]],

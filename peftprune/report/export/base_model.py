@@ -1,10 +1,9 @@
-"""The base model that an arm was trained on, loaded again."""
+"""Loads the base model that an arm was trained on."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,14 @@ from peftprune.report.export.choose import Chosen
 
 @dataclass(frozen=True)
 class Base:
-    """A base model in float32, which may be changed.
+    """A base model in float32, not shared with other code.
 
     Attributes:
         model: the model, with the head that its task needs.
         tokenizer: its tokenizer.
-        dtype: that of the stored weights; float32 holds them exactly.
+        dtype: the dtype of the stored weights.
         auto: the transformers class that loads it.
-        reload: loads a saved folder in the dtype it holds.
-        quietly: a context in which transformers draws no bars.
+        reload: loads a saved folder in its stored dtype.
     """
 
     model: Any
@@ -37,11 +35,10 @@ class Base:
     dtype: torch.dtype
     auto: Any
     reload: Callable[[Path], nn.Module]
-    quietly: Callable[[], AbstractContextManager[None]]
 
 
 def auto_class(chosen: Chosen) -> Any:
-    """The transformers class that loads an arm's base model."""
+    """Returns the transformers class that loads an arm's base model."""
     import transformers
 
     file = chosen.folder.adapter / CONFIG_FILE
@@ -51,19 +48,19 @@ def auto_class(chosen: Chosen) -> Any:
 
 
 def num_labels(chosen: Chosen) -> int | None:
-    """Outputs of the arm's head; None for models that generate."""
+    """Returns the number of outputs of the arm's head; None for models that generate."""
     if chosen.cell.request["tasks"][0]["kind"] == "generation":
         return None
     return len(chosen.folder.read_predictions()["logits"].iloc[0])
 
 
 def load_base(chosen: Chosen) -> Base:
-    """Load the base model and check that it is the one the arm was trained on.
+    """Loads the base model and checks that it is the one that the arm was trained on.
 
     Raises:
-        UsageError: a model that cannot be loaded, or another one.
+        UsageError: the model cannot be loaded, or it is a different one.
     """
-    from peftprune.models.load import _quiet, load_model
+    from peftprune.models.load import load_model, quiet_transformers
 
     name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
     auto, labels = auto_class(chosen), num_labels(chosen)
@@ -76,13 +73,13 @@ def load_base(chosen: Chosen) -> Base:
     loaded = load_model(name, labels or 0, kind)
     arguments: dict[str, Any] = {} if labels is None else {"num_labels": labels, "ignore_mismatched_sizes": True}
     dtype = torch.float32
-    # A folder without a configuration holds a GGUF file, whose weights have no dtype of torch's.
+    # A folder without a configuration holds a GGUF file, whose weights have no torch dtype.
     if not Path(loaded.source).is_dir() or (Path(loaded.source) / "config.json").is_file():
-        with _quiet(), torch.random.fork_rng(devices=[]):
+        with quiet_transformers(), torch.random.fork_rng(devices=[]):
             dtype = auto.from_pretrained(loaded.source, dtype="auto", **arguments).dtype
 
     def reload(folder: Path) -> nn.Module:
         found: nn.Module = auto.from_pretrained(folder, dtype="auto")
         return found
 
-    return Base(copy.deepcopy(loaded.model).eval(), loaded.tokenizer, dtype, auto, reload, _quiet)
+    return Base(copy.deepcopy(loaded.model).eval(), loaded.tokenizer, dtype, auto, reload)

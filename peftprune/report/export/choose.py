@@ -1,16 +1,14 @@
-"""Choosing one finished arm of a study."""
+"""Selects one finished arm of a study."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.analysis.predictions import measure
 from peftprune.errors import UsageError
 from peftprune.study.store import ArmFolder
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.study.stored_study import StoredStudy
 
 
 @dataclass(frozen=True)
@@ -22,7 +20,7 @@ class Chosen:
         key: its task, budget, method and seed.
         folder: its files.
         result: the contents of its `result.json`.
-        among: seeds that were finished, where the arm was chosen for its score; else empty.
+        among: the finished seeds, where the arm was selected by its score; else empty.
     """
 
     cell: StoredStudy
@@ -37,7 +35,7 @@ class Chosen:
 
     @property
     def words(self) -> str:
-        """Which arm, and why this one."""
+        """The arm and the reason for its selection."""
         text = f"{self.key['method']}, seed {self.key['seed']} ({self.key['task']}, {self.key['budget']})"
         if self.among:
             score = self.result["metrics"][self.primary]
@@ -46,32 +44,30 @@ class Chosen:
 
 
 def choose(
-    comparison: StoredStudy, method: str, seed: int | str, *, task: str | None = None, budget: str | None = None
+    study: StoredStudy, method: str, seed: int | str, *, task: str | None = None, budget: str | None = None
 ) -> Chosen:
-    """Find the arm.
+    """Returns the selected arm.
 
     Args:
-        comparison: a stored study.
+        study: a stored study.
         method: the method's label.
         seed: a seed, or "best": the finished arm with the best primary metric; the lower seed among equals.
-        task: needed where the study has several.
-        budget: needed where the study has several.
+        task: required where the study has several.
+        budget: required where the study has several.
 
     Raises:
-        UsageError: no such arm, an unfinished one, or a task or budget that must be named.
+        UsageError: there is no such arm, it is not finished, or task or budget is required.
     """
-    part = comparison.only(task=task, budget=budget, method=method)
+    part = study.only(task=task, budget=budget, method=method)
     for name, known in (("task", part.tasks), ("budget", part.budgets)):
         if len(known) > 1:
             raise UsageError.of(name, None, "must be named: the study has several", f"It has: {', '.join(known)}")
-    arms = [(key, folder, folder.result()) for key, folder in part.arms()]
-    finished = {key["seed"]: (key, folder, result) for key, folder, result in arms if result is not None}
+    finished = {key["seed"]: (key, folder, result) for key, folder, result in part.finished()}
     if not finished:
         why = next(iter(part.failures.values()), "it has not run")
         raise UsageError.of("method", method, f"has no finished arm: {why}", "Run the same compare again")
     if seed == "best":
-        info = measure(part, part.metrics[0])
-        sign = 1 if info.higher_is_better else -1
+        sign = 1 if measure(part, part.tasks[0], part.metrics[0]).higher_is_better else -1
         number = max(sorted(finished), key=lambda s: sign * finished[s][2]["metrics"][part.metrics[0]])
         return Chosen(part, *finished[number], among=tuple(sorted(finished)))
     number = _number(seed)

@@ -1,4 +1,4 @@
-"""From a stored arm to a folder that serves."""
+"""Writes a stored arm as an adapter or a merged model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from peftprune.adapters.formats.adapter import Adapter
 from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json, staged
@@ -15,13 +15,11 @@ from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, peft_contents, read_peft, write_peft
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
-from peftprune.models.load import OFFLINE_MODEL
+from peftprune.models.load import OFFLINE_MODEL, quiet_transformers
 from peftprune.report.export.choose import Chosen, choose
 from peftprune.report.export.hub import push
 from peftprune.report.export.model_card import write_card
-
-if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.study.stored_study import StoredStudy
 
 ExportFormat = Literal["peft", "native", "merged"]
 FORMATS = ("peft", "native", "merged")
@@ -29,17 +27,17 @@ FORMATS = ("peft", "native", "merged")
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export did.
+    """The result of an export.
 
     Attributes:
         path: the folder.
         arm: task, budget, method and seed of the arm.
-        chosen: which arm, and why, in words.
+        chosen: the arm and the reason for its selection, in words.
         format: "peft", "native" or "merged".
-        sizes: bytes of weights on disk in each format, as far as they are known without writing a merged model.
-        notes: what must be known to use it.
+        sizes: bytes of weights on disk by format; of a merged model only where one was written.
+        notes: requirements and limits of use.
         difference: largest output difference between merged and adapted model; None for other formats.
-        url: where it was pushed to, if it was.
+        url: the repository on the hub, if it was pushed.
     """
 
     path: Path
@@ -54,7 +52,7 @@ class Exported:
 
 @dataclass
 class _Written:
-    """What writing one format leaves to say."""
+    """What one format reports: code that loads it, sizes, notes for the user, facts for the metadata."""
 
     how: str
     sizes: dict[str, int]
@@ -63,7 +61,7 @@ class _Written:
 
 
 def export(
-    comparison: StoredStudy,
+    study: StoredStudy,
     out: str | Path,
     *,
     method: str,
@@ -76,25 +74,25 @@ def export(
     overwrite: bool = False,
     push_to_hub: str | None = None,
 ) -> Exported:
-    """Write one finished arm as an adapter or a model of its own, with a model card.
+    """Writes one finished arm as an adapter or a merged model, with a model card.
 
     Args:
-        comparison: the study.
-        out: folder to write; it appears whole or not at all.
+        study: the study.
+        out: folder to write; it is written completely or not at all.
         method: label of the method.
         seed: a seed, or "best" by the primary metric.
         format: "peft", which plain PEFT loads; "native", where shared sites are stored once; "merged", a plain
             transformers model.
-        task: where the study has several.
-        budget: where the study has several.
-        uniform: for "peft": pad every site with zeros to the largest rank.
+        task: required where the study has several.
+        budget: required where the study has several.
+        uniform: for "peft": pads every site with zeros to the largest rank.
         head: for "peft" and "native": False leaves the trained head out.
-        overwrite: replace a folder that an earlier export wrote.
+        overwrite: replaces a folder that an earlier export wrote.
         push_to_hub: OWNER/NAME of a repository to upload to.
 
     Raises:
-        UsageError: what cannot be exported so; nothing was touched.
-        RunError: a merged model that is wrong, which is not kept, or a hub that refuses.
+        UsageError: the arm cannot be exported as requested; nothing was written.
+        RunError: the merged model's outputs are wrong, and it was not kept; or the upload failed.
     """
     if format not in FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Formats: {', '.join(FORMATS)}")
@@ -102,12 +100,12 @@ def export(
         raise UsageError.of("uniform", uniform, f"has no meaning for {format}", "Leave it out, or use the format peft")
     if not head and format == "merged":
         raise UsageError.of("head", head, "has no meaning for merged: a model has a head", "Keep the head")
-    chosen = choose(comparison, method, seed, task=task, budget=budget)
-    target = check_out(Path(out), overwrite, comparison.path)
+    chosen = choose(study, method, seed, task=task, budget=budget)
+    target = check_out(Path(out), overwrite, study.path)
     source = chosen.folder.adapter
     if not (source / METADATA_FILE).is_file():
         cure = "Delete the arm's folder and run the same compare again"
-        raise UsageError.of("adapter", str(source), "is not there or not complete", cure)
+        raise UsageError.of("adapter", str(source), "is missing or incomplete", cure)
     write = {"peft": _peft, "native": _native, "merged": _merged}[format]
     with staged(target) as aside:
         done = write(chosen, aside, uniform, head)
@@ -141,7 +139,7 @@ def _peft(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
         rank = max(f.rank for f in adapter.sites.values())
         notes.append(
             f"Every layer is padded with zeros to rank {rank}, the largest of the method's ranks, for engines that "
-            "ignore PEFT's rank_pattern. The function is the same."
+            "ignore PEFT's rank_pattern. The model's outputs are unchanged."
         )
     facts = {"uniform": uniform, "head": head and bool(adapter.head)}
     return _Written(_load_with_peft(chosen), sizes_of(adapter), notes, facts)
@@ -168,7 +166,7 @@ def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written
     source = chosen.folder.adapter
     base = load_base(chosen)
     adapted = adapted_model(source, base.model)
-    with base.quietly():
+    with quiet_transformers():
         done = write_merged(adapted, base.tokenizer, folder, base.dtype, base.reload)
     adapter = read_peft(source) if (source / CONFIG_FILE).exists() and _is_lora(source) else None
     sizes = {} if adapter is None else sizes_of(adapter)
@@ -186,7 +184,7 @@ def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written
 
 
 def sizes_of(adapter: Adapter) -> dict[str, int]:
-    """Bytes of the weights file in each adapter format that it can have, head included."""
+    """Returns the bytes of the weights file in each adapter format that the adapter supports, head included."""
     from safetensors.torch import save
 
     def size(contents: Callable[[], Any]) -> int | None:
@@ -214,7 +212,7 @@ def _is_lora(folder: Path) -> bool:
 def _no_format(chosen: Chosen, form: str) -> UsageError:
     method = chosen.result["method"]
     possible = "merged" if form == "peft" or not (chosen.folder.adapter / CONFIG_FILE).exists() else "peft or merged"
-    return UsageError.of("format", form, f"is not possible for {method}, which is no plain LoRA", f"Use {possible}")
+    return UsageError.of("format", form, f"is not possible for {method}, which is not plain LoRA", f"Use {possible}")
 
 
 def _about_head(adapter: Adapter, head: bool) -> list[str]:
@@ -222,8 +220,8 @@ def _about_head(adapter: Adapter, head: bool) -> list[str]:
         return []
     modules = ", ".join(adapter.config["modules_to_save"])
     return [
-        f"The trained head ({modules}) is left out: what is loaded has the base model's own head, or an untrained one, "
-        "so its predictions for this task mean nothing until a head is supplied."
+        f"The trained head ({modules}) is left out: the loaded model has the base model's own head, or an untrained "
+        "one, so its predictions for this task mean nothing until a head is supplied."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sending an exported folder to the hub."""
+"""Uploads an exported folder to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from peftprune.errors import RunError
 
 
 def push(folder: Path, repo: str) -> str:
-    """Create the repository where it is absent and upload the folder; needs a token (`hf auth login`).
+    """Uploads a folder and creates the repository if it does not exist; requires a token (`hf auth login`).
 
     Args:
-        folder: what `export` wrote.
+        folder: the folder that `export` wrote.
         repo: OWNER/NAME.
 
     Returns:
-        The address.
+        The repository's URL.
 
     Raises:
-        RunError: when the hub refuses or cannot be reached; the folder stays as it is.
+        RunError: the upload failed; the folder is unchanged.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
-        address = api.create_repo(repo, exist_ok=True)
+        url = api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with peftprune")
     except Exception as error:
-        # Network, login, rights and names fail in many ways; what was exported is safe on disk.
+        # The client raises many types for network, token, permission and name errors.
         reason = str(error).strip().split("\n")[0]
         raise RunError(
-            f"push_to_hub: {repo!r} could not be written ({type(error).__name__}: {reason}). Log in with `hf auth "
+            f"push_to_hub: {repo!r} cannot be written ({type(error).__name__}: {reason}). Log in with `hf auth "
             f"login` and export again, or upload the folder yourself; it is complete: {folder}"
         ) from error
-    return str(address)
+    return str(url)

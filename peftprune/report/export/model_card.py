@@ -1,4 +1,4 @@
-"""The model card beside an exported adapter."""
+"""The model card of an exported adapter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftprune.analysis.predictions import given, measure
-from peftprune.analysis.runs import method_rows, site_rows
+from peftprune.analysis.frames import Frames
+from peftprune.analysis.predictions import measure, sample
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
 
@@ -18,17 +18,17 @@ _SLOW = {"spearman": 1_000}
 
 
 def scores(chosen: Chosen) -> list[dict[str, Any]]:
-    """Each metric of the arm, with its 95 % interval over examples: `metric`, `split`, `value`, `low`, `high`.
+    """Returns each metric of the arm with its 95 % interval over examples: `metric`, `split`, `value`, `low`, `high`.
 
-    The interval is the percentile bootstrap's, from the stored predictions; None for a single example.
+    The interval is a percentile bootstrap of the stored predictions; None for a single example.
     """
     from peftprune.stats import score_interval
 
     frame = chosen.folder.read_predictions()
     rows = []
     for metric in chosen.cell.metrics:
-        what = measure(chosen.cell, metric)
-        values, references, name = given(frame, what)
+        what = measure(chosen.cell, chosen.key["task"], metric)
+        values, references, name = sample(frame, what)
         low = high = None
         if len(values) > 1:
             low, high = score_interval(values, references, name, resamples=_SLOW.get(what.name, 10_000))
@@ -38,11 +38,11 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
 
 def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
-    """Write `README.md`, and `allocation.png` where the method has ranks, into the folder.
+    """Writes `README.md`, and `allocation.png` where the method has ranks, into the folder.
 
     Args:
         chosen: the arm.
-        folder: where it is exported to.
+        folder: the exported folder.
         form: "peft", "native" or "merged".
         how: code that loads it.
         facts: further sentences.
@@ -100,7 +100,7 @@ def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mappin
     parts = [f"# {result['label']} on {key['task']}", _table(("", ""), list(of_run.items()))]
     rows = [(row["metric"], row["split"], f"{row['value']:.4f}", _interval(row)) for row in found]
     parts += ["## Scores", _table(("metric", "split", "score", "95 % interval"), rows)]
-    parts.append("The interval resamples examples: it speaks of this one model, not of other seeds.")
+    parts.append("The interval resamples examples: it describes this model, not other seeds.")
     parts += _over_seeds(chosen)
     parts += ["## Use", f"```python\n{how}\n```", *facts]
     if drawn:
@@ -113,12 +113,11 @@ def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mappin
 def _over_seeds(chosen: Chosen) -> list[str]:
     if len(chosen.among) < 2:
         return []
-    row = method_rows(chosen.cell).iloc[0]
+    row = Frames(chosen.cell).table.iloc[0]
     mean, low, high = (row[f"{chosen.primary}_{part}"] for part in ("mean", "low", "high"))
     return [
-        f"This is the seed with the best {chosen.primary} of {len(chosen.among)} on the split it is reported on, so "
-        f"that its score is optimistic. Mean over the seeds: {mean:.4f}, with Student's 95 % interval {low:.4f} to "
-        f"{high:.4f}."
+        f"This seed has the best {chosen.primary} of {len(chosen.among)} on the split that it is reported on, so its "
+        f"score is optimistic. Mean over the seeds: {mean:.4f}, with Student's 95 % interval {low:.4f} to {high:.4f}."
     ]
 
 
@@ -135,7 +134,7 @@ def _draw(chosen: Chosen, path: Path) -> bool:
     from peftprune import plots
     from peftprune.report.figures import save
 
-    frame = site_rows(chosen.cell)
+    frame = Frames(chosen.cell).allocation
     frame = frame[frame["seed"] == chosen.key["seed"]]
     if frame.empty:
         return False
@@ -144,7 +143,7 @@ def _draw(chosen: Chosen, path: Path) -> bool:
 
 
 def _hub_name(model: str) -> str | None:
-    """What the hub knows the base model by; None for folders and the offline model, which it does not know."""
+    """Returns the base model's name on the hub; None for folders and the offline model."""
     if model in HUB_NAMES:
         return HUB_NAMES[model]
     return (

@@ -1,4 +1,4 @@
-"""The allocation explorer: the course of every arm's allocation as plain data, and the grid that shows it."""
+"""The allocation explorer: every arm's allocation over training as plain data, and the grid that shows it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from peftprune.analysis.runs import arm_rows
+from peftprune.analysis.frames import Frames
 from peftprune.plots.labels import short_kinds
 from peftprune.plots.style import contrasting
-from peftprune.study.stored_study import StoredStudy
 
 _COLOURS = "viridis"
 _MOST_IN_LEGEND = 16
@@ -20,9 +19,9 @@ _MOST_IN_LEGEND = 16
 
 @dataclass(frozen=True)
 class Grid:
-    """Where sites stand: (short, full) names of kinds from left to right, layers from top to bottom with their cells.
+    """Positions of sites: (short, full) names of kinds from left to right, layers from top to bottom with their cells.
 
-    A cell holds numbers of sites: none, or one; several where a model has several sites of a kind in a layer.
+    A cell holds the numbers of its sites: none, one, or several where a layer has several sites of a kind.
     """
 
     kinds: tuple[tuple[str, str], ...]
@@ -31,7 +30,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Explorer:
-    """What the page's explorer needs; `data` is JSON that may stand in a `<script>`."""
+    """The values of the page's explorer; `data` is JSON for a `<script>` element."""
 
     grid: Grid
     data: Markup
@@ -42,32 +41,28 @@ class Explorer:
     seeds: tuple[int, ...]
 
 
-def explorer(comparison: StoredStudy) -> Explorer | None:
-    """The explorer of a study; None where no finished arm has an adapter.
+def explorer(frames: Frames) -> Explorer | None:
+    """Returns the explorer of a study; None where no finished arm has an adapter.
 
-    The data holds `sites` (name, layer, kind), `colours` (rank to ground and ink) and `arms`, in the study's order:
-    `key`, `status`, `steps` and `events`. An event has `step`, `phase`, `reason`, `scores` (number of a site to the
-    score) and `sites`: number of a site to [rank, density, numbers of the sites it shares with, components], as in
-    `allocation.jsonl`.
+    The data holds `sites` (name, layer, kind), `colours` (rank to background and text colour) and `arms`, in the
+    study's order: `key`, `status`, `steps` and `events`. An event has `step`, `phase`, `reason`, `scores` (number of a
+    site to its score) and `sites`: number of a site to [rank, density, numbers of the sites it shares with,
+    components], as in `allocation.jsonl`.
     """
-    runs = arm_rows(comparison)["status"].tolist()
-    results = [(key, folder, folder.result()) for key, folder in comparison.arms()]
+    study = frames.study
     places: dict[str, dict[str, Any]] = {}
-    for _, _, result in results:
-        for site in result["allocation"] if result else []:
+    for _, _, result in study.finished():
+        for site in result["allocation"]:
             places.setdefault(site["site"], {"name": site["site"], "layer": site["layer"], "kind": site["kind"]})
     if not places:
         return None
     number = {name: i for i, name in enumerate(places)}
-    arms = [
-        {
-            "key": key,
-            "status": status,
-            "steps": result["budget"]["total_steps"] if result else None,
-            "events": [_event(e, number) for e in folder.allocation()] if result and result["allocation"] else [],
-        }
-        for (key, folder, result), status in zip(results, runs, strict=True)
-    ]
+    arms = []
+    for (key, folder), status in zip(study.arms(), frames.runs["status"], strict=True):
+        done = folder.result()
+        steps = done["budget"]["total_steps"] if done else None
+        events = [_event(e, number) for e in folder.allocation()] if done and done["allocation"] else []
+        arms.append({"key": key, "status": status, "steps": steps, "events": events})
     ranks = {state[0] for arm in arms for event in arm["events"] for state in event["sites"].values()}
     colours = _colours(sorted(ranks))
     data = {
@@ -79,15 +74,15 @@ def explorer(comparison: StoredStudy) -> Explorer | None:
         grid=_grid(list(places.values())),
         data=script_json(data),
         legend=colours[:: -(-len(colours) // _MOST_IN_LEGEND)] if colours else (),
-        tasks=tuple(comparison.tasks),
-        budgets=tuple(comparison.budgets),
-        methods=tuple(comparison.methods),
-        seeds=tuple(comparison.request["seeds"]),
+        tasks=tuple(study.tasks),
+        budgets=tuple(study.budgets),
+        methods=tuple(study.methods),
+        seeds=tuple(study.request["seeds"]),
     )
 
 
 def script_json(value: Any) -> Markup:
-    """JSON that cannot end the `<script>` it stands in."""
+    """Returns JSON that cannot end its `<script>` element."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
@@ -102,7 +97,7 @@ def _event(event: dict[str, Any], number: dict[str, int]) -> dict[str, Any]:
 
 
 def _finite(score: float) -> float | str:
-    """JSON has no words for what is not finite."""
+    """Returns the score, as text if it is not finite, which JSON cannot express."""
     return score if math.isfinite(score) else str(score)
 
 
@@ -111,7 +106,7 @@ def _colours(ranks: list[int]) -> tuple[tuple[int, str, str], ...]:
     from matplotlib.colors import to_hex
 
     shown = [rank for rank in ranks if rank]
-    # Colours follow the order of ranks, not their size: beside a first rank of 256, ranks of 8 and 12 would look alike.
+    # Colours follow the order of ranks, not their values: next to a rank of 256, ranks 8 and 12 would look alike.
     places = {rank: (i + 0.5) / len(shown) for i, rank in enumerate(shown)}
     grounds = {rank: to_hex(colormaps[_COLOURS](place)) for rank, place in places.items()}
     return tuple((rank, ground, contrasting(ground)) for rank, ground in grounds.items())
@@ -119,7 +114,7 @@ def _colours(ranks: list[int]) -> tuple[tuple[int, str, str], ...]:
 
 def _grid(sites: list[dict[str, Any]]) -> Grid:
     kinds = list(dict.fromkeys(site["kind"] for site in sites))
-    # Layers upwards, as in the plots.
+    # The first layer is at the bottom, as in the plots.
     layers = sorted({site["layer"] for site in sites}, reverse=True)
     rows = tuple(
         (

@@ -1,4 +1,4 @@
-"""The rules of fairness, as the README states them."""
+"""The rules of a fair comparison, as the README lists them."""
 
 from __future__ import annotations
 

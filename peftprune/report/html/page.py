@@ -1,7 +1,8 @@
-"""The page: everything the template shows, and the template's text."""
+"""The page: the values that the template shows, and the rendered HTML."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,25 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from peftprune.analysis.differences import against
-from peftprune.analysis.frontier import frontier
-from peftprune.analysis.mcnemar import mcnemar
-from peftprune.analysis.pooled import average_ranks, pooled
+from peftprune.analysis.frames import Frames
 from peftprune.analysis.published import published_for
-from peftprune.analysis.runs import method_rows
-from peftprune.analysis.stability import stability
-from peftprune.report import findings as words
-from peftprune.report import tables
-from peftprune.report.findings import budget_in_words
-from peftprune.report.html import run_details as record
+from peftprune.analysis.runs import in_cell
+from peftprune.report.findings import (
+    budget_in_words,
+    cell_answer,
+    cell_title,
+    detectable,
+    in_words,
+    listed,
+    pooled_answers,
+    question,
+)
 from peftprune.report.html.explorer import explorer
 from peftprune.report.html.fairness_rules import PAPER, RULES
+from peftprune.report.html.run_details import ledger_tables, method_entries, setup_tables
 from peftprune.report.html.svg import drawings
-from peftprune.report.table import View
+from peftprune.report.study_tables import main_table, study_table
+from peftprune.report.table import Table
 from peftprune.study.command import command
 from peftprune.study.stored_study import StoredStudy
 
@@ -36,32 +41,19 @@ class CellTables:
     """The tables of one task and budget; None where there is nothing to show."""
 
     title: str
-    main: View
-    differences: View | None
+    main: Table
+    differences: Table | None
     in_words: tuple[str, ...]
-    mcnemar: View | None
-    stability: View | None
+    mcnemar: Table | None
+    stability: Table | None
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """The frames of a study, each computed once."""
-
-    table: pd.DataFrame
-    against: pd.DataFrame
-    mcnemar: pd.DataFrame
-    stability: pd.DataFrame
-    pooled: pd.DataFrame
-    ranks: pd.DataFrame
-    frontier: pd.DataFrame
-
-
-def render(comparison: StoredStudy, baseline: str | None = None) -> str:
-    """The report's HTML.
+def render(study: StoredStudy, baseline: str | None = None) -> str:
+    """Returns the report's HTML.
 
     Args:
-        comparison: a stored study.
-        baseline: label of the method that the others are held against; by default the first one.
+        study: a stored study.
+        baseline: label of the method that the others are compared with; by default the first one.
 
     Raises:
         UsageError: the baseline is not in the study.
@@ -74,78 +66,52 @@ def render(comparison: StoredStudy, baseline: str | None = None) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # Style and script stand in the page as they are; neither holds anything of the study.
+    # Style and script need no escaping: they hold nothing of the study.
     parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    return environment.get_template("report.html.j2").render(**_context(comparison, baseline), **parts)
+    return environment.get_template("report.html.j2").render(**_context(Frames(study, baseline)), **parts)
 
 
-def _context(comparison: StoredStudy, baseline: str | None) -> dict[str, Any]:
-    frames = _frames(comparison, baseline)
-    against = comparison.methods[0] if baseline is None else baseline
-    cells = list(comparison.cells())
-    answers = [words.cell_answer(cell, _of_cell(frames.against, cell), against) for cell in cells]
-    published = published_for(comparison.tasks)
+def _context(frames: Frames) -> dict[str, Any]:
+    study = frames.study
+    cells = list(study.cells())
+    arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
-        "title": f"{words.listed(comparison.methods)} on {words.listed(comparison.tasks)}",
-        "question": words.question(comparison, against),
-        "answers": [*answers, *words.pooled_answers(comparison, frames.pooled, frames.ranks)],
-        "cells": [_cell_tables(cell, frames) for cell in cells],
-        "together": _together(comparison, frames),
-        "frontiers": [tables.frontier_table(rows, str(task)) for task, rows in _groups(frames.frontier, "task")],
-        "drawings": list(drawings(comparison, baseline)),
-        "explorer": explorer(comparison),
-        "ledger": record.ledger_views(comparison),
-        "setup": record.setup_views(comparison),
-        "methods": record.method_entries(comparison),
+        "title": f"{listed(study.methods)} on {listed(study.tasks)}",
+        "question": question(study, frames.baseline),
+        "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
+        "cells": [_cell_tables(frames, cell) for cell in cells],
+        "together": [*_by_budget("pooled", in_words(frames.pooled)), *_by_budget("average_ranks", frames.average_ranks)]
+        if len(study.tasks) > 1
+        else [],
+        "frontiers": [study_table("frontier", rows) for _, rows in frames.frontier.groupby("task", sort=False)],
+        "drawings": list(drawings(frames)),
+        "explorer": explorer(frames),
+        "ledger": ledger_tables(frames),
+        "setup": setup_tables(study),
+        "methods": method_entries(study),
         "rules": RULES,
-        "exception": PAPER if "paper" in comparison.budgets else "",
-        "failed": record.failed_arms(comparison),
-        "pending": record.pending_arms(comparison),
-        "published": None if published.empty else tables.published_table(published),
-        "command": command(comparison.request),
-        "version": comparison.request["versions"].get("peftprune", ""),
+        "exception": PAPER if "paper" in study.budgets else "",
+        "failed": list(study.failures.items()),
+        "pending": [study.name(key) for (key, _), status in arms if status == "pending"],
+        "published": study_table("published", published_for(study.tasks)),
+        "command": command(study.request),
+        "version": study.request["versions"].get("peftprune", ""),
     }
 
 
-def _frames(comparison: StoredStudy, baseline: str | None) -> _Frames:
-    return _Frames(
-        table=method_rows(comparison),
-        against=against(comparison, baseline),
-        mcnemar=mcnemar(comparison, baseline),
-        stability=stability(comparison),
-        pooled=pooled(comparison, baseline),
-        ranks=average_ranks(comparison),
-        frontier=frontier(comparison),
-    )
-
-
-def _of_cell(frame: pd.DataFrame, cell: StoredStudy) -> pd.DataFrame:
-    return frame[(frame["task"] == cell.tasks[0]) & (frame["budget"] == cell.budgets[0])]
-
-
-def _groups(frame: pd.DataFrame, name: str) -> list[tuple[Any, pd.DataFrame]]:
-    return list(frame.groupby(name, sort=False))
-
-
-def _cell_tables(cell: StoredStudy, frames: _Frames) -> CellTables:
-    title = words.cell_title(cell)
-    differences, mcnemar, stability = (
-        _of_cell(frame, cell) for frame in (frames.against, frames.mcnemar, frames.stability)
-    )
+def _cell_tables(frames: Frames, cell: StoredStudy) -> CellTables:
+    title = cell_title(cell)
+    differences = in_words(in_cell(frames.against, cell))
     return CellTables(
         title=title,
-        main=tables.main_table(_of_cell(frames.table, cell), cell.metrics, title),
-        differences=None if differences.empty else tables.difference_table(differences, title),
-        in_words=words.detectable(differences),
-        mcnemar=None if mcnemar.empty else tables.mcnemar_table(mcnemar, title),
-        stability=None if stability.empty else tables.stability_table(stability, title),
+        main=main_table(in_cell(frames.table, cell), cell.metrics, title),
+        differences=study_table("against", differences, title),
+        in_words=detectable(differences),
+        mcnemar=study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
+        stability=study_table("stability", in_cell(frames.stability, cell), title),
     )
 
 
-def _together(comparison: StoredStudy, frames: _Frames) -> list[View]:
-    """Tables over several tasks."""
-    if len(comparison.tasks) < 2:
-        return []
-    pooled = [tables.pooled_table(rows, budget_in_words(str(b))) for b, rows in _groups(frames.pooled, "budget")]
-    ranks = [tables.ranks_table(rows, budget_in_words(str(b))) for b, rows in _groups(frames.ranks, "budget")]
-    return [*pooled, *ranks]
+def _by_budget(name: str, frame: pd.DataFrame) -> Iterator[Table | None]:
+    for budget, rows in frame.groupby("budget", sort=False):
+        yield study_table(name, rows, budget_in_words(str(budget)))

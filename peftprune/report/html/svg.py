@@ -1,4 +1,4 @@
-"""Figures as inline SVG that follows the page's colours."""
+"""Figures as inline SVG in the page's colours."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from peftprune.analysis.frames import Frames
 from peftprune.errors import UsageError
+from peftprune.report.figures import KINDS, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from peftprune.study.stored_study import StoredStudy
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _SALT = "peftprune"
@@ -36,30 +36,26 @@ class Drawing:
     width: int
 
 
-def drawings(comparison: StoredStudy, baseline: str | None) -> Iterator[Drawing]:
-    """Every kind of figure that the study has something to show for; `baseline` as for `Comparison.against`."""
-    from peftprune.report.figures import KINDS, draw
-
+def drawings(frames: Frames) -> Iterator[Drawing]:
+    """Yields every kind of figure that the study has something to show for."""
     for kind, title in KINDS.items():
         try:
-            figure = draw(comparison, kind, baseline=baseline)
+            figure = draw(frames, kind)
         except UsageError:
-            # The kind needs what this study has not, such as several seeds.
             continue
-        # A point is 4/3 of a CSS pixel.
+        # A CSS pixel is 1/96 inch.
         yield Drawing(kind, title, to_svg(figure, kind, title), round(figure.get_figwidth() * 96))
 
 
 def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
-    """An `<svg>` element for a page with a ground and ink of its own.
+    """Returns an `<svg>` element in the page's colours.
 
-    Black becomes the text colour around the figure, white becomes clear; near-black and near-white stay. Texts remain
-    texts. Identifiers begin with `prefix`, so that several figures may share a page.
+    Black becomes the page's text colour, white becomes transparent; other colours stay. Text remains text.
 
     Args:
         figure: any figure.
-        prefix: differs between the figures of a page.
-        title: what the figure shows, for those who do not see it.
+        prefix: precedes identifiers; it must differ between the figures of a page.
+        title: what the figure shows, for screen readers.
     """
     from matplotlib import rc_context
 
@@ -71,7 +67,7 @@ def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
     if size is None:
         raise ValueError("matplotlib wrote an SVG without a viewBox")
     body = text[size.end() :].rpartition("</svg>")[0]
-    # Matplotlib's style sheet would style the whole page; the page's own says the same of figures.
+    # Matplotlib's style sheet would apply to the whole page; the page's own has the same rules for figures.
     body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = _TAG.sub(lambda tag: _adapted(tag[0], prefix), body)
     width, height = size[1], size[2]

@@ -1,5 +1,5 @@
 "use strict";
-// The allocation explorer: shows the state of one arm after one event. Everything it shows is in #explorer-data.
+// The allocation explorer: shows the state of one arm after one event. Its data is in #explorer-data.
 (() => {
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const panel = document.getElementById("explorer-panel");
@@ -18,7 +18,7 @@
       ["task", "budget", "method", "seed"].every((name) => String(a.key[name]) === form.elements[name].value),
     );
 
-  /** Site to [rank, density, sites it shares with, components] after the first events up to `position`. */
+  /** Maps sites to [rank, density, sites it shares with, components] after the events up to `position`. */
   const replay = (events, position) => {
     const found = new Map();
     for (const e of events.slice(0, position + 1)) {
@@ -48,7 +48,7 @@
 
   const write = (field, text, value) => {
     const place = details.querySelector(`[data-field="${field}"]`);
-    // A long name may break after its dots.
+    // Allow line breaks after the dots of a long name.
     place.replaceChildren(...text.split(/(?<=\.)(?=\D)/).flatMap((part) => [part, document.createElement("wbr")]));
     if (value === null || value === undefined) delete place.dataset.value;
     else place.dataset.value = String(value);
@@ -104,7 +104,7 @@
     showDetails();
   };
 
-  /** Another arm: stay at the same step of training, at the end if that is where the slider was. */
+  /** Shows another arm at the same training step, or at its end if the slider was at the end. */
   const showArm = (atEnd) => {
     const { events } = arm();
     const slider = form.elements.event;
@@ -122,7 +122,7 @@
     showDetails();
   };
 
-  /** The next site in a direction, over empty cells; null at the edge. */
+  /** Returns the next site in a direction, skipping empty cells; null at the edge. */
   const neighbour = (button, down, right) => {
     const rows = [...grid.tBodies[0].rows];
     const cell = button.closest("td");
@@ -170,7 +170,7 @@
 
   panel.hidden = false;
   activate(buttons.values().next().value);
-  // Begin with an arm whose ranks change, if there is one.
+  // Start with an arm whose ranks change, if there is one.
   const first = data.arms.find((a) => a.events.length > 1) ?? data.arms.find((a) => a.events.length);
   if (first) for (const name of ["task", "budget", "method", "seed"]) form.elements[name].value = String(first.key[name]);
   showArm(true);

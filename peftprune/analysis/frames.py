@@ -1,0 +1,51 @@
+"""All frames of a stored study, each computed when it is first read."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from peftprune.analysis.differences import against
+from peftprune.analysis.frontier import frontier
+from peftprune.analysis.history import costs, history, trace
+from peftprune.analysis.mcnemar import mcnemar
+from peftprune.analysis.pooled import average_ranks, pooled
+from peftprune.analysis.runs import arm_rows, ledger_rows, method_rows, site_rows
+from peftprune.analysis.stability import stability
+from peftprune.study.stored_study import StoredStudy
+
+
+class Frames:
+    """The frames of a stored study. Each frame is computed once, and each result file read once, for one object.
+
+    Results that are stored later appear only in a new object.
+
+    Attributes:
+        study: a snapshot of the study.
+    """
+
+    def __init__(self, study: StoredStudy, baseline: str | None = None) -> None:
+        self.study = study.snapshot()
+        self._baseline = baseline
+
+    @cached_property
+    def baseline(self) -> str:
+        """The method that the others are compared with.
+
+        Raises:
+            UsageError: it is not in the study.
+        """
+        return self.study.baseline_label(self._baseline)
+
+    runs = cached_property(lambda self: arm_rows(self.study))
+    table = cached_property(lambda self: method_rows(self.study, self.runs))
+    allocation = cached_property(lambda self: site_rows(self.study))
+    ledger = cached_property(lambda self: ledger_rows(self.study))
+    trace = cached_property(lambda self: trace(self.study))
+    history = cached_property(lambda self: history(self.study))
+    costs = cached_property(lambda self: costs(self.study))
+    against = cached_property(lambda self: against(self.study, self.runs, self.baseline))
+    mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
+    pooled = cached_property(lambda self: pooled(self.study, self.runs, self.baseline))
+    average_ranks = cached_property(lambda self: average_ranks(self.study, self.runs))
+    frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
+    stability = cached_property(lambda self: stability(self.study))

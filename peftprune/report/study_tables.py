@@ -1,0 +1,191 @@
+"""The tables of a study: the columns, captions and notes of each frame of `Frames`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+from peftprune.report.table import Column, Table, count, interval, number, p_value, plain, score, table
+
+_COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
+_EFFECT = (
+    number("effect_size", 2, "effect size", signed=True, detail=True),
+    number("probability", 2, "chance to improve", detail=True),
+)
+
+
+class _Layout(NamedTuple):
+    """How a frame is shown; fields of its first row may stand in the caption."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    note: str = ""
+    detail: str = ""
+
+
+_LAYOUTS = {
+    "against": _Layout(
+        "Differences to {baseline}",
+        (
+            plain("method"),
+            plain("metric"),
+            number("difference", 4, signed=True),
+            interval(),
+            p_value("p", "p", detail=True),
+            p_value("p_holm", "p (Holm)"),
+            *_EFFECT,
+            number("detectable", 4, "smallest detectable"),
+            count("seeds", detail=True),
+            plain("verdict"),
+        ),
+        "Paired bootstrap over examples and seeds; p corrected over methods by Holm. Smallest detectable: the true "
+        "difference that a study of this size detects with a power of 0.8.",
+        "Effect size: Hedges’ g of the scores paired by seed. Chance to improve: the probability that a run of the "
+        "method scores above a run of the baseline.",
+    ),
+    "mcnemar": _Layout(
+        "Models compared with those of {baseline}",
+        (
+            plain("method"),
+            count("seed"),
+            count("only_method", "correct: method only"),
+            count("only_baseline", "correct: baseline only"),
+            p_value("p", "p"),
+            p_value("p_holm", "p (Holm)"),
+        ),
+        "McNemar’s exact test. Each row compares two trained models, not the methods; seeds are never pooled.",
+    ),
+    "pooled": _Layout(
+        "Pairs pooled over tasks, compared with {baseline}",
+        (
+            plain("method"),
+            count("tasks", detail=True),
+            count("pairs"),
+            number("gain", 4, signed=True),
+            interval(),
+            p_value("p", "p", detail=True),
+            p_value("p_holm", "p (Holm)"),
+            *_EFFECT,
+            plain("verdict"),
+        ),
+        "Gain: mean difference in the tasks’ primary metrics over pairs of runs that share task and seed. It describes "
+        "these tasks, not new ones.",
+    ),
+    "average_ranks": _Layout(
+        "Average ranks",
+        (
+            plain("method"),
+            number("average_rank", 2),
+            count("tasks"),
+            number("critical_difference", 2),
+            p_value("friedman_p", "p (Friedman)"),
+        ),
+        "1 is best. Methods whose average ranks are closer than the critical difference (Nemenyi, 0.05) are not "
+        "distinguishable.",
+    ),
+    "frontier": _Layout(
+        "{metric} on {task}",
+        (
+            plain("method"),
+            plain("budget"),
+            plain("metric"),
+            number("mean", 4),
+            interval(signed=False),
+            count("params", "final params"),
+            count("seeds"),
+            plain("pareto", "on the frontier"),
+        ),
+        "On the frontier: no other row is at least as good with at most as many parameters, and better in one of the "
+        "two.",
+    ),
+    "stability": _Layout(
+        "Agreement of allocations",
+        (
+            plain("method"),
+            count("seed"),
+            plain("other_method"),
+            count("other_seed"),
+            *(number(name, 3) for name in ("ranks", "sites", "components")),
+        ),
+        "1 means equal. ranks: Σ min / Σ max over sites. sites: overlap of the sets of sites with an adapter of their "
+        "own. components: overlap of the remaining initial rank components, where both arms cut some; only between "
+        "methods with the same seed.",
+    ),
+    "published": _Layout(
+        "Published results, from other models and setups",
+        (
+            plain("task"),
+            plain("model"),
+            plain("method"),
+            count("params"),
+            plain("metric"),
+            number("value", 2, "value (as printed)"),
+            count("seeds"),
+            *map(plain, ("source", "table", "note")),
+        ),
+    ),
+}
+
+
+def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None:
+    """Lays out a frame, verdicts in words, or a part of one; None where it has no rows.
+
+    Args:
+        name: one of `Frames`, or "published".
+        frame: the rows to show.
+        place: the part of the study, in words.
+    """
+    if frame.empty:
+        return None
+    known = _LAYOUTS[name]
+    caption = known.caption.format_map({str(name): value for name, value in frame.iloc[0].items()})
+    return table(caption, frame, known.columns, frame=name, place=place, note=known.note, detail=known.detail)
+
+
+def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table:
+    """Lays out scores, sizes, cost and status, one row per method.
+
+    Args:
+        frame: rows of `Frames.table` of one task and budget.
+        metrics: the task's metrics.
+        place: task and budget in words.
+    """
+    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
+    columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
+    if "budget_difference" in frame.columns and frame["budget_difference"].notna().any():
+        columns.append(number("budget_difference", 0, signed=True))
+    if "exemption" in frame.columns and frame["exemption"].fillna("").ne("").any():
+        columns.append(plain("exemption"))
+    note = (
+        "Scores: mean ± standard deviation over seeds. Parameters are the adapter’s, with tied tensors counted once: "
+        "after training (final), at most (peak), and those that are not zero; the head’s are additional. TFLOP: "
+        "analytic, all passes of the run."
+    )
+    below = "Below each score: Student’s 95 % interval of the mean."
+    columns.append(plain("status"))
+    return table("Scores, sizes and cost", frame, columns, frame="table", place=place, note=note, detail=below)
+
+
+def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Table:
+    """Lays out the main table as papers print it: scores, sizes and cost beside the difference in the primary metric.
+
+    Args:
+        frame: rows of `Frames.table` of one task and budget, with the primary metric's differences: `baseline`,
+            `difference`, `difference_low`, `difference_high`, `p_holm` and `verdict`.
+        metrics: the task's metrics, the primary one first.
+        title: task and budget in words.
+    """
+    baselines = frame["baseline"].dropna()
+    columns = [plain("method"), *map(score, metrics), *map(count, ("seeds", "final_params", "peak_params")), *_COST]
+    if not baselines.empty:
+        columns += [
+            number("difference", 4, f"{metrics[0]} − {baselines.iloc[0]}", signed=True),
+            interval("difference_low", "difference_high"),
+            p_value("p_holm", "p (Holm)"),
+            plain("verdict"),
+        ]
+    if (frame["status"] != "done").any():
+        columns.append(plain("status"))
+    return table(title, frame, columns, frame="table")
