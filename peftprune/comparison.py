@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from peftprune.errors import UsageError
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
-from peftprune.study.arguments import check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
-from peftprune.study.execution import Backend, BackendName
-from peftprune.study.execution.local import Workers
-from peftprune.study.execution.work import Source, StudyArm, Work
+from peftprune.study.arguments import Workers, check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
+from peftprune.study.execution.backend import Backend, BackendName
 from peftprune.study.progress import Reporter
-from peftprune.study.request import in_order
+from peftprune.study.request import StudyRequest
 from peftprune.study.store import StudyFolder
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.task_setup import environment
 from peftprune.tasks import Task
-from peftprune.training.settings import GENERATION_ONLY, resolve_settings
+from peftprune.training.settings import TrainingSettings, resolve_settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,150 +173,84 @@ def compare(
     sbatch: str | None = None,
     progress: bool | None = None,
 ) -> Comparison:
-    """Train every method on every task, budget and seed, and return what came out.
+    """Trains every method on every task, budget and seed, and returns the stored results.
 
-    Arms that are done already are not trained again; one that was cut off goes on from its last checkpoint; one that
-    failed is tried again. One arm's failure does not stop the others.
+    An arm is one method on one task under one budget with one seed. Finished arms are not trained again, interrupted
+    arms resume from their last checkpoint, and failed arms are retried. If an arm fails, the others still run.
 
     Args:
         methods: names, labelled specs such as `"lorpa:r64(initial_rank=64)"`, strategy objects or classes.
         task: a task's name (see `peftprune.tasks.TASKS`), several (`"rte,mrpc"`), a `Task`, or a sequence of them.
-        model: `minilm` (offline), a folder, or a hub name.
+        model: the base model: `minilm` (offline), a folder, or a hub name.
         budget: a `Budget`, its text (`"rank=8"`, `"params=300000"`, `"fraction=0.003"`), `"paper"` for each
             method's published setting, or a sequence of them. Arms are compared within a task and a budget.
-        seeds: how many (0, 1, ...), or which (`[11, 12]` or `"11,12"`).
-        target_modules: `"attention"` (query and value), `"all-linear"`, or names as PEFT takes them, in a list or
-            separated by commas.
-        data_dir: folder with the data; default: the environment variable `PEFTPRUNE_DATA`.
-        output_dir: the study's folder; default: `runs/<task>`, several tasks joined by "+".
-        epochs: 3, unless the budget names a length of training.
-        learning_rate: 1e-3.
-        batch_size: 32 examples per optimizer step.
-        gradient_accumulation_steps: 1.
-        warmup_ratio: 0.06.
-        weight_decay: 0.01.
-        max_grad_norm: 1.0.
-        max_length: 256 tokens; in generation, of the prompt.
-        scaling: 2.0 at every site (alpha = 2 · rank).
-        lora_dropout: 0.
-        max_train_samples: all.
-        dtype: "auto" (bfloat16 where the hardware has it, recorded).
-        checkpoints: 5 per run.
-        max_eval_samples: all examples of each evaluation split, else a fixed random sample.
-        max_target_length: 128 tokens of a target, for tasks of generation; so for what follows.
-        max_new_tokens: `max_target_length`: tokens written at most at evaluation.
-        num_beams: 1, which is greedy decoding.
-        prompt: what the model reads, with "{source}" in it: the task's own for decoders, the source alone for
-            encoder-decoders.
-        base_dtype: float32 for the frozen weights, or "bfloat16" or "float16", which halve them.
-        load_in: "8bit" or "4bit" quantises them with bitsandbytes.
-        device_map: where the model is placed, as transformers takes it, such as "auto".
-        threads: CPU threads of every arm, fixed when the study is created, since they change the last bits of results.
-            By default the cores shared among the study's arms, at least 1; 1 on a cluster.
-        workers: processes that train arms side by side, or "auto", the default: as many as the machine has cores (or
-            GPUs) and memory for, and 1 where that would not pay. Results do not depend on their number. More processes
-            may join at any time by the same call. With Slurm: tasks of the array; by default one an arm.
-        backend: "local"; "ray", which trains the arms as tasks of a Ray cluster (extra `ray`); or "slurm", which
-            submits an array job and returns at once.
-        address: of the Ray cluster; "auto", which is the default, for the one this machine belongs to, "local" to
-            start one.
-        gpus: of each arm on a cluster, by default 1 where this machine has one; Ray takes fractions.
-        sbatch: further options for Slurm's `sbatch`, such as "--partition=gpu --time=2:00:00".
-        progress: show progress; default: only on a terminal.
+        seeds: number of seeds (3 for 0, 1, 2), or the seeds themselves (`[11, 12]` or `"11,12"`), each in [0, 2^32).
+        target_modules: the adapted layers: `"attention"` (query and value), `"all-linear"`, or module names as PEFT
+            takes them, in a list or separated by commas.
+        data_dir: folder with the data. Default: the environment variable `PEFTPRUNE_DATA`.
+        output_dir: the study's folder. Default: `runs/<task>`, with the names of several tasks joined by "+".
+        epochs: passes over the training data, above 0. Default: 3, unless the budget sets the length of training.
+        learning_rate: peak learning rate of AdamW, above 0. Default: 1e-3.
+        batch_size: examples per optimizer step, at least 1. Default: 32.
+        gradient_accumulation_steps: micro-batches per optimizer step, from 1 to `batch_size`. Default: 1.
+        warmup_ratio: fraction of the steps in which the learning rate warms up, in [0, 1). Default: 0.06.
+        weight_decay: weight decay of AdamW, at least 0. Default: 0.01.
+        max_grad_norm: norm to which gradients are clipped; 0 turns clipping off. Default: 1.0.
+        max_length: tokens per example, at least 2; longer examples are truncated. In generation tasks, tokens of the
+            prompt. Default: 256.
+        scaling: factor on the product of lora_B and lora_A at every site, alpha / rank, above 0. Default: 2.0.
+        lora_dropout: dropout probability on the adapters' input, in [0, 1). Default: 0.
+        max_train_samples: size of a fixed random sample of the training set, at least 1. Default: all examples.
+        dtype: "float32", "bfloat16" (autocast), or "auto", the default: bfloat16 if the hardware supports it.
+        checkpoints: number of checkpoints saved during a run, at least 0. Default: 5.
+        max_eval_samples: size of a fixed random sample of each evaluation split, at least 2. Default: all examples.
+        max_target_length: tokens of a training target in generation tasks, at least 2. Default: 128.
+        max_new_tokens: limit on the generated tokens in evaluation, at least 1. Default: `max_target_length`.
+        num_beams: beams in generation; 1, the default, is greedy decoding.
+        prompt: template of the model's input in generation tasks, with "{source}" in it. Default: the task's prompt for
+            decoders, the source text alone for encoder-decoders.
+        base_dtype: dtype of the frozen weights: "float32", the default, "bfloat16" or "float16".
+        load_in: quantises the frozen weights with bitsandbytes: "8bit" or "4bit". Default: no quantisation.
+        device_map: device placement of the base model, as transformers takes it, such as "auto". Default: one device.
+        threads: CPU threads per arm, at least 1. They are fixed when the study is created, since they change the last
+            bits of results. Default: the cores divided among the arms, or 1 on a cluster.
+        workers: number of processes that train arms side by side, at least 1, or "auto", the default: as many as the
+            machine's cores (or GPUs) and memory allow, and 1 for a short study. Results do not depend on it. Running
+            the same call again adds processes. With Slurm, the number of tasks in the array; by default one per arm.
+        backend: "local", the default; "ray" trains each arm as a task of a Ray cluster (extra `ray`); "slurm" submits
+            an array job and returns at once.
+        address: address of the Ray cluster; "local" starts one. Default: "auto", the cluster this machine belongs to.
+        gpus: GPUs per arm on a cluster, at least 0; Ray accepts fractions. Default: 1 if this machine has a GPU.
+        sbatch: further options of Slurm's `sbatch`, such as "--partition=gpu --time=2:00:00".
+        progress: whether to show progress. Default: only on a terminal.
 
     Returns:
-        The comparison, also when arms failed: see its `failures`.
+        The comparison, which includes failed arms; see its `failures`.
 
     Raises:
-        UsageError: for a request that cannot be run; nothing was trained.
+        UsageError: if the request cannot be run; no arm is trained then.
     """
-    given = {
-        "epochs": epochs,
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "gradient_accumulation_steps": gradient_accumulation_steps,
-        "warmup_ratio": warmup_ratio,
-        "weight_decay": weight_decay,
-        "max_grad_norm": max_grad_norm,
-        "max_length": max_length,
-        "scaling": scaling,
-        "lora_dropout": lora_dropout,
-        "max_train_samples": max_train_samples,
-        "dtype": dtype,
-        "checkpoints": checkpoints,
-        "max_eval_samples": max_eval_samples,
-        "max_target_length": max_target_length,
-        "max_new_tokens": max_new_tokens,
-        "num_beams": num_beams,
-        "prompt": prompt,
-        "base_dtype": base_dtype,
-        "load_in": load_in,
-        "device_map": device_map,
-    }
-    where = Backend(backend, workers, address, gpus, sbatch)
-    specs = parse(methods)
-    in_order(specs)
-    budgets = parse_budgets(budget)
-    clash = next((b for b in budgets.values() if isinstance(b, Budget) and b.has_length), None)
-    if epochs is not None and clash is not None:
-        raise UsageError.of("epochs", epochs, "is named beside the budget's length of training", "Keep one of them")
-    seed_list = parse_seeds(seeds)
-    targets = parse_targets(target_modules)
-    for name, path in (("model", model), ("data_dir", data_dir), ("output_dir", output_dir)):
-        check_path(name, path)
-    settings = resolve_settings(given)
-    tasks = load_tasks(task, data_dir)
-    misplaced = next((n for n in GENERATION_ONLY if given[n] is not None), None)
-    if misplaced is not None and all(t.kind != "generation" for t in tasks):
-        cure = f"Leave it out, or name a task of generation beside {', '.join(t.name for t in tasks)}"
-        raise UsageError.of(misplaced, given[misplaced], "concerns no task of this study", cure)
-    default = Path("runs") / "+".join(t.name for t in tasks)
-    study = StudyFolder(Path(output_dir) if output_dir is not None else default)
+    arguments = dict(locals())
+    for name in ("model", "data_dir", "output_dir"):
+        check_path(name, arguments[name])
+    setting_names = {field.name for field in fields(TrainingSettings)}
+    named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
+    chosen_backend = Backend(backend, workers, address, gpus, sbatch)
+    request = StudyRequest(
+        methods=parse(methods),
+        budgets=parse_budgets(budget),
+        seeds=parse_seeds(seeds),
+        target_modules=parse_targets(target_modules),
+        named_settings=named_settings,
+        settings=resolve_settings(named_settings),
+        model=model,
+        data_dir=data_dir,
+        tasks=load_tasks(task, data_dir),
+    )
+    default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
+    study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
     study.prepare()
-    sources = {t.name: Source(model, t, settings, targets) for t in tasks}
-    setups = {name: source.setup for name, source in sources.items()}
-    plans = {
-        (t, label, spec.label): setup.plan(spec, parsed, given)
-        for t, setup in setups.items()
-        for label, parsed in budgets.items()
-        for spec in specs
-    }
-    found = environment(study, settings, threads, where.default_threads(len(seed_list) * len(plans)))
-    arms: list[StudyArm] = []
-    for seed in seed_list:
-        for t, setup in setups.items():
-            for label in budgets:
-                cell: dict[str, StudyArm] = {}
-                for spec, needed in in_order(specs):
-                    plan = plans[t, label, spec.label]
-                    config = setup.arm_config(spec, plan, seed, found)
-                    first = None if needed is None else cell[needed]
-                    if first is not None:
-                        config["depends_on"] = {"label": first.spec.label, "hash": first.hash}
-                    name = ", ".join(
-                        [*([t] if len(tasks) > 1 else []), *([label] if len(budgets) > 1 else []), spec.label]
-                    )
-                    cell[spec.label] = StudyArm(t, label, spec, seed, plan, config, name, first)
-                arms += [cell[spec.label] for spec in specs]
-    request = {
-        "model": str(model),
-        "methods": [{"label": s.label, "text": s.text} for s in specs],
-        "tasks": [setup.describe() for setup in setups.values()],
-        "budgets": [{"label": label} | ({} if isinstance(b, str) else asdict(b)) for label, b in budgets.items()],
-        "seeds": seed_list,
-        "target_modules": targets,
-        "data_dir": None if data_dir is None else str(data_dir),
-        "given": {n: v for n, v in given.items() if v is not None},
-        "settings": settings.as_dict(),
-        "sites": len(next(iter(setups.values())).shapes),
-        **found,
-        "arms": [
-            {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash} for a in arms
-        ],
-    }
-    device = found["hardware"]["device"]
-    work = Work(study, tuple(arms), sources, found["dtype"], found["threads"], device, found["versions"], time.time())
-    steps = sum(arm.plan.budget.total_steps for arm in arms)
-    with study.joined(request), Reporter(steps, enabled=progress) as reporter:
-        where.run(work, reporter)
+    work, stored_request = request.plan(study, chosen_backend, threads)
+    with study.registered(stored_request), Reporter(work.total_steps, enabled=progress) as reporter:
+        chosen_backend.run(work, reporter)
     return Comparison.load(study.path)

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 import peftprune
-from peftprune.study.execution import Backend
+from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.work import Work
 from peftprune.study.store import ArmFolder
 from tests.helpers import DEFAULTS, classification_task
@@ -76,15 +76,15 @@ def serve(path: Path) -> None:
 
     Every event is a line of JSON, the child's number the first. Nothing is trained here, so that forking is safe.
     """
-    from peftprune.study.execution.process import Messages, unpack
+    from peftprune.study.execution.process import EventWriter, unpack
 
     packed = path.read_bytes()
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
-            messages = Messages(sys.stdout)
-            messages._tell("child", os.getpid())
-            unpack(packed).run(messages)  # type: ignore[arg-type]
+            writer = EventWriter(sys.stdout)
+            writer._write("child", os.getpid())
+            unpack(packed).run(writer)  # type: ignore[arg-type]
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(json.dumps(["ended", os.waitstatus_to_exitcode(status)]), flush=True)

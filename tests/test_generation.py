@@ -326,7 +326,7 @@ def test_lengths_that_do_not_fit_are_refused(writers: dict[str, Path]) -> None:
 
 
 def test_settings_of_generation_need_a_task_that_generates(tiny_bert: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="num_beams: 2 concerns no task of this study"):
+    with pytest.raises(UsageError, match="num_beams: 2 is for generation tasks only"):
         peftprune.compare("lora", model=tiny_bert, num_beams=2, output_dir=tmp_path)
 
 

@@ -194,7 +194,7 @@ def test_an_arm_whose_other_failed_says_so_and_succeeds_later(
 
 
 def test_the_other_label_must_be_in_the_study(tiny_bert: Path, tmp_path: Path) -> None:
-    problem = r"^shuffled depends on: 'lora-drop' is no method of this study. Add lora-drop to methods, or .*\(lora\)"
+    problem = r"^shuffled depends on: 'lora-drop' is not a method of this study. Add lora-drop to methods, .*\(lora\)"
     with pytest.raises(UsageError, match=problem):
         compare("shuffled,lora", tmp_path / "never", tiny_bert)
     assert not (tmp_path / "never").exists()
@@ -207,7 +207,7 @@ def test_methods_may_not_depend_on_each_other() -> None:
 
 def test_others_keep_their_order_and_their_hashes() -> None:
     specs = parse("shuffled(of='delete'),lora,delete,svd")
-    assert [s.label for s, _ in in_order(specs)] == ["delete", "shuffled", "lora", "svd"]
-    assert [needed for _, needed in in_order(specs)] == [None, "delete", None, None]
+    assert [s.label for s, _ in in_order(specs)] == ["lora", "delete", "svd", "shuffled"]
+    assert [needed for _, needed in in_order(specs)] == [None, None, None, "delete"]
     assert RankPruningStrategy.depends_on.fget(load("lora")()) is None  # type: ignore[attr-defined]
     assert "outcome" not in ArmBudget(1, 1, 1, 1).as_dict()

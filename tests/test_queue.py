@@ -23,11 +23,12 @@ from peftprune.files import write_json
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.view import StepView
-from peftprune.study.execution import Backend
 from peftprune.study.execution import local as workers
+from peftprune.study.execution import process
 from peftprune.study.execution import work as queue
-from peftprune.study.execution.local import _worker, automatic, hear, run_in_processes
-from peftprune.study.execution.process import Messages, pack
+from peftprune.study.execution.backend import Backend
+from peftprune.study.execution.local import _worker, automatic_workers, forward_event, run_in_processes
+from peftprune.study.execution.process import EventWriter, pack
 from peftprune.study.progress import Reporter
 from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
 from tests.helpers import same
@@ -48,7 +49,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from peftprune.store import ArmFolder
+from peftprune.study.store import ArmFolder
 with ArmFolder(Path({str(tmp_path)!r})).lock() as held:
     print(held, flush=True)
     time.sleep(60)
@@ -156,16 +157,16 @@ def request_of(*hashes: str) -> dict[str, Any]:
 
 def test_a_study_keeps_its_request_while_others_work_on_it(tmp_path: Path) -> None:
     study = StudyFolder(tmp_path)
-    with study.joined(request_of("a")):
-        with study.joined(request_of("a")), study.joined():
+    with study.registered(request_of("a")):
+        with study.registered(request_of("a")), study.registered():
             pass
-        refused = r"output_dir: .* is being worked on by another process .* Wait until that has ended, or name another"
-        with pytest.raises(UsageError, match=refused), study.joined(request_of("b")):
+        refused = r"output_dir: .* is in use by another process, .* Wait until it has ended, or name another"
+        with pytest.raises(UsageError, match=refused), study.registered(request_of("b")):
             pass
         assert study.read_request()["arms"] == [{"hash": "a"}]
     # What a killed process leaves holds nothing up.
     (tmp_path / ".at-work-dead").touch()
-    with study.joined(request_of("b")):
+    with study.registered(request_of("b")):
         assert study.read_request()["arms"] == [{"hash": "b"}]
     assert not list(tmp_path.glob(".at-work-*"))
 
@@ -173,15 +174,15 @@ def test_a_study_keeps_its_request_while_others_work_on_it(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"workers": 0}, "workers: 0 is no number of processes. Give 1 or more"),
-        ({"workers": "many"}, "workers: 'many' is no number"),
-        ({"workers": True}, "workers: True is no number"),
+        ({"workers": 0}, "workers: 0 is not a number of processes. Give 1 or more"),
+        ({"workers": "many"}, "workers: 'many' is not a number"),
+        ({"workers": True}, "workers: True is not a number"),
         ({"threads": 0}, "threads: 0 is no whole number from 1"),
         ({"threads": 1.5}, "threads: 1.5 is no whole number"),
         ({"backend": "lsf"}, "backend: 'lsf' is unknown. Backends: local, ray, slurm"),
         ({"workers": 2, "backend": "ray"}, "workers: 2 has no meaning with backend 'ray'. It is for local and slurm"),
         ({"address": "auto"}, "address: 'auto' has no meaning with backend 'local'"),
-        ({"gpus": -1.0, "backend": "slurm"}, "gpus: -1.0 is no number of GPUs"),
+        ({"gpus": -1.0, "backend": "slurm"}, "gpus: -1.0 is not a number of GPUs"),
     ],
 )
 def test_a_wrong_request_is_refused(given: dict[str, Any], message: str, tiny_bert: Path, tmp_path: Path) -> None:
@@ -197,18 +198,18 @@ def test_auto_takes_the_cores_and_memory_there_are_where_it_pays(
     monkeypatch.setattr(workers, "cores", lambda: 8)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     work = planned("lora", tmp_path, tiny_bert, seeds=6)
-    assert automatic(work) == 1
+    assert automatic_workers(work) == 1
     monkeypatch.setattr(workers, "_SECONDS", 1.0)
-    assert automatic(work) == 6
-    assert automatic(replace(work, threads=3)) == 2
-    assert automatic(replace(work, threads=9)) == 1
+    assert automatic_workers(work) == 6
+    assert automatic_workers(replace(work, threads=3)) == 2
+    assert automatic_workers(replace(work, threads=9)) == 1
     free = free._replace(available=10**10)
-    assert automatic(work) == 2
+    assert automatic_workers(work) == 2
     free = free._replace(available=10**6)
-    assert automatic(work) == 1
+    assert automatic_workers(work) == 1
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     free = free._replace(available=10**11)
-    assert automatic(work) == 1
+    assert automatic_workers(work) == 1
 
 
 def test_threads_are_a_share_of_the_cores_whatever_the_number_of_workers(
@@ -236,7 +237,7 @@ def test_by_itself_a_study_stays_in_one_process_where_a_strategy_cannot_travel(
         name = "held"
         lock = threading.Lock()
 
-    monkeypatch.setattr(workers, "automatic", lambda work: 2)
+    monkeypatch.setattr(workers, "automatic_workers", lambda work: 2)
     work = planned(["lora", Held], tmp_path, tiny_bert, budget="rank=2,steps=1")
     with Reporter(2) as reporter:
         run_in_processes(work, "auto", reporter)
@@ -249,13 +250,13 @@ def test_by_itself_a_study_stays_in_one_process_where_a_strategy_cannot_travel(
 
 def test_events_arrive_as_they_were_sent_and_torn_lines_do_not(capsys: pytest.CaptureFixture[str]) -> None:
     wire, heard = io.StringIO(), Heard()
-    sender = Messages(wire)
+    sender = EventWriter(wire)
     sender.started("lora", 3, 24)
     sender.step(1, 24, "train")
     sender.finished("lora", 3, {"accuracy": 0.5})
     sender.failed("dora", 3, "no\nluck")
     for line in [*wire.getvalue().splitlines(), '["finished", "lo']:
-        hear(heard, line)  # type: ignore[arg-type]
+        forward_event(line, heard)  # type: ignore[arg-type]
     assert heard.events == [
         ("started", "lora", 3, 24),
         ("step", 1, 24, "train"),
@@ -268,7 +269,7 @@ def test_every_arm_ends_once_for_the_reader_however_many_workers_tell(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with Reporter(48, enabled=True) as one:
-        two = one.another()
+        two = one.new_listener()
         one.started("lora", 0, 24)
         one.step(5, 24, "train")
         two.skipped("lora", 0, 24)  # it saw the result before the other one told of it
@@ -332,7 +333,7 @@ def test_an_interrupt_ends_the_workers() -> None:
 
     def interrupted() -> None:
         with _worker(b"", 0, 1, Reporter(1)):
-            found.extend(c for c in psutil.Process().children() if "peftprune.study.execution.process" in c.cmdline())
+            found.extend(c for c in psutil.Process().children() if process.__name__ in c.cmdline())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -352,7 +353,7 @@ def test_what_cannot_be_sent_to_a_worker_is_named(tiny_bert: Path, tmp_path: Pat
 
 def test_a_model_that_is_loaded_does_not_travel(tiny_bert: Path, tmp_path: Path) -> None:
     work = planned("lora", tmp_path, tiny_bert)
-    assert work.sources["tiny"].setup is work.sources["tiny"].setup
+    assert work.setups["tiny"].setup is work.setups["tiny"].setup
     assert len(pack(work)) < (tiny_bert / "model.safetensors").stat().st_size
 
 
@@ -364,12 +365,12 @@ def test_four_workers_of_which_one_is_killed_give_what_one_gives(tiny_bert: Path
     killed: list[int] = []
 
     class Killing(Reporter):
-        def another(self) -> Reporter:
+        def new_listener(self) -> Reporter:
             return self
 
         def step(self, done: int, total: int, phase: str) -> None:
             if done > 4 and not killed:
-                victims = [c for c in psutil.Process().children() if "peftprune.study.execution.process" in c.cmdline()]
+                victims = [c for c in psutil.Process().children() if process.__name__ in c.cmdline()]
                 killed.append(victims[0].pid)
                 os.kill(victims[0].pid, signal.SIGKILL)
 
@@ -386,9 +387,9 @@ def test_workers_end_with_the_process_that_started_them(tiny_bert: Path, tmp_pat
     code = """
 import sys
 from pathlib import Path
-from peftprune.progress import Reporter
-from peftprune.worker import unpack
-from peftprune.workers import run_in_processes
+from peftprune.study.progress import Reporter
+from peftprune.study.execution.process import unpack
+from peftprune.study.execution.local import run_in_processes
 run_in_processes(unpack(Path(sys.argv[1]).read_bytes()), 2, Reporter(1))
 """
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "work.pkl")]) as parent:

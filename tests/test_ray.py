@@ -23,7 +23,8 @@ from tests.killing import Heard, left_in, planned
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     work = planned("lora", tmp_path, tiny_bert, backend="ray")
-    with pytest.raises(UsageError, match=r"backend: 'ray' needs Ray, which is absent\. pip install 'peftprune\[ray\]'"):
+    message = r"backend: 'ray' needs Ray, which is not installed\. pip install 'peftprune\[ray\]'"
+    with pytest.raises(UsageError, match=message):
         backend.run_on_ray(work, Reporter(1), address="auto", gpus=None)
     assert not list(tmp_path.glob(".shared-*"))
 
@@ -41,7 +42,7 @@ def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch
     for name in ("ray.util", "ray.util.scheduling_strategies"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "ray", stub)
-    message = r"address: '10\.0\.0\.1:6379' names no Ray cluster that answers \(no cluster\)\. Start one with"
+    message = r"address: '10\.0\.0\.1:6379' is not the address of a running Ray cluster \(no cluster\)\. Start one with"
     with pytest.raises(UsageError, match=message), backend._cluster("10.0.0.1:6379"):
         pass
     assert asked == ["10.0.0.1:6379"]
@@ -59,7 +60,7 @@ def test_an_arm_trained_out_of_sight_comes_back_whole(
     told: list[tuple[int, str]] = []
 
     class Board:
-        class tell:  # noqa: N801
+        class add:  # noqa: N801
             @staticmethod
             def remote(index: int, line: str) -> None:
                 told.append((index, line))
@@ -83,15 +84,15 @@ import contextlib, sys
 from pathlib import Path
 import psutil
 import ray
-from peftprune.backends import ray as backend
-from peftprune.progress import Reporter
-from peftprune.worker import unpack
+from peftprune.study.execution import ray as backend
+from peftprune.study.progress import Reporter
+from peftprune.study.execution.process import unpack
 
 work, fate = unpack(Path(sys.argv[1]).read_bytes()), sys.argv[2]
 killed = []
 
 class Killing(Reporter):
-    def another(self):
+    def new_listener(self):
         return Killing(1)
 
     def step(self, done, total, phase):
@@ -107,7 +108,7 @@ def nowhere(folder):
     yield "no such token"
 
 if fate == "out of sight":
-    backend._token = nowhere
+    backend._marker_file = nowhere
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
 backend.run_on_ray(work, Killing(1), address="local", gpus=None)
 ray.shutdown()

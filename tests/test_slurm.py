@@ -68,10 +68,10 @@ def test_without_sbatch_the_command_is_named_and_a_refusal_is_an_error(
     monkeypatch.setenv("PATH", "/nowhere")
     submit(work, tasks=None, gpus=None, options=None)
     (script,) = tmp_path.rglob("array.sh")
-    assert f"No sbatch here. Where there is one, type: sbatch {script}" in capsys.readouterr().err
+    assert f"sbatch is not installed here. Where it is, run: sbatch {script}" in capsys.readouterr().err
     monkeypatch.setenv("PATH", os.defpath)
     fake_sbatch(tmp_path / "bin", "#!/bin/bash\necho 'invalid partition' >&2\nexit 1\n", monkeypatch)
-    with pytest.raises(RunError, match=r"sbatch: refused .*array\.sh \(invalid partition\)\. Mend --sbatch"):
+    with pytest.raises(RunError, match=r"sbatch: rejected .*array\.sh \(invalid partition\)\. Correct --sbatch"):
         submit(work, tasks=None, gpus=None, options=None)
 
 

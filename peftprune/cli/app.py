@@ -200,7 +200,7 @@ def run_arm(
         if not 0 <= index < count:
             raise UsageError.of("index", index, "is no arm of the study", f"Give 0 to {count - 1}")
         planned = planned.only(index)
-    with planned.study.joined(), Reporter(sum(a.plan.budget.total_steps for a in planned.ordered)) as reporter:
+    with planned.study.registered(), Reporter(planned.total_steps) as reporter:
         planned.run(reporter)
     done = True
     for arm in planned.arms:

@@ -1,4 +1,4 @@
-"""What `compare` is asked for, from all the forms in which it may be said."""
+"""Parses and validates the arguments of `compare`, which may be text, objects or sequences."""
 
 from __future__ import annotations
 
@@ -11,57 +11,50 @@ from peftprune.errors import UsageError
 from peftprune.strategy.budget import Budget, parse_budget
 from peftprune.tasks import Task, load_task
 
+Workers = int | Literal["auto"]
 _SEEDS_END = 2**32
-"""The generators below take no larger ones."""
+"""The random generators accept seeds below this."""
 
 
-def load_tasks(asked: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
-    """Tasks by name, several names separated by commas, `Task` objects, or a sequence of all these.
+def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
+    """Loads tasks, given as names, several names separated by commas, `Task` objects, or a sequence of these.
 
     Raises:
-        UsageError: for none, one that is neither, an unknown name, or two of one name.
+        UsageError: for no task, a value of another type, an unknown name, or two tasks of the same name.
     """
-    names = [name for part in _parts("task", asked, (str, Task), "rte") for name in _names(part)]
-    if not names or "" in names:
-        raise UsageError.of("task", asked, "names no task", "Give rte, or rte,mrpc")
-    tasks = [n if isinstance(n, Task) else load_task(n, data_dir=data_dir) for n in names]
-    found = [t.name for t in tasks]
-    twice = next((n for n in found if found.count(n) > 1), None)
-    if twice is not None:
-        raise UsageError.of("task", twice, "occurs twice", "Name each task once; give Task.from_files another name")
+    parts = _as_list("task", task, (str, Task), "rte")
+    named = [n for p in parts for n in ([p] if isinstance(p, Task) else map(str.strip, p.split(",")))]
+    if not named or "" in named:
+        raise UsageError.of("task", task, "names no task", "Give rte, or rte,mrpc")
+    tasks = [n if isinstance(n, Task) else load_task(n, data_dir=data_dir) for n in named]
+    _check_distinct("task", [t.name for t in tasks], "Name each task once; give Task.from_files another name")
     return tasks
 
 
-def _names(part: str | Task) -> list[Any]:
-    return [name.strip() for name in part.split(",")] if isinstance(part, str) else [part]
-
-
 def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Budget | Literal["paper"]]:
-    """One or several budgets, by the label they have in tables.
+    """Returns one or several budgets by their label in tables.
 
     Raises:
-        UsageError: for none, one that cannot be read, or two that are equal.
+        UsageError: for no budget, one that cannot be parsed, or two equal ones.
     """
-    parsed = [parse_budget(b) for b in _parts("budget", budget, (str, Budget), "rank=8")]
+    parsed = [parse_budget(b) for b in _as_list("budget", budget, (str, Budget), "rank=8")]
     labels = [b if isinstance(b, str) else b.label for b in parsed]
     if not parsed:
         raise UsageError.of("budget", budget, "names no budget", "Give rank=8, or [Budget(rank=2), Budget(rank=8)]")
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise UsageError.of("budget", twice, "occurs twice", "Name each budget once")
+    _check_distinct("budget", labels, "Name each budget once")
     return dict(zip(labels, parsed, strict=True))
 
 
 def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
-    """A number of seeds as 0, 1, ...; a sequence as it is; text as either: "3" is three seeds, "11,12" are these.
+    """Returns the seeds: 0, 1, ... for a number of seeds, or a sequence as it is. Text may be either: "3" or "11,12".
 
     Raises:
-        UsageError: for none, negative, repeated or too large ones, or anything else.
+        UsageError: for no seed, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
     """
-    given: Any = _from_text(seeds) if isinstance(seeds, str) else seeds
-    if isinstance(given, bool) or not isinstance(given, int | Sequence):
+    value: Any = _seeds_from_text(seeds) if isinstance(seeds, str) else seeds
+    if isinstance(value, bool) or not isinstance(value, int | Sequence):
         raise UsageError.of("seeds", seeds, "are neither a number nor a list", "Give 3, or [0, 1, 2]")
-    found = list(range(given)) if isinstance(given, int) else list(given)
+    found = list(range(value)) if isinstance(value, int) else list(value)
     if not found:
         raise UsageError.of("seeds", seeds, "leaves nothing to run", "Give at least 1")
     whole = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < _SEEDS_END for s in found)
@@ -70,7 +63,7 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     return found
 
 
-def _from_text(text: str) -> int | list[int]:
+def _seeds_from_text(text: str) -> int | list[int]:
     parts = [p.strip() for p in text.split(",")]
     if not all(p.isdecimal() for p in parts if p) or not any(parts):
         raise UsageError.of("seeds", text, "is neither a number nor a list of seeds", "Write 3, or 11,12")
@@ -78,38 +71,57 @@ def _from_text(text: str) -> int | list[int]:
 
 
 def parse_targets(targets: str | Sequence[str]) -> str | list[str]:
-    """`"attention"`, `"all-linear"`, or names, in a sequence or separated by commas.
+    """Returns "attention", "all-linear", or a list of module names, which may be separated by commas.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: for any other value.
     """
-    parts = _parts("target_modules", targets, (str,), "all-linear")
+    parts = _as_list("target_modules", targets, (str,), "all-linear")
     if isinstance(targets, str) and targets in ("attention", "all-linear"):
         return targets
     names = [name.strip() for part in parts for name in part.split(",") if name.strip()]
     if not names:
-        raise UsageError.of(
-            "target_modules", targets, "names nothing", "Give attention, all-linear, or names of layers"
-        )
+        cure = "Give attention, all-linear, or names of layers"
+        raise UsageError.of("target_modules", targets, "names nothing", cure)
     return names
 
 
-def check_path(field: str, value: Any) -> None:
-    """Refuse what is no path or name.
+def parse_workers(workers: Workers | str) -> Workers:
+    """Returns "auto" or a number of processes, which may be text.
 
     Raises:
-        UsageError: naming the field.
+        UsageError: for any other value, or a number below 1.
+    """
+    if workers == "auto":
+        return "auto"
+    count = int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UsageError.of("workers", workers, "is not a number of processes", 'Give 1 or more, or "auto"')
+    return count
+
+
+def check_path(field: str, value: Any) -> None:
+    """Checks that a value is a name, a path or None.
+
+    Raises:
+        UsageError: for any other value; it names the field.
     """
     if value is not None and not isinstance(value, str | os.PathLike):
-        raise UsageError.of(field, value, "is no name or path", "Give text")
+        raise UsageError.of(field, value, "is not a name or path", "Give text")
 
 
-def _parts(field: str, given: Any, kinds: tuple[type, ...], example: str) -> list[Any]:
-    """One value or a sequence of them as a list, all of the wanted kinds."""
-    if isinstance(given, kinds):
-        return [given]
-    parts = list(given) if isinstance(given, Sequence) and not isinstance(given, Mapping) else [given]
-    odd = next((p for p in parts if not isinstance(p, kinds)), None)
-    if odd is not None or (parts == [None]):
-        raise UsageError.of(field, odd, f"is no {field.replace('_', ' ')}", f"Write {example}, for example")
+def _as_list(field: str, value: Any, kinds: tuple[type, ...], example: str) -> list[Any]:
+    """Returns one value or a sequence of values as a list, and checks their types."""
+    if isinstance(value, kinds):
+        return [value]
+    parts = list(value) if isinstance(value, Sequence) and not isinstance(value, Mapping) else [value]
+    for part in parts:
+        if not isinstance(part, kinds):
+            raise UsageError.of(field, part, "has the wrong type", f"Write {example}, for example")
     return parts
+
+
+def _check_distinct(field: str, labels: Sequence[str], cure: str) -> None:
+    repeated = next((label for label in labels if labels.count(label) > 1), None)
+    if repeated is not None:
+        raise UsageError.of(field, repeated, "occurs twice", cure)

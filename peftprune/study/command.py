@@ -1,4 +1,4 @@
-"""The command that repeats a study."""
+"""Writes the command that repeats a stored study."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def command(request: Mapping[str, Any]) -> str:
-    """The `peftprune compare` command of a stored study; empty where no one command asks for it.
+    """Returns the `peftprune compare` command of a stored study.
 
-    That is where a method or task exists only in a program, or several tasks are files of the user's own.
+    It is empty if no single command can express the study: a method or task exists only as a Python object, or several
+    tasks are read from the user's own files.
 
     Args:
         request: the contents of `study.json`.
@@ -34,7 +35,7 @@ def command(request: Mapping[str, Any]) -> str:
         ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
         ("data_dir", request["data_dir"]),
         *request["given"].items(),
-        # On a CPU they change the last bits of results, and their default depends on the machine.
+        # On a CPU the number of threads changes the last bits of results, and its default depends on the machine.
         ("threads", request.get("threads") if request["hardware"]["device"] == "cpu" else None),
     ]
     return shlex.join(["peftprune", "compare", *(part for name, value in options for part in _option(name, value))])
@@ -48,7 +49,7 @@ def _option(name: str, value: Any) -> list[str]:
 
 
 def _seeds(seeds: list[int]) -> str:
-    """As the command line reads them: a number for 0, 1, ..., else the list, closed by a comma if it has one entry."""
+    """Returns the seeds as `parse_seeds` reads them: a number for 0, 1, ..., else a list; a list of one ends in ","."""
     if seeds == list(range(len(seeds))):
         return str(len(seeds))
     return ",".join(map(str, seeds)) + "," * (len(seeds) == 1)

@@ -1,4 +1,4 @@
-"""Progress of a study and of the arms in training, on a terminal only."""
+"""Shows the progress of a study and of the arms in training on a terminal."""
 
 from __future__ import annotations
 
@@ -13,92 +13,88 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Reporter:
-    """A bar in steps with the time left for the study, and one for every arm in training. Silent without a terminal.
+    """A bar for the study's steps with the time left, and one for every arm in training.
 
-    It listens to one worker; `another` listens to a further one.
+    A reporter is the `Listener` of one process; `new_listener` returns one for another process.
 
     Args:
-        steps: of all arms together.
-        enabled: None shows progress on a terminal only.
+        steps: optimizer steps of all arms together.
+        enabled: whether to show progress; None shows it only on a terminal.
     """
 
     def __init__(self, steps: int, enabled: bool | None = None) -> None:
-        self._listen(_Board(steps, sys.stderr.isatty() if enabled is None else enabled))
+        self._attach(_Display(steps, sys.stderr.isatty() if enabled is None else enabled))
 
-    def _listen(self, board: _Board) -> None:
-        self._board = board
-        self._arm: TaskID | None = None
-        self._key: tuple[str, int] = ("", 0)
+    def _attach(self, display: _Display) -> None:
+        self._display = display
+        self._bar: TaskID | None = None
+        self._arm: tuple[str, int] = ("", 0)
         self._steps = 0
 
-    def another(self) -> Reporter:
-        """A listener to another worker of the same study."""
+    def new_listener(self) -> Reporter:
+        """Returns a listener for another process of the same study, on the same display."""
         other = copy(self)
-        other._listen(self._board)
+        other._attach(self._display)
         return other
 
     def __enter__(self) -> Reporter:
-        self._board.progress.start()
+        self._display.progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._board.progress.stop()
+        self._display.progress.stop()
 
     def started(self, label: str, seed: int, steps: int) -> None:
-        """An arm begins."""
-        self._close()  # of a task that was lost and is repeated
-        self._key, self._steps = (label, seed), steps
-        self._board.training.add(self._key)
-        self._arm = self._board.progress.add_task(f"{label}, seed {seed}", total=steps)
+        self._close()  # a Ray task that was lost and is repeated starts its arm twice
+        self._arm, self._steps = (label, seed), steps
+        self._display.training.add(self._arm)
+        self._bar = self._display.progress.add_task(f"{label}, seed {seed}", total=steps)
 
     def step(self, done: int, total: int, phase: str) -> None:
-        """A step of the current arm is done."""
-        if self._arm is not None:
-            self._board.progress.update(self._arm, completed=done)
-            self._board.count(self._key, done)
+        if self._bar is not None:
+            self._display.progress.update(self._bar, completed=done)
+            self._display.count(self._arm, done)
 
     def skipped(self, label: str, seed: int, steps: int) -> None:
-        """An arm was done before, or by another worker, which may yet have to say so."""
-        if (label, seed) not in self._board.training:
+        # If another process has just trained the arm, that process's own event gives the metrics.
+        if (label, seed) not in self._display.training:
             self._end((label, seed), steps, "done before")
 
     def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        """The current arm is done."""
         self._end((label, seed), self._steps, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
     def failed(self, label: str, seed: int, error: str) -> None:
-        """The current arm failed."""
         self._end((label, seed), self._steps, f"failed: {error}")
 
     def logged(self, message: str) -> None:
-        """The worker has something to say."""
+        """Logs a warning of the process here."""
         logging.getLogger(__name__).warning(message)
 
     def lost(self, code: int) -> None:
-        """The worker ended before its time."""
+        """Reports that the process ended early, with this exit code."""
         self._close()
-        line = f"a worker ended with code {code}; what it trained goes on elsewhere from its last checkpoint"
-        if self._board.console.quiet:
+        line = f"a worker ended with code {code}; another one resumes its arm from the last checkpoint"
+        if self._display.console.quiet:
             self.logged(line)
         else:
-            self._board.say(line)
+            self._display.print(line)
 
-    def _end(self, key: tuple[str, int], steps: int, line: str) -> None:
+    def _end(self, arm: tuple[str, int], steps: int, line: str) -> None:
         self._close()
-        if self._board.end(key, steps):
-            self._board.say(f"{key[0]}, seed {key[1]}: {line}")
+        if self._display.end(arm, steps):
+            self._display.print(f"{arm[0]}, seed {arm[1]}: {line}")
 
     def _close(self) -> None:
-        self._board.training.discard(self._key)
-        if self._arm is not None:
-            self._board.progress.remove_task(self._arm)
-            self._arm = None
+        self._display.training.discard(self._arm)
+        if self._bar is not None:
+            self._display.progress.remove_task(self._bar)
+            self._bar = None
 
 
-class _Board:
-    """What all listeners of a study write on."""
+class _Display:
+    """The bars and lines that all listeners of a study share. Arms are identified by name and seed."""
 
     def __init__(self, steps: int, shown: bool) -> None:
         self.console = Console(stderr=True, quiet=not shown)
@@ -115,16 +111,16 @@ class _Board:
         self._ended: set[tuple[str, int]] = set()
         self.training: set[tuple[str, int]] = set()
 
-    def count(self, key: tuple[str, int], steps: int) -> None:
-        self._steps[key] = steps
+    def count(self, arm: tuple[str, int], steps: int) -> None:
+        self._steps[arm] = steps
         self.progress.update(self._study, completed=sum(list(self._steps.values())))
 
-    def end(self, key: tuple[str, int], steps: int) -> bool:
-        """False where the arm's end is known already."""
-        known = key in self._ended
-        self._ended.add(key)
-        self.count(key, steps)
+    def end(self, arm: tuple[str, int], steps: int) -> bool:
+        """Counts the arm's steps as done. Returns False if the arm had ended before."""
+        known = arm in self._ended
+        self._ended.add(arm)
+        self.count(arm, steps)
         return not known
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         self.console.print(line, markup=False)

@@ -1,36 +1,147 @@
-"""`compare`: the main job. It plans every arm before training any, runs what is not done, and reads the store back."""
+"""Turns the parsed arguments of `compare` into planned arms and into the request that `study.json` stores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
+from peftprune.strategy.budget import Budget
+from peftprune.study.execution.backend import Backend
+from peftprune.study.execution.work import LazySetup, StudyArm, Work
+from peftprune.study.planning import ArmPlan
+from peftprune.study.store import StudyFolder
+from peftprune.study.task_setup import environment
+from peftprune.tasks import Task
+from peftprune.training.settings import GENERATION_ONLY, TrainingSettings
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """Everything that `compare` is asked to train.
+
+    Attributes:
+        methods: the methods, with distinct labels.
+        budgets: the budgets by label.
+        seeds: the seeds.
+        target_modules: "attention", "all-linear", or module names.
+        named_settings: the training settings that the user named, which override a paper's settings.
+        settings: the training settings of every arm, unless its budget is the paper's.
+        model: folder or name of the base model.
+        data_dir: folder with the data.
+        tasks: the tasks, with distinct names.
+
+    Raises:
+        UsageError: for arguments that contradict each other.
+    """
+
+    methods: Sequence[MethodSpec]
+    budgets: Mapping[str, Budget | Literal["paper"]]
+    seeds: Sequence[int]
+    target_modules: str | list[str]
+    named_settings: dict[str, Any]
+    settings: TrainingSettings
+    model: str | Path
+    data_dir: str | Path | None
+    tasks: Sequence[Task]
+
+    def __post_init__(self) -> None:
+        in_order(self.methods)
+        named = self.named_settings
+        if "epochs" in named and any(isinstance(b, Budget) and b.has_length for b in self.budgets.values()):
+            problem = "is named beside the budget's length of training"
+            raise UsageError.of("epochs", named["epochs"], problem, "Keep one of them")
+        misplaced = next((name for name in GENERATION_ONLY if name in named), None)
+        if misplaced is not None and all(t.kind != "generation" for t in self.tasks):
+            cure = f"Leave it out, or add a generation task to {', '.join(t.name for t in self.tasks)}"
+            raise UsageError.of(misplaced, named[misplaced], "is for generation tasks only", cure)
+
+    def plan(self, study: StudyFolder, backend: Backend, threads: int | None) -> tuple[Work, dict[str, Any]]:
+        """Loads models and data and solves every arm.
+
+        Args:
+            study: the study's folder. Its stored dtype and threads precede the defaults.
+            backend: decides on the default of `threads`.
+            threads: CPU threads per arm; None for the default.
+
+        Returns:
+            The work, and the request as `study.json` stores it.
+
+        Raises:
+            UsageError: if an arm cannot meet its budget, or an argument does not fit the model or the data.
+        """
+        setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
+        plans = {
+            (task, label, spec.label): lazy.setup.plan(spec, budget, self.named_settings)
+            for task, lazy in setups.items()
+            for label, budget in self.budgets.items()
+            for spec in self.methods
+        }
+        fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
+        arms = self._arms(setups, plans, fixed)
+        device, versions = fixed["hardware"]["device"], fixed["versions"]
+        work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, time.time())
+        return work, {
+            "model": str(self.model),
+            "methods": [{"label": s.label, "text": s.text} for s in self.methods],
+            "tasks": [lazy.setup.describe() for lazy in setups.values()],
+            "budgets": [{"label": n} | ({} if isinstance(b, str) else asdict(b)) for n, b in self.budgets.items()],
+            "seeds": self.seeds,
+            "target_modules": self.target_modules,
+            "data_dir": None if self.data_dir is None else str(self.data_dir),
+            "given": self.named_settings,
+            "settings": self.settings.as_dict(),
+            "sites": len(next(iter(setups.values())).setup.shapes),
+            **fixed,
+            "arms": [
+                {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash}
+                for a in arms
+            ],
+        }
+
+    def _arms(
+        self, setups: Mapping[str, LazySetup], plans: Mapping[tuple[str, str, str], ArmPlan], fixed: dict[str, Any]
+    ) -> list[StudyArm]:
+        """Returns one arm per seed, task, budget and method, in the order of the tables."""
+        arms: list[StudyArm] = []
+        for seed, task, budget in product(self.seeds, setups, self.budgets):
+            cell: dict[str, StudyArm] = {}
+            for spec, needed in in_order(self.methods):
+                plan = plans[task, budget, spec.label]
+                config = setups[task].setup.arm_config(spec, plan, seed, fixed)
+                depends_on = None if needed is None else cell[needed]
+                if depends_on is not None:
+                    config["depends_on"] = {"label": depends_on.spec.label, "hash": depends_on.hash}
+                name = ", ".join([task] * (len(setups) > 1) + [budget] * (len(self.budgets) > 1) + [spec.label])
+                cell[spec.label] = StudyArm(task, budget, spec, seed, plan, config, name, depends_on)
+            arms += [cell[spec.label] for spec in self.methods]
+        return arms
 
 
 def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]:
-    """The methods with the label each depends on, which comes before it; else in the order in which they were named.
+    """Returns the methods, each with the label of the method it depends on, which comes before it.
 
     Raises:
-        UsageError: for a label that the study lacks, or methods that depend on each other.
+        UsageError: for a label that is not in the study, or methods that depend on each other.
     """
-    known = {s.label: s for s in specs}
     needs: dict[str, str | None] = {s.label: getattr(s.build(), "depends_on", None) for s in specs}
-    ordered: dict[str, tuple[MethodSpec, str | None]] = {}
-
-    def add(label: str, above: tuple[str, ...]) -> None:
-        needed = needs[label]
-        if label in above:
-            circle = " on ".join([*above[above.index(label) :], label])
-            raise UsageError.of("methods", circle, "depend on each other", "Let one of them depend on another method")
-        if needed is not None and needed not in known:
-            others = ", ".join(other for other in known if other != label) or "no other method"
-            cure = f"Add {needed} to methods, or depend on what is there ({others})"
-            raise UsageError.of(f"{label} depends on", needed, "is no method of this study", cure)
-        if needed is not None:
-            add(needed, (*above, label))
-        ordered.setdefault(label, (known[label], needed))
-
-    for label in known:
-        add(label, ())
-    return list(ordered.values())
+    depth: dict[str, int] = {}
+    for label in needs:
+        chain = [label]
+        while (needed := needs[chain[-1]]) is not None:
+            if needed in chain:
+                circle = " on ".join([*chain[chain.index(needed) :], needed])
+                cure = "Let one of them depend on another method"
+                raise UsageError.of("methods", circle, "depend on each other", cure)
+            if needed not in needs:
+                others = ", ".join(other for other in needs if other != chain[-1]) or "no other method"
+                cure = f"Add {needed} to methods, or depend on a method of the study ({others})"
+                raise UsageError.of(f"{chain[-1]} depends on", needed, "is not a method of this study", cure)
+            chain.append(needed)
+        depth[label] = len(chain)
+    return [(s, needs[s.label]) for s in sorted(specs, key=lambda s: depth[s.label])]

@@ -1,10 +1,10 @@
-"""The store: one folder a study, one folder an arm, every file written whole or not at all.
+"""The files of a study: one folder per study, one folder per arm, every file written atomically.
 
-    <study>/study.json                          the request, resolved, with versions and hardware
+    <study>/study.json                          the resolved request, with versions and hardware
     <study>/arms/<label>-s<seed>-<hash>/        config.json  history.jsonl  allocation.jsonl  predictions.parquet
                                                 checkpoint/  adapter/  result.json (last)
 
-An arm is done when its `result.json` is there and valid. Its hash covers everything that changes the result.
+An arm is finished when it has a valid `result.json`. Its hash covers everything that changes the result.
 """
 
 from __future__ import annotations
@@ -32,26 +32,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-"""Of an arm's files."""
-
+"""Version of the format of an arm's files."""
 STUDY_SCHEMA = 2
-"""Of `study.json`."""
-
-
+"""Version of the format of `study.json`."""
 _RESULT = ("metrics", "ledger", "allocation", "budget", "exemption", "phases", "settings")
+"""Keys that a valid `result.json` has."""
 _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
-"""Without these a file is not what it should be."""
+"""Keys that a valid `study.json` has."""
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Ten hex digits over a configuration, independent of the order of its keys."""
+    """Returns the hash of a configuration: ten hex digits, independent of the order of its keys."""
     text = json.dumps(config, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
 class ArmFolder:
-    """The files of one arm."""
+    """Reads and writes the files of one arm."""
 
     path: Path
 
@@ -68,45 +66,45 @@ class ArmFolder:
         return self.path / "predictions.parquet"
 
     def result(self) -> dict[str, Any] | None:
-        """The finished arm's result; None where there is none or it cannot be read."""
+        """Returns the contents of `result.json`; None if it is missing or invalid."""
         return _read_valid(self.path / "result.json", SCHEMA, _RESULT)
 
     def config(self) -> dict[str, Any]:
-        """What the arm's hash was made of."""
+        """Returns the configuration that the arm's hash is computed from."""
         return self._read("config.json", lambda path: json.loads(path.read_text()))
 
     def error(self) -> dict[str, Any] | None:
-        """The last failure, where the arm failed and has not finished since."""
+        """Returns the last failure; None if the arm has not failed or has finished since."""
         return _read_valid(self.path / "error.json")
 
     def allocation(self) -> list[dict[str, Any]]:
-        """The trace: one row an event, with the sites that changed."""
+        """Returns the trace: one row per event, with the sites that changed."""
         return self._read("allocation.jsonl", read_jsonl)
 
     def history(self) -> list[dict[str, Any]]:
-        """The Trainer's log."""
+        """Returns the Trainer's log."""
         return self._read("history.jsonl", read_jsonl)
 
     def read_predictions(self) -> pd.DataFrame:
-        """One row an evaluation example; the columns are those of `peftprune.training.evaluation.Scored`."""
+        """Returns one row per evaluation example; `peftprune.training.evaluation.Scored` describes the columns."""
         import pandas as pd
 
         return self._read(self.predictions.name, pd.read_parquet)
 
     def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
-        """A file that a finished arm has; damage to it is the user's to know, as the arm counts as done."""
+        """Reads a file that every finished arm has. A damaged one is an error, since the arm would not run again."""
         try:
             return read(self.path / name)
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({type(error).__name__})"
-            cure = "Delete the arm's folder and run the same compare again: it trains that arm anew"
+            cure = "Delete the arm's folder and run the same compare again, which trains the arm again"
             raise UsageError.of("file", str(self.path / name), problem, cure) from error
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
-        """Hold the arm's folder against other processes; False, at once, where one of them holds it.
+        """Locks the arm's folder against other processes. Yields False at once if one of them has locked it.
 
-        The lock is the operating system's and goes with its holder.
+        The operating system releases the lock when its process ends.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock", timeout=0)
@@ -122,14 +120,14 @@ class ArmFolder:
 
     @property
     def held(self) -> bool:
-        """Whether a process works on the arm at this moment."""
+        """Whether a process holds the arm's lock now."""
         if not self.path.is_dir():
             return False
         with self.lock() as mine:
             return not mine
 
     def tidy(self) -> None:
-        """Remove what a process that was killed left behind: half-written files, and once done the checkpoints."""
+        """Removes what a killed process left: half-written files and, if the arm is finished, checkpoints and error."""
         for path in self.path.glob(f".*{_ASIDE}"):
             path.unlink(missing_ok=True)
         if self.result() is not None:
@@ -137,12 +135,12 @@ class ArmFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def failed_since(self, moment: float) -> bool:
-        """Whether the last failure is not older than a moment, in seconds since the epoch."""
+        """Returns whether the arm failed at or after `moment`, in seconds since the epoch."""
         error = self.error()
         return error is not None and error.get("time", 0.0) >= moment
 
     def record_error(self, error: BaseException, label: str, seed: int) -> None:
-        """Keep a failure with its traceback."""
+        """Writes `error.json`: the message and its traceback."""
         known = isinstance(error, PeftPruneError)
         write_json(
             self.path / "error.json",
@@ -157,7 +155,7 @@ class ArmFolder:
         )
 
     def clear_error(self) -> None:
-        """Forget a failure that a later attempt overcame."""
+        """Removes `error.json` after a later attempt has succeeded."""
         (self.path / "error.json").unlink(missing_ok=True)
 
 
@@ -171,15 +169,15 @@ def _read_valid(path: Path, schema: int = SCHEMA, needed: Iterable[str] = ()) ->
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """The folder of one study."""
+    """Reads and writes the folder of one study."""
 
     path: Path
 
     def prepare(self) -> None:
-        """Make the folder and prove that it can be written.
+        """Creates the folder and checks that it is writable.
 
         Raises:
-            UsageError: when it cannot.
+            UsageError: if it is not.
         """
         try:
             (self.path / "arms").mkdir(parents=True, exist_ok=True)
@@ -192,30 +190,30 @@ class StudyFolder:
             ) from None
 
     def arm(self, label: str, seed: int, digest: str) -> ArmFolder:
-        """The folder of an arm."""
+        """Returns the folder of an arm."""
         safe = re.sub(r"[^\w.+-]+", "_", label)
         return ArmFolder(self.path / "arms" / f"{safe}-s{seed}-{digest}")
 
     def write_request(self, request: Mapping[str, Any]) -> None:
-        """Store what the study is, its arms in order included."""
+        """Writes `study.json`."""
         write_json(self.path / "study.json", {"schema": STUDY_SCHEMA, **request})
 
     @contextmanager
-    def joined(self, request: Mapping[str, Any] | None = None) -> Iterator[None]:
-        """Count among the processes at work on the study, which thereby keeps its request.
+    def registered(self, request: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Registers this process as active, so that no other process replaces the stored request.
 
         Args:
-            request: stored as the study's; None leaves it as it is.
+            request: the request to store; None keeps the stored one.
 
         Raises:
-            UsageError: when processes are at work on other arms than the request's.
+            UsageError: if other processes are active and the request has other arms than theirs.
         """
         presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
         with FileLock(self.path / ".lock"):
             if request is not None:
-                if self._others_at_work() and self.read_request()["arms"] != request["arms"]:
-                    problem = "is being worked on by another process that was asked for another study"
-                    cure = "Wait until that has ended, or name another folder"
+                if self._others_are_active() and self.read_request()["arms"] != request["arms"]:
+                    problem = "is in use by another process, which trains other arms"
+                    cure = "Wait until it has ended, or name another folder"
                     raise UsageError.of("output_dir", str(self.path), problem, cure)
                 self.write_request(request)
             presence.acquire()
@@ -225,27 +223,27 @@ class StudyFolder:
             presence.release()
             Path(presence.lock_file).unlink(missing_ok=True)
 
-    def _others_at_work(self) -> bool:
+    def _others_are_active(self) -> bool:
         found = False
         for path in self.path.glob(".at-work-*"):
             try:
                 with FileLock(path, timeout=0):
-                    path.unlink(missing_ok=True)  # its process was killed
+                    path.unlink(missing_ok=True)  # left by a killed process
             except Timeout:
                 found = True
         return found
 
     def read_request(self) -> dict[str, Any]:
-        """Read `study.json`.
+        """Reads `study.json`.
 
         Raises:
-            UsageError: when the folder holds no study.
+            UsageError: if it is missing or invalid.
         """
         found = _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)
         if found is None:
             problem, cure = "holds no study.json", "Name a folder that compare wrote"
             if (self.path / "study.json").exists():
-                problem = "holds no readable study.json: it is damaged, or of another version"
-                cure = "Run the same compare again: finished arms are kept"
+                problem = "holds no readable study.json: the file is damaged or from another version"
+                cure = "Run the same compare again; finished arms are kept"
             raise UsageError.of("output_dir", str(self.path), problem, cure)
         return found

@@ -1,4 +1,7 @@
-"""Several processes on one machine that train the arms of one study, each an arm at a time."""
+"""Trains the arms of a study on this machine, in this process or in several processes side by side.
+
+Every process trains one arm at a time. The parent forwards the events that its processes write.
+"""
 
 from __future__ import annotations
 
@@ -14,86 +17,72 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import psutil
 import torch
 
 from peftprune.errors import UsageError
 from peftprune.models.precision import frozen_bytes
+from peftprune.study.arguments import Workers
+from peftprune.study.execution import process
 from peftprune.study.execution.process import pack, send
 from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
 
-Workers = int | Literal["auto"]
 _SECONDS = 1e-9
-"""That one thread needs, about, for a training example and a weight of the model."""
-_WORTHWHILE = 30.0
-"""Seconds of training below which no further process is started."""
-_MEMORY = 4e9
-"""Bytes that an arm may hold beside its model."""
+"""Estimated seconds per training example and model parameter on one thread."""
+_MIN_SECONDS = 30.0
+"""No further process is started for less than this estimate of the training time."""
+_BYTES_PER_ARM = 4e9
+"""Memory that an arm may need beside its model."""
 _log = logging.getLogger(__name__)
-
-
-def check_workers(workers: Workers | str) -> Workers:
-    """A number from 1, also as text, or "auto".
-
-    Raises:
-        UsageError: for anything else.
-    """
-    if workers == "auto":
-        return "auto"
-    count = int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UsageError.of("workers", workers, "is no number of processes", 'Give 1 or more, or "auto"')
-    return count
 
 
 @cache
 def cores() -> int:
-    """The cores that torch takes here unless told otherwise: the machine's, a container's, or OMP_NUM_THREADS.
+    """Returns torch's default number of threads: the cores of the machine or container, or OMP_NUM_THREADS.
 
-    Found once, since arms narrow torch's number of threads.
+    It is cached, since arms change torch's number of threads.
     """
     return torch.get_num_threads()
 
 
 def default_threads(arms: int) -> int:
-    """Threads of every arm of a study: its share of the cores when as many arms run at once as there can.
+    """Returns the CPU threads per arm of a new study: the cores, divided by the arms that can run side by side.
 
-    One thread an arm and an arm a core finish more arms than many threads for one arm after another.
+    Arms side by side on one thread each finish sooner than one after another on many threads.
 
     Args:
-        arms: of the study when it is created.
+        arms: number of arms of the study.
     """
     return max(1, cores() // max(1, min(arms, torch.cuda.device_count() or cores())))
 
 
-def automatic(work: Work) -> int:
-    """How many processes train a study where nobody says: one a GPU, or as many as cores and memory allow.
+def automatic_workers(work: Work) -> int:
+    """Returns the number of processes for `workers="auto"`: one per GPU, or as many as cores and memory allow.
 
-    One, this one, where starting others would take longer than the training.
+    It is 1, this process, if starting others would take longer than the training.
     """
     left = work.unfinished().values()
-    setups = {name: source.setup for name, source in work.sources.items()}
+    setups = {name: lazy.setup for name, lazy in work.setups.items()}
     seconds = sum(
         _SECONDS * setups[arm.task].base_parameters * arm.plan.budget.total_steps * arm.plan.settings.batch_size
         for arm in left
     )
-    if seconds < _WORTHWHILE:
+    if seconds < _MIN_SECONDS:
         return 1
-    held = 2 * max(frozen_bytes(setup.model.model) for setup in setups.values())
-    fit = int(psutil.virtual_memory().available / (_MEMORY + held))
+    loaded = 2 * max(frozen_bytes(setup.model.model) for setup in setups.values())
+    fit = int(psutil.virtual_memory().available / (_BYTES_PER_ARM + loaded))
     return max(1, min(torch.cuda.device_count() or cores() // work.threads, len(left), fit))
 
 
 def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
-    """Train the study in processes; whatever they leave behind, because they were killed, is trained here.
+    """Trains the study in several processes. Afterwards this process trains what killed processes left unfinished.
 
     Raises:
-        UsageError: when a number of processes was asked for and a strategy cannot be sent to them.
+        UsageError: if `workers` is a number above 1 and a strategy cannot be sent to another process.
     """
-    count = automatic(work) if workers == "auto" else min(workers, len(work.unfinished()))
+    count = automatic_workers(work) if workers == "auto" else min(workers, len(work.unfinished()))
     packed = None
     if count > 1:
         try:
@@ -104,49 +93,47 @@ def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
             _log.warning("%s. Until then arms are trained one after another", error)
     if packed is not None:
         with ExitStack() as stack:
-            relays = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in range(count)]
-            for relay in relays:
-                relay.join()
+            threads = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in range(count)]
+            for thread in threads:
+                thread.join()
     work.run(reporter)
 
 
 @contextmanager
 def _worker(packed: bytes, index: int, threads: int, reporter: Reporter) -> Iterator[threading.Thread]:
-    """A process at work, which ends with the context at the latest, and the thread that listens to it."""
-    command = [sys.executable, "-m", "peftprune.study.execution.process"]
-    env = surroundings(threads) | _device(index)
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-    relay = threading.Thread(target=_relay, args=(process, packed, reporter))
-    relay.start()
+    """Starts a training process and yields the thread that forwards its events; terminates the process on exit."""
+    command = [sys.executable, "-m", process.__name__]
+    # OpenMP threads sleep at barriers instead of spinning, which would slow the other processes.
+    env = {"GOMP_SPINCOUNT": "1000"} | os.environ | python_path() | {"OMP_NUM_THREADS": str(threads)}
+    env |= _visible_device(index)
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    thread = threading.Thread(target=_forward_events, args=(worker, packed, reporter))
+    thread.start()
     try:
-        yield relay
+        yield thread
     finally:
-        process.terminate()
-        relay.join()
-        assert process.stdout is not None
-        process.stdout.close()
+        worker.terminate()
+        thread.join()
+        assert worker.stdout is not None
+        worker.stdout.close()
 
 
-def surroundings(threads: int) -> dict[str, str]:
-    """The environment of a process that trains: this one's, with its modules, and threads that do not spin."""
-    return {"GOMP_SPINCOUNT": "1000"} | os.environ | module_path() | {"OMP_NUM_THREADS": str(threads)}
-
-
-def module_path() -> dict[str, str]:
-    """What makes another process find the user's own modules, wherever its interpreter keeps the installed ones."""
+def python_path() -> dict[str, str]:
+    """Returns the PYTHONPATH with which another process finds the modules that are not installed."""
     paths = [Path(p).absolute() for p in dict.fromkeys(sys.path)]
     installed = (Path(sys.prefix), Path(sys.base_prefix))
     return {"PYTHONPATH": os.pathsep.join(str(p) for p in paths if not any(i in p.parents for i in installed))}
 
 
-def hear(listener: Reporter, line: str) -> None:
-    """Pass on an event that another process wrote."""
-    with contextlib.suppress(ValueError):  # a line that was cut off when its writer was killed
+def forward_event(line: str, listener: Reporter) -> None:
+    """Calls the listener with an event that an `EventWriter` wrote."""
+    with contextlib.suppress(ValueError):  # a line is cut off if its writer was killed
         event, *values = json.loads(line)
         getattr(listener, event)(*values)
 
 
-def _device(index: int) -> dict[str, str]:
+def _visible_device(index: int) -> dict[str, str]:
+    """Returns the environment variable that assigns one of the GPUs to a process."""
     devices = torch.cuda.device_count()
     if not devices:
         return {}
@@ -155,15 +142,15 @@ def _device(index: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": names[index % devices]}
 
 
-def _relay(process: subprocess.Popen[bytes], packed: bytes, reporter: Reporter) -> None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    listener = reporter.another()
-    with contextlib.suppress(OSError):  # it ended before it had read everything, which is seen below
-        send(packed, process.stdin)
-    for line in process.stdout:
-        hear(listener, line.decode())
+def _forward_events(worker: subprocess.Popen[bytes], packed: bytes, reporter: Reporter) -> None:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    listener = reporter.new_listener()
+    with contextlib.suppress(OSError):  # the process may end before it has read its input; `lost` reports it
+        send(packed, worker.stdin)
+    for line in worker.stdout:
+        forward_event(line.decode(), listener)
     with contextlib.suppress(OSError):
-        process.stdin.close()
-    if process.wait() not in (0, -signal.SIGTERM):
-        listener.lost(process.returncode)
+        worker.stdin.close()
+    if worker.wait() not in (0, -signal.SIGTERM):
+        listener.lost(worker.returncode)

@@ -1,7 +1,7 @@
-"""A process that trains arms of a study which another process planned: `python -m peftprune.study.execution.process`.
+"""The process that trains arms of a planned study: `python -m peftprune.study.execution.process`.
 
-Standard input holds a packed `Work`, behind its length in eight bytes. Every event is one JSON document a line on
-standard output. The worker ends when its standard input does, so that it never outlives the process that started it.
+Standard input holds the length of a packed `Work` in eight bytes, then the packed work. Every event goes to standard
+output as one line of JSON. The process exits when its standard input closes, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ _LENGTH = 8
 
 
 def pack(work: Work) -> bytes:
-    """Pickle a study's work for another process, with the code of strategies that only this process has.
+    """Pickles a study's work for another process, with the code of strategies that only this process can import.
 
     Raises:
-        UsageError: for strategies that hold what cannot be pickled.
+        UsageError: if a strategy holds an object that cannot be pickled.
     """
     import cloudpickle
 
     classes = {c for arm in work.arms for c in arm.spec.cls.__mro__}
-    own = [sys.modules[name] for name in {c.__module__ for c in classes} if _only_here(name)]
-    for module in own:
+    by_value = [sys.modules[name] for name in {c.__module__ for c in classes} if _is_not_importable(name)]
+    for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
         return cloudpickle.dumps(work)
-    except Exception as error:  # whatever a foreign object raises when it is asked for its state
+    except Exception as error:  # user-defined objects can raise anything when they are pickled
         methods = ", ".join(dict.fromkeys(arm.spec.label for arm in work.arms))
         problem = f"cannot be sent to another process ({type(error).__name__}: {error})"
         cure = "Keep out of a strategy what cannot be pickled (open files, locks), or train with workers=1"
         raise UsageError.of("methods", methods, problem, cure) from error
     finally:
-        for module in own:
+        for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)
 
 
 def unpack(packed: bytes) -> Work:
-    """The work that `pack` packed, in a process that is made ready for it.
+    """Loads packed work and sets this process's number of threads.
 
     Raises:
-        RunError: where this machine is not like the one that the study was planned on.
+        RunError: if the device or a package version differs from the planned one.
     """
     import cloudpickle
     import torch
@@ -65,87 +65,86 @@ def unpack(packed: bytes) -> Work:
 
 
 def send(packed: bytes, pipe: IO[bytes]) -> None:
-    """Write what a worker reads first."""
+    """Writes packed work to the standard input of a training process."""
     pipe.write(len(packed).to_bytes(_LENGTH) + packed)
     pipe.flush()
 
 
 def _receive() -> bytes:
-    # Without a buffer, which would take what comes behind, and whose lock an ending interpreter would wait for.
+    # Unbuffered: a buffer would read past the work, and an exiting interpreter would wait for the buffer's lock.
     with open(0, "rb", buffering=0, closefd=False) as pipe:
-        return _exactly(pipe, int.from_bytes(_exactly(pipe, _LENGTH)))
+        return _read_exactly(pipe, int.from_bytes(_read_exactly(pipe, _LENGTH)))
 
 
-def _exactly(pipe: RawIOBase, count: int) -> bytes:
+def _read_exactly(pipe: RawIOBase, count: int) -> bytes:
     found = b""
     while len(found) < count:
         part = pipe.read(count - len(found))
         if not part:
-            os._exit(1)  # who started this is gone
+            os._exit(1)  # the parent is gone
         found += part
     return found
 
 
-def _only_here(module: str) -> bool:
-    """Whether no import finds a module: it was made from a file given by its path. `__main__` travels anyway."""
+def _is_not_importable(module: str) -> bool:
+    """Returns whether a module was loaded from a path that no import finds. cloudpickle handles `__main__` itself."""
     if module == "__main__" or module not in sys.modules:
         return False
     top = module.partition(".")[0]
     return not any(finder.find_spec(top, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
 
 
-class Messages(logging.Handler):
-    """A listener that writes every event, and what is logged, as a line of JSON."""
+class EventWriter(logging.Handler):
+    """A `Listener` and log handler that writes every event and warning as a line of JSON: its name, then its values."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(logging.WARNING)
         self.stream = stream
 
-    def _tell(self, event: str, *values: Any) -> None:
-        # Whoever read this may be gone; the arm is worth finishing all the same.
+    def _write(self, event: str, *values: Any) -> None:
+        # Training continues if the reader is gone.
         with contextlib.suppress(OSError):
             self.stream.write(json.dumps([event, *values]) + "\n")
             self.stream.flush()
 
     def started(self, label: str, seed: int, steps: int) -> None:
-        self._tell("started", label, seed, steps)
+        self._write("started", label, seed, steps)
 
     def step(self, done: int, total: int, phase: str) -> None:
-        self._tell("step", done, total, phase)
+        self._write("step", done, total, phase)
 
     def skipped(self, label: str, seed: int, steps: int) -> None:
-        self._tell("skipped", label, seed, steps)
+        self._write("skipped", label, seed, steps)
 
     def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        self._tell("finished", label, seed, dict(metrics))
+        self._write("finished", label, seed, dict(metrics))
 
     def failed(self, label: str, seed: int, error: str) -> None:
-        self._tell("failed", label, seed, error)
+        self._write("failed", label, seed, error)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._tell("logged", record.getMessage())
+        self._write("logged", record.getMessage())
 
 
 def main() -> None:
-    """Train whatever the study has left."""
-    # A terminal interrupts all processes at once; this one is ended by the one that started it.
+    """Trains the unfinished arms of the work on standard input."""
+    # A terminal interrupts all processes at once. The parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     packed = _receive()
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    messages = Messages(sys.stdout)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    writer = EventWriter(sys.stdout)
     logger = logging.getLogger("peftprune")
-    logger.addHandler(messages)
+    logger.addHandler(writer)
     logger.propagate = False
-    # Libraries that print must not get between the events.
+    # What libraries print must not mix with the events.
     with contextlib.redirect_stdout(sys.stderr):
-        work = unpack(packed)
-        work.run(messages)
+        unpack(packed).run(writer)
 
 
-def _end_with_input() -> None:
+def _exit_with_parent() -> None:
     while os.read(0, 1):
         pass
-    # What is half done is taken up from the last checkpoint.
+    # An arm that is cut off resumes from its last checkpoint.
     os._exit(1)
 
 

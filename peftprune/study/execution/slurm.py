@@ -1,7 +1,7 @@
-"""Slurm: the work as a file, and an array job whose tasks run `peftprune run-arm` on it.
+"""Trains the arms of a study by Slurm: writes the packed work and an array job whose tasks run `peftprune run-arm`.
 
-The study's folder must be on a file system that the nodes share. Tasks take arms under their locks, so that a task
-which is requeued, or a second job, trains nothing twice.
+The study's folder must be on a file system that the nodes share. Tasks lock the arms that they train, so a requeued
+task or a second job trains no arm twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from peftprune.errors import RunError
 from peftprune.files import write_atomically
-from peftprune.study.execution.local import Workers, check_workers, module_path
+from peftprune.study.arguments import Workers, parse_workers
+from peftprune.study.execution.local import python_path
 from peftprune.study.execution.process import pack
 from peftprune.study.execution.work import Work
 from peftprune.study.store import StudyFolder
@@ -34,51 +35,52 @@ exec {command}
 
 
 def submit(work: Work, *, tasks: Workers | str | None, gpus: float | None, options: str | None) -> None:
-    """Write the work and its script, and hand them to `sbatch`; where there is none, say what to type.
+    """Writes the array job and submits it with `sbatch`. Without `sbatch`, prints the command to run.
 
     Args:
         work: the planned study.
-        tasks: that many tasks take arms until none is left; None and "auto" give every arm a task.
-        gpus: of each task; None for 1 where the study was planned on a GPU.
-        options: of `sbatch`, beside those in the script.
+        tasks: number of tasks, each of which trains arms until none is left; None or "auto" for one task per arm.
+        gpus: GPUs per task; None for 1 if the study is planned on a GPU, else 0.
+        options: further options of `sbatch`.
 
     Raises:
-        RunError: when `sbatch` refuses the job.
+        RunError: if `sbatch` rejects the job.
     """
     script = write_job(work, tasks=tasks, gpus=gpus, options=options)
     if script is None:
         return
     command = ["sbatch", str(script)]
     if shutil.which("sbatch") is None:
-        print(f"No sbatch here. Where there is one, type: {shlex.join(command)}", file=sys.stderr)
+        print(f"sbatch is not installed here. Where it is, run: {shlex.join(command)}", file=sys.stderr)
         return
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise RunError(f"sbatch: refused {script} ({said}). Mend --sbatch, or the script, and submit it again")
+        reason = (done.stderr or done.stdout).strip()
+        raise RunError(f"sbatch: rejected {script} ({reason}). Correct --sbatch or the script, and submit it again")
     print(done.stdout.strip(), file=sys.stderr)
 
 
 def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, options: str | None) -> Path | None:
-    """Write the work and the script of its array job; see `submit`. None where every arm is done.
+    """Writes the packed work and the script of its array job; see `submit`.
 
     Returns:
-        The script, in a folder of its own under `slurm/` in the study's folder; the tasks' logs come beside it.
+        Path of the script, in a new folder under `slurm/` in the study's folder, where the tasks' logs go too. None if
+        every arm is finished.
     """
     work = replace(work, study=StudyFolder(work.study.path.absolute()))
     unfinished = work.unfinished()
     if not unfinished:
         return None
-    count = check_workers(tasks or "auto")
+    count = parse_workers(tasks or "auto")
     array = ",".join(map(str, unfinished)) if count == "auto" else f"0-{min(count, len(unfinished)) - 1}"
     folder = work.study.path / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     write_atomically(folder / "work.pkl", pack(work))
-    wanted = gpus if gpus is not None else float(work.device != "cpu")
+    gpus = gpus if gpus is not None else float(work.device != "cpu")
     header = [
         "--job-name=peftprune",
         f"--array={array}",
         f"--cpus-per-task={work.threads}",
-        *([f"--gpus-per-task={wanted:g}", "--ntasks=1"] if wanted else []),
+        *([f"--gpus-per-task={gpus:g}", "--ntasks=1"] if gpus else []),
         f"--output={folder}/%A_%a.log",
         "--requeue",
         *shlex.split(options or ""),
@@ -87,7 +89,7 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
     script = _SCRIPT.format(
         header="\n".join(f"#SBATCH {line}" for line in header),
         folder=shlex.quote(str(Path.cwd())),
-        path=shlex.quote(module_path()["PYTHONPATH"]),
+        path=shlex.quote(python_path()["PYTHONPATH"]),
         threads=work.threads,
         command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if count == "auto" else ""),
     )

@@ -1,7 +1,7 @@
-"""The arms of a study as a queue that any number of processes may work on at once.
+"""Trains the arms of a planned study. Any number of processes can work on the same study at once.
 
-Whoever trains an arm holds the lock of its folder. The operating system lets go of it when its holder dies, however it
-dies, so that the next process takes the arm up at its last checkpoint.
+A process trains an arm while it holds the lock of the arm's folder. If the process dies, the operating system releases
+the lock, and another process resumes the arm from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings
 
 _PAUSE = 0.5
-"""Seconds between two looks at what other processes hold."""
+"""Seconds before arms that other processes have locked are tried again."""
 
 
 class Listener(Protocol):
-    """Who is told how the work goes on."""
+    """Receives the events of a process that trains arms. `label` is the arm's name."""
 
     def started(self, label: str, seed: int, steps: int) -> None: ...
 
@@ -45,17 +45,17 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class StudyArm:
-    """One arm of a study, planned.
+    """One planned arm of a study.
 
     Attributes:
-        task: the task's name.
-        budget: the budget's label.
+        task: name of the task.
+        budget: label of the budget.
         spec: the method.
         seed: the arm's seed.
-        plan: everything solved.
-        config: what its hash is made of.
-        name: what it is called in messages.
-        depends_on: the arm whose outcome it needs.
+        plan: the arm, solved into integers.
+        config: everything that changes the arm's result; its hash identifies the arm.
+        name: the arm's name in messages.
+        depends_on: the arm whose outcome this one needs.
     """
 
     task: str
@@ -72,28 +72,28 @@ class StudyArm:
         return config_hash(self.config)
 
     @property
-    def chain(self) -> list[StudyArm]:
-        """The arms it depends on, first things first, and itself."""
-        return [*(self.depends_on.chain if self.depends_on is not None else ()), self]
+    def dependencies(self) -> list[StudyArm]:
+        """The arms that have to run before this one, in their order."""
+        return [] if self.depends_on is None else [*self.depends_on.dependencies, self.depends_on]
 
-    def ready(self, study: StudyFolder) -> ArmPlan:
-        """The plan with a strategy of its own, since strategies carry state, and with what it depends on.
+    def plan_to_run(self, study: StudyFolder) -> ArmPlan:
+        """Returns the plan with a new strategy, since strategies carry state, and with the outcome it depends on.
 
         Raises:
-            RunError: when the arm that it depends on has no result.
+            RunError: if the arm that this one depends on has no result.
         """
-        plan, first = self.plan.renewed(self.spec), self.depends_on
-        if first is None:
+        plan, needed = self.plan.renewed(self.spec), self.depends_on
+        if needed is None:
             return plan
-        result = study.arm(first.spec.label, first.seed, first.hash).result()
+        result = study.arm(needed.spec.label, needed.seed, needed.hash).result()
         if result is None:
-            raise RunError(f"{self.spec.label}: needs the outcome of {first.spec.label!r}, which failed. Mend it first")
+            raise RunError(f"{self.spec.label}: needs the outcome of {needed.spec.label!r}, which failed. Fix it first")
         return plan.after(Outcome.of(result))
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a task's `Setup` is made of, so that another process can make its own."""
+class LazySetup:
+    """Builds a task's `Setup` on first use. Pickled, it holds the arguments only: every process loads its own model."""
 
     model: str | Path
     task: Task
@@ -105,52 +105,56 @@ class Source:
         return Setup(self.model, self.task, self.settings, self.target_modules)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A loaded model does not travel.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 @dataclass(frozen=True)
 class Work:
-    """A planned study: all that a process needs to train its arms.
+    """A planned study, with everything that a process needs to train its arms.
 
     Attributes:
-        study: its folder.
-        arms: in the order of the tables.
-        sources: by task.
+        study: the study's folder.
+        arms: the arms, in the order of the tables.
+        setups: model, data and sites by task name.
         dtype: "float32" or "bfloat16".
-        threads: of every arm.
-        device: what the arms are planned for: the name of a GPU, or "cpu".
-        versions: of the packages, likewise.
-        since: seconds since the epoch; a failure that is older is tried again.
+        threads: CPU threads per arm.
+        device: the device that the arms are planned for: the name of a GPU, or "cpu".
+        versions: the package versions that the arms are planned for.
+        requested_at: time of the request in seconds since the epoch; arms that failed earlier are retried.
     """
 
     study: StudyFolder
     arms: tuple[StudyArm, ...]
-    sources: Mapping[str, Source]
+    setups: Mapping[str, LazySetup]
     dtype: str
     threads: int
     device: str
     versions: Mapping[str, str]
-    since: float
+    requested_at: float
 
     @property
     def ordered(self) -> list[StudyArm]:
-        """The arms in the order in which they run: as named, but what others wait for comes before them."""
-        return list({id(a): a for arm in self.arms for a in arm.chain}.values())
+        """The arms in the order in which they run: each one after its dependencies."""
+        return list({id(a): a for arm in self.arms for a in (*arm.dependencies, arm)}.values())
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of all arms together."""
+        return sum(arm.plan.budget.total_steps for arm in self.ordered)
 
     def unfinished(self) -> dict[int, StudyArm]:
-        """The arms without a result at this moment, by their place in the order in which they run."""
+        """Returns the arms that have no result now, by their index in `ordered`."""
         return {i: arm for i, arm in enumerate(self.ordered) if self.folder(arm).result() is None}
 
     def only(self, index: int) -> Work:
-        """The one of the arms in their order, and what it depends on."""
+        """Returns the work for one arm, by its index in `ordered`, and for the arms that it depends on."""
         return replace(self, arms=(self.ordered[index],))
 
     def check_here(self) -> None:
-        """Refuse to train where an arm would not be what its hash says.
+        """Checks that this machine trains what the arms' hashes say.
 
         Raises:
-            RunError: on another device, or with other versions, than the arms are planned for.
+            RunError: if the device or a package version differs from the planned one.
         """
         device, versions = device_name(), package_versions()
         if device != self.device:
@@ -163,38 +167,38 @@ class Work:
             raise RunError(f"versions: {', '.join(other)} here ({platform.node()}). Install the same ones everywhere")
 
     def run(self, listener: Listener) -> None:
-        """Train what is not done and what no other process trains, until nothing of it is left.
+        """Trains the arms that no other process trains, and returns when every arm is finished or has failed.
 
         Raises:
-            RunError: when the study's folder cannot be written any more.
+            RunError: if the study's folder cannot be written any more.
         """
         waiting = self.ordered
         while waiting:
             try:
-                left = [arm for arm in waiting if not self.attempt(arm, listener)]
+                blocked = [arm for arm in waiting if not self.attempt(arm, listener)]
             except OSError as error:
-                told = storage_error(error, self.study.path)
-                if told is None:
+                explained = storage_error(error, self.study.path)
+                if explained is None:
                     raise
-                raise told from error
-            if len(left) == len(waiting):
+                raise explained from error
+            if len(blocked) == len(waiting):
                 time.sleep(_PAUSE)
-            waiting = left
+            waiting = blocked
 
     def folder(self, arm: StudyArm) -> ArmFolder:
         return self.study.arm(arm.spec.label, arm.seed, arm.hash)
 
     def attempt(self, arm: StudyArm, listener: Listener) -> bool:
-        """Train one arm unless that is done. False where another process holds it, or what it waits for."""
+        """Trains one arm unless it has ended. Returns False if another process trains it or one of its dependencies."""
         folder, steps = self.folder(arm), arm.plan.budget.total_steps
-        if self._open(arm):
-            if any(self._open(first) for first in arm.chain[:-1]):
+        if self._is_open(arm):
+            if any(self._is_open(needed) for needed in arm.dependencies):
                 return False
             with folder.lock() as held:
                 if not held:
                     return False
                 folder.tidy()
-                if self._open(arm):
+                if self._is_open(arm):
                     listener.started(arm.name, arm.seed, steps)
                     self._train(arm, listener)
                     return True
@@ -203,21 +207,22 @@ class Work:
         listener.skipped(arm.name, arm.seed, steps)
         return True
 
-    def _open(self, arm: StudyArm) -> bool:
+    def _is_open(self, arm: StudyArm) -> bool:
+        """Returns whether the arm has neither a result nor a failure since the request."""
         folder = self.folder(arm)
-        return folder.result() is None and not folder.failed_since(self.since)
+        return folder.result() is None and not folder.failed_since(self.requested_at)
 
     def _train(self, arm: StudyArm, listener: Listener) -> None:
         folder = self.folder(arm)
         try:
-            plan, inputs = arm.ready(self.study), self.sources[arm.task].setup.inputs(arm.plan, self.dtype)
+            plan, inputs = arm.plan_to_run(self.study), self.setups[arm.task].setup.inputs(arm.plan, self.dtype)
             result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step)
         except Exception as error:
-            told = storage_error(error, folder.path) or error
-            if told is not error:
-                told.__cause__ = error
-            # Where not even this can be written, the study ends: it could store nothing else.
-            folder.record_error(told, arm.spec.label, arm.seed)
-            listener.failed(arm.name, arm.seed, str(told))
+            explained = storage_error(error, folder.path) or error
+            if explained is not error:
+                explained.__cause__ = error
+            # If not even this can be written, the error ends the study, which could store nothing else.
+            folder.record_error(explained, arm.spec.label, arm.seed)
+            listener.failed(arm.name, arm.seed, str(explained))
         else:
             listener.finished(arm.name, arm.seed, result["metrics"])

@@ -1,0 +1,69 @@
+"""Selects and checks where the arms are trained: on this machine, on a Ray cluster, or by Slurm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from peftprune.errors import UsageError
+from peftprune.study.arguments import Workers, parse_workers
+from peftprune.study.execution.local import default_threads, run_in_processes
+from peftprune.study.execution.work import Work
+from peftprune.study.progress import Reporter
+
+BackendName = Literal["local", "ray", "slurm"]
+_USERS = {"workers": ("local", "slurm"), "address": ("ray",), "gpus": ("ray", "slurm"), "sbatch": ("slurm",)}
+"""The backends that use each option."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend and its options.
+
+    Attributes:
+        name: "local", "ray" or "slurm".
+        workers: number of processes (local) or of the array's tasks (Slurm), at least 1. None or "auto": as many as the
+            machine has room for (local), one per arm (Slurm).
+        address: address of the Ray cluster, as `ray.init` takes it; None for "auto".
+        gpus: GPUs per arm, at least 0; None for 1 if the study is planned on a GPU, else 0. Ray accepts fractions.
+        sbatch: further options of Slurm's `sbatch`.
+
+    Raises:
+        UsageError: for an unknown name, a value out of range, or an option of another backend.
+    """
+
+    name: BackendName = "local"
+    workers: Workers | str | None = None
+    address: str | None = None
+    gpus: float | None = None
+    sbatch: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            parse_workers(self.workers)
+        if self.name not in get_args(BackendName):
+            known = ", ".join(get_args(BackendName))
+            raise UsageError.of("backend", self.name, "is unknown", f"Backends: {known}")
+        for option, names in _USERS.items():
+            if getattr(self, option) is not None and self.name not in names:
+                problem = f"has no meaning with backend {self.name!r}"
+                raise UsageError.of(option, getattr(self, option), problem, f"It is for {' and '.join(names)}")
+        if self.gpus is not None and (isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf")):
+            raise UsageError.of("gpus", self.gpus, "is not a number of GPUs", "Give 0 or more, for example 0.5")
+
+    def default_threads(self, arms: int) -> int:
+        """Returns the CPU threads per arm if the user names none: a share of the cores locally, 1 on a cluster."""
+        return default_threads(arms) if self.name == "local" else 1
+
+    def run(self, work: Work, reporter: Reporter) -> None:
+        """Trains the unfinished arms. With Slurm, submits them and returns at once."""
+        if self.name == "ray":
+            from peftprune.study.execution.ray import run_on_ray
+
+            run_on_ray(work, reporter, address=self.address or "auto", gpus=self.gpus)
+        elif self.name == "slurm":
+            from peftprune.study.execution.slurm import submit
+
+            submit(work, tasks=self.workers, gpus=self.gpus, options=self.sbatch)
+        else:
+            run_in_processes(work, parse_workers(self.workers or "auto"), reporter)
