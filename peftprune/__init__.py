@@ -4,80 +4,32 @@
     result = peftprune.compare(["lora", "lorpa"], task="rte", data_dir="glue", budget="rank=8")
     result.table()
 
-Names are imported when they are first used, so that `import peftprune` is quick.
+`__init__.pyi` lists the public names. They are imported on first use, so that `import peftprune` is fast.
 """
 
-from __future__ import annotations
-
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from peftprune.adapters.inspection import inspect as inspect
-    from peftprune.adapters.load import load_adapter as load_adapter
-    from peftprune.adapters.pruning import prune as prune
-    from peftprune.analysis.peft_results import read_peft_method_comparison as read_peft_method_comparison
-    from peftprune.callback.callback import PruningCallback as PruningCallback
-    from peftprune.callback.data_order import sampler as sampler
-    from peftprune.callback.prepare import prepare as prepare
-    from peftprune.comparison import Comparison as Comparison
-    from peftprune.comparison import compare as compare
-    from peftprune.errors import PeftPruneError as PeftPruneError
-    from peftprune.errors import RunError as RunError
-    from peftprune.errors import UsageError as UsageError
-    from peftprune.methods.registry import register as register
-    from peftprune.strategy.baseline import Baseline as Baseline
-    from peftprune.strategy.budget import Budget as Budget
-    from peftprune.strategy.interface import RankPruningStrategy as RankPruningStrategy
-    from peftprune.strategy.phases import Phase as Phase
-    from peftprune.strategy.plan import PruningPlan as PruningPlan
-    from peftprune.strategy.signal import Signal as Signal
-    from peftprune.strategy.sites import Site as Site
-    from peftprune.strategy.sites import SiteShape as SiteShape
-    from peftprune.strategy.spec import AdapterSpec as AdapterSpec
-    from peftprune.strategy.view import StepView as StepView
-    from peftprune.tasks import Task as Task
-    from peftprune.tasks import load_task as load_task
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "AdapterSpec": "strategy.spec",
-    "Baseline": "strategy.baseline",
-    "Budget": "strategy.budget",
-    "Comparison": "comparison",
-    "PeftPruneError": "errors",
-    "Phase": "strategy.phases",
-    "PruningCallback": "callback.callback",
-    "PruningPlan": "strategy.plan",
-    "RankPruningStrategy": "strategy.interface",
-    "RunError": "errors",
-    "Signal": "strategy.signal",
-    "Site": "strategy.sites",
-    "SiteShape": "strategy.sites",
-    "StepView": "strategy.view",
-    "Task": "tasks",
-    "UsageError": "errors",
-    "compare": "comparison",
-    "inspect": "adapters.inspection",
-    "load_adapter": "adapters.load",
-    "load_task": "tasks",
-    "prepare": "callback.prepare",
-    "prune": "adapters.pruning",
-    "read_peft_method_comparison": "analysis.peft_results",
-    "register": "methods.registry",
-    "sampler": "callback.data_order",
+_MODULES = {
+    alias.name: statement.module
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text("utf-8")).body
+    if isinstance(statement, ast.ImportFrom) and statement.module is not None
+    for alias in statement.names
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'peftprune' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"peftprune.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return [*globals(), *_MODULES]
