@@ -13,21 +13,8 @@ from peftprune.stats import detectable_from, effect_size, holm, paired_bootstrap
 from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = [
-    "task",
-    "budget",
-    "method",
-    "baseline",
-    "metric",
-    "seeds",
-    "difference",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "effect_size",
-    "probability",
-    "detectable",
-    "verdict",
+    *("task", "budget", "method", "baseline", "metric", "seeds", "difference", "low", "high", "p", "p_holm"),
+    *("effect_size", "probability", "detectable", "verdict"),
 ]
 _RESAMPLES = 10_000
 _SLOW_RESAMPLES = 500

@@ -14,24 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from peftprune.analysis.runs import KEY, SITES
 from peftprune.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FIRST = ["task", "budget", "method", "seed"]
-_LAST = [
-    "final_params",
-    "total_params",
-    "file_bytes",
-    "seconds",
-    "memory_bytes",
-    "peft_type",
-    "model",
-    "steps",
-    "created_at",
-]
-_ALLOCATION = [*_FIRST, "site", "layer", "kind", "rank", "density", "shared_with"]
+_COUNTS = ["final_params", "total_params", "file_bytes", "seconds", "memory_bytes"]
+_DETAILS = ["peft_type", "model", "steps", "created_at", "status"]
 
 # A module's number in the list of blocks that holds it: the first one in its name.
 _BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
@@ -94,7 +84,7 @@ class PeftResults:
                     "status": "done" if status == "success" else f"failed: {message or status}",
                 }
             )
-        return pd.DataFrame(rows, columns=[*_FIRST, *self.metrics, *_LAST, "status"])
+        return pd.DataFrame(rows, columns=[*KEY, *self.metrics, *_COUNTS, *_DETAILS])
 
     def allocation(self) -> pd.DataFrame:
         """Returns one row per site whose rank a file states, with the columns of `Comparison.allocation()`.
@@ -125,7 +115,7 @@ class PeftResults:
                         "shared_with": "",
                     }
                 )
-        return pd.DataFrame(rows, columns=_ALLOCATION)
+        return pd.DataFrame(rows, columns=SITES)
 
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
         """Draws heat maps of the ranks as `Comparison.plot_ranks` does, and saves them to `path` if given.

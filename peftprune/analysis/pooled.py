@@ -13,19 +13,8 @@ from peftprune.analysis.predictions import measure
 from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
-    "budget",
-    "method",
-    "baseline",
-    "tasks",
-    "pairs",
-    "gain",
-    "low",
-    "high",
-    "effect_size",
-    "probability",
-    "p",
-    "p_holm",
-    "verdict",
+    *("budget", "method", "baseline", "tasks", "pairs", "gain", "low", "high"),
+    *("effect_size", "probability", "p", "p_holm", "verdict"),
 ]
 RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "friedman_p"]
 

@@ -10,6 +10,7 @@ from peftprune.stats import summary
 from peftprune.study.stored_study import StoredStudy
 
 KEY = ["task", "budget", "method", "seed"]
+SITES = [*KEY, "site", "layer", "kind", "rank", "density", "shared_with"]
 LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
 
 
@@ -69,13 +70,12 @@ def site_rows(study: StoredStudy) -> pd.DataFrame:
     `density` is the share of the site's stored entries that are not zero; `shared_with` lists the sites that hold the
     same tensors, separated by commas, and is empty where there are none.
     """
-    columns = [*KEY, "site", "layer", "kind", "rank", "density", "shared_with"]
     rows = [
         {**key, **site, "shared_with": ",".join(site["shared_with"])}
         for key, _, result in study.finished()
         for site in result["allocation"]
     ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=SITES)
 
 
 def ledger_rows(study: StoredStudy) -> pd.DataFrame:

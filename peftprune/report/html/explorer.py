@@ -35,10 +35,6 @@ class Explorer:
     grid: Grid
     data: Markup
     legend: tuple[tuple[int, str, str], ...]
-    tasks: tuple[str, ...]
-    budgets: tuple[str, ...]
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
 
 
 def explorer(frames: Frames) -> Explorer | None:
@@ -74,10 +70,6 @@ def explorer(frames: Frames) -> Explorer | None:
         grid=_grid(list(places.values())),
         data=script_json(data),
         legend=colours[:: -(-len(colours) // _MOST_IN_LEGEND)] if colours else (),
-        tasks=tuple(study.tasks),
-        budgets=tuple(study.budgets),
-        methods=tuple(study.methods),
-        seeds=tuple(study.request["seeds"]),
     )
 
 

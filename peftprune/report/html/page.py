@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +35,6 @@ from peftprune.study.stored_study import StoredStudy
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-@dataclass(frozen=True)
-class CellTables:
-    """The tables of one task and budget; None where there is nothing to show."""
-
-    title: str
-    main: Table
-    differences: Table | None
-    in_words: tuple[str, ...]
-    mcnemar: Table | None
-    stability: Table | None
-
-
 def render(study: StoredStudy, baseline: str | None = None) -> str:
     """Returns the report's HTML.
 
@@ -74,15 +61,15 @@ def render(study: StoredStudy, baseline: str | None = None) -> str:
 def _context(frames: Frames) -> dict[str, Any]:
     study = frames.study
     cells = list(study.cells())
+    pooled = [*_by_budget("pooled", in_words(frames.pooled)), *_by_budget("average_ranks", frames.average_ranks)]
     arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
+        "study": study,
         "title": f"{listed(study.methods)} on {listed(study.tasks)}",
         "question": question(study, frames.baseline),
         "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
-        "together": [*_by_budget("pooled", in_words(frames.pooled)), *_by_budget("average_ranks", frames.average_ranks)]
-        if len(study.tasks) > 1
-        else [],
+        "together": pooled if len(study.tasks) > 1 else [],
         "frontiers": [study_table("frontier", rows) for _, rows in frames.frontier.groupby("task", sort=False)],
         "drawings": list(drawings(frames)),
         "explorer": explorer(frames),
@@ -99,17 +86,18 @@ def _context(frames: Frames) -> dict[str, Any]:
     }
 
 
-def _cell_tables(frames: Frames, cell: StoredStudy) -> CellTables:
+def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
+    """Returns the tables of one task and budget; None where there is nothing to show."""
     title = cell_title(cell)
     differences = in_words(in_cell(frames.against, cell))
-    return CellTables(
-        title=title,
-        main=main_table(in_cell(frames.table, cell), cell.metrics, title),
-        differences=study_table("against", differences, title),
-        in_words=detectable(differences),
-        mcnemar=study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
-        stability=study_table("stability", in_cell(frames.stability, cell), title),
-    )
+    return {
+        "title": title,
+        "main": main_table(in_cell(frames.table, cell), cell.metrics, title),
+        "differences": study_table("against", differences, title),
+        "detectable": detectable(differences),
+        "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
+        "stability": study_table("stability", in_cell(frames.stability, cell), title),
+    }
 
 
 def _by_budget(name: str, frame: pd.DataFrame) -> Iterator[Table | None]:

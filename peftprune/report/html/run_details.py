@@ -15,12 +15,9 @@ from peftprune.study.stored_study import StoredStudy
 
 _TERA, _MEGA = 1e-12, 1e-6
 _HELD = {
-    "peak_params": count("peak_params"),
-    "final_params": count("final_params"),
-    "nonzero_params": count("nonzero_params"),
-    "unique_params": count("unique_params"),
-    "expanded_params": count("expanded_params"),
-    "head_params": count("head_params"),
+    **{
+        f"{name}_params": count(f"{name}_params") for name in ("peak", "final", "nonzero", "unique", "expanded", "head")
+    },
     "optimizer_bytes": number("optimizer_bytes", 2, "optimizer MB", factor=_MEGA),
     "adapter_bytes": number("adapter_bytes", 2, "adapter file MB", factor=_MEGA),
     "base_bytes": number("base_bytes", 1, "frozen weights MB", factor=_MEGA),
