@@ -87,7 +87,7 @@ def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mappin
     ledger, request = result["ledger"], chosen.cell.request
     of_run = {
         "Base model": request["model"],
-        "Method": result["method"] + (f" (called {result['label']})" if result["label"] != result["method"] else ""),
+        "Method": result["method"] + (f" (label {result['label']})" if result["label"] != result["method"] else ""),
         "Budget": f"{key['budget']}: {result['budget']['params']:,} adapter parameters allowed",
         "Adapter parameters": f"{ledger['final_params']:,} (largest during training: {ledger['peak_params']:,})",
         "Head parameters": f"{ledger['head_params']:,}",
