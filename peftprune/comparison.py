@@ -1,4 +1,4 @@
-"""Reading a stored study back: tables, runs, allocations, statistics and plots."""
+"""`compare` runs a study; `Comparison` gives access to its stored results."""
 
 from __future__ import annotations
 
