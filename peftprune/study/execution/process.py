@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from io import RawIOBase
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from peftprune.errors import UsageError
@@ -70,16 +69,11 @@ def send(packed: bytes, pipe: IO[bytes]) -> None:
     pipe.flush()
 
 
-def _receive() -> bytes:
+def _read_input(count: int) -> bytes:
     # Unbuffered: a buffer would read past the work, and an exiting interpreter would wait for the buffer's lock.
-    with open(0, "rb", buffering=0, closefd=False) as pipe:
-        return _read_exactly(pipe, int.from_bytes(_read_exactly(pipe, _LENGTH)))
-
-
-def _read_exactly(pipe: RawIOBase, count: int) -> bytes:
     found = b""
     while len(found) < count:
-        part = pipe.read(count - len(found))
+        part = os.read(0, count - len(found))
         if not part:
             os._exit(1)  # the parent is gone
         found += part
@@ -130,7 +124,7 @@ def main() -> None:
     """Trains the unfinished arms of the work on standard input."""
     # A terminal interrupts all processes at once. The parent ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    packed = _receive()
+    packed = _read_input(int.from_bytes(_read_input(_LENGTH)))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     writer = EventWriter(sys.stdout)
     logger = logging.getLogger("peftprune")
