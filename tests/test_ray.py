@@ -25,7 +25,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tiny_be
     work = planned("lora", tmp_path, tiny_bert, backend="ray")
     message = r"backend: 'ray' needs Ray, which is not installed\. pip install 'peftprune\[ray\]'"
     with pytest.raises(UsageError, match=message):
-        backend.run_on_ray(work, Reporter(1), address="auto", gpus=None)
+        backend.run_on_ray(work, Reporter(1), address="auto", gpus=0)
     assert not list(tmp_path.glob(".shared-*"))
 
 
@@ -110,7 +110,7 @@ def nowhere(folder):
 if fate == "out of sight":
     backend._marker_file = nowhere
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
-backend.run_on_ray(work, Killing(1), address="local", gpus=None)
+backend.run_on_ray(work, Killing(1), address="local", gpus=0)
 ray.shutdown()
 print("killed", len(killed))
 """

@@ -43,7 +43,7 @@ def run(*arguments: object) -> Any:
 
 def test_the_script_asks_for_what_the_arms_need(tiny_bert: Path, tmp_path: Path) -> None:
     work = replace(planned("lora,shuffled,lora-drop", tmp_path / "a study", tiny_bert, backend="slurm"), threads=3)
-    script = write_job(work, tasks=None, gpus=0.5, options="--partition=gpu --time=1:00:00")
+    script = write_job(work, tasks="auto", gpus=0.5, options="--partition=gpu --time=1:00:00")
     assert script is not None
     lines = script.read_text().splitlines()
     assert lines[0] == "#!/bin/bash"
@@ -53,7 +53,7 @@ def test_the_script_asks_for_what_the_arms_need(tiny_bert: Path, tmp_path: Path)
     assert f"run-arm '{script.parent}/work.pkl' --index \"$SLURM_ARRAY_TASK_ID\"" in lines[-1]
     assert f"cd {Path.cwd()}" in lines
     subprocess.run(["bash", "-n", str(script)], check=True)
-    other = write_job(work, tasks=2, gpus=None, options=None)
+    other = write_job(work, tasks=2, gpus=0, options="")
     assert other is not None
     text = other.read_text()
     assert "--array=0-1\n" in text
@@ -66,20 +66,20 @@ def test_without_sbatch_the_command_is_named_and_a_refusal_is_an_error(
 ) -> None:
     work = planned("lora", tmp_path / "study", tiny_bert, backend="slurm")
     monkeypatch.setenv("PATH", "/nowhere")
-    submit(work, tasks=None, gpus=None, options=None)
+    submit(work, tasks="auto", gpus=0, options="")
     (script,) = tmp_path.rglob("array.sh")
     assert f"sbatch is not installed here. Where it is, run: sbatch {script}" in capsys.readouterr().err
     monkeypatch.setenv("PATH", os.defpath)
     fake_sbatch(tmp_path / "bin", "#!/bin/bash\necho 'invalid partition' >&2\nexit 1\n", monkeypatch)
     with pytest.raises(RunError, match=r"sbatch: rejected .*array\.sh \(invalid partition\)\. Correct --sbatch"):
-        submit(work, tasks=None, gpus=None, options=None)
+        submit(work, tasks="auto", gpus=0, options="")
 
 
 def test_run_arm_trains_its_arm_and_what_that_depends_on(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = planned("lora,dora", tmp_path, tiny_bert, backend="slurm", budget="rank=2,steps=2")
-    script = write_job(work, tasks=None, gpus=None, options=None)
+    script = write_job(work, tasks="auto", gpus=0, options="")
     assert script is not None
     file = script.parent / "work.pkl"
     refused = run("run-arm", file, "--index", 2)
@@ -128,6 +128,6 @@ def test_an_array_job_gives_what_one_process_gives(
     methods = "lora,shuffled,lora-drop(sample=0.25,probe_passes=2)"
     works = [planned(methods, tmp_path / n, tiny_bert, budget="rank=2,steps=24") for n in "ab"]
     works[0].run(Heard())
-    submit(works[1], tasks=None, gpus=None, options=None)
+    submit(works[1], tasks="auto", gpus=0, options="")
     assert same(left_in(tmp_path / "a"), left_in(tmp_path / "b"))
-    assert write_job(works[1], tasks=None, gpus=None, options=None) is None
+    assert write_job(works[1], tasks="auto", gpus=0, options="") is None

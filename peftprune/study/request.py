@@ -23,18 +23,11 @@ from peftprune.training.settings import GENERATION_ONLY, TrainingSettings
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """Everything that `compare` is asked to train.
+    """The parsed arguments of `compare` that say what to train. Methods, budgets and tasks have distinct labels.
 
     Attributes:
-        methods: the methods, with distinct labels.
-        budgets: the budgets by label.
-        seeds: the seeds.
-        target_modules: "attention", "all-linear", or module names.
         named_settings: the training settings that the user named, which override a paper's settings.
         settings: the training settings of every arm, unless its budget is the paper's.
-        model: folder or name of the base model.
-        data_dir: folder with the data.
-        tasks: the tasks, with distinct names.
 
     Raises:
         UsageError: for arguments that contradict each other.

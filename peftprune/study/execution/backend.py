@@ -18,15 +18,7 @@ _USERS = {"workers": ("local", "slurm"), "address": ("ray",), "gpus": ("ray", "s
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend and its options.
-
-    Attributes:
-        name: "local", "ray" or "slurm".
-        workers: number of processes (local) or of the array's tasks (Slurm), at least 1. None or "auto": as many as the
-            machine has room for (local), one per arm (Slurm).
-        address: address of the Ray cluster, as `ray.init` takes it; None for "auto".
-        gpus: GPUs per arm, at least 0; None for 1 if the study is planned on a GPU, else 0. Ray accepts fractions.
-        sbatch: further options of Slurm's `sbatch`.
+    """A backend and its options, which are the arguments of `compare` of the same names; None is their default.
 
     Raises:
         UsageError: for an unknown name, a value out of range, or an option of another backend.
@@ -57,13 +49,14 @@ class Backend:
 
     def run(self, work: Work, reporter: Reporter) -> None:
         """Trains the unfinished arms. With Slurm, submits them and returns at once."""
+        gpus = float(work.device != "cpu") if self.gpus is None else self.gpus
         if self.name == "ray":
             from peftprune.study.execution.ray import run_on_ray
 
-            run_on_ray(work, reporter, address=self.address or "auto", gpus=self.gpus)
+            run_on_ray(work, reporter, address=self.address or "auto", gpus=gpus)
         elif self.name == "slurm":
             from peftprune.study.execution.slurm import submit
 
-            submit(work, tasks=self.workers, gpus=self.gpus, options=self.sbatch)
+            submit(work, tasks=parse_workers(self.workers or "auto"), gpus=gpus, options=self.sbatch or "")
         else:
             run_in_processes(work, parse_workers(self.workers or "auto"), reporter)

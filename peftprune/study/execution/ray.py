@@ -37,14 +37,14 @@ Files = dict[str, bytes]
 """Contents of an arm's files by their path in the arm's folder."""
 
 
-def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float | None) -> None:
+def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float) -> None:
     """Trains the unfinished arms as tasks of a Ray cluster.
 
     Args:
         work: the planned study.
         reporter: receives the tasks' events.
         address: address of the cluster, as `ray.init` takes it.
-        gpus: GPUs per arm; None for 1 if the study is planned on a GPU, else 0.
+        gpus: GPUs per arm; may be a fraction.
 
     Raises:
         UsageError: if Ray is not installed, or there is no cluster at the address.
@@ -57,7 +57,7 @@ def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float | No
         events = ray.remote(num_cpus=0, scheduling_strategy=on_this_node)(_EventBuffer).remote()
         train = ray.remote(_train).options(
             num_cpus=work.threads,
-            num_gpus=float(work.device != "cpu") if gpus is None else gpus,
+            num_gpus=gpus,
             max_retries=_RETRIES,
             runtime_env={"env_vars": python_path() | {"GOMP_SPINCOUNT": "1000"}},
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from peftprune.errors import RunError
 from peftprune.files import write_atomically
-from peftprune.study.arguments import Workers, parse_workers
+from peftprune.study.arguments import Workers
 from peftprune.study.execution.local import python_path
 from peftprune.study.execution.process import pack
 from peftprune.study.execution.work import Work
@@ -34,13 +34,13 @@ exec {command}
 """
 
 
-def submit(work: Work, *, tasks: Workers | str | None, gpus: float | None, options: str | None) -> None:
+def submit(work: Work, *, tasks: Workers, gpus: float, options: str) -> None:
     """Writes the array job and submits it with `sbatch`. Without `sbatch`, prints the command to run.
 
     Args:
         work: the planned study.
-        tasks: number of tasks, each of which trains arms until none is left; None or "auto" for one task per arm.
-        gpus: GPUs per task; None for 1 if the study is planned on a GPU, else 0.
+        tasks: number of tasks, each of which trains arms until none is left; "auto" for one task per arm.
+        gpus: GPUs per task; may be a fraction.
         options: further options of `sbatch`.
 
     Raises:
@@ -60,7 +60,7 @@ def submit(work: Work, *, tasks: Workers | str | None, gpus: float | None, optio
     print(done.stdout.strip(), file=sys.stderr)
 
 
-def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, options: str | None) -> Path | None:
+def write_job(work: Work, *, tasks: Workers, gpus: float, options: str) -> Path | None:
     """Writes the packed work and the script of its array job; see `submit`.
 
     Returns:
@@ -71,11 +71,9 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
     unfinished = work.unfinished()
     if not unfinished:
         return None
-    count = parse_workers(tasks or "auto")
-    array = ",".join(map(str, unfinished)) if count == "auto" else f"0-{min(count, len(unfinished)) - 1}"
+    array = ",".join(map(str, unfinished)) if tasks == "auto" else f"0-{min(tasks, len(unfinished)) - 1}"
     folder = work.study.path / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     write_atomically(folder / "work.pkl", pack(work))
-    gpus = gpus if gpus is not None else float(work.device != "cpu")
     header = [
         "--job-name=peftprune",
         f"--array={array}",
@@ -83,7 +81,7 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
         *([f"--gpus-per-task={gpus:g}", "--ntasks=1"] if gpus else []),
         f"--output={folder}/%A_%a.log",
         "--requeue",
-        *shlex.split(options or ""),
+        *shlex.split(options),
     ]
     run = [sys.executable, "-m", "peftprune", "run-arm", str(folder / "work.pkl")]
     script = _SCRIPT.format(
@@ -91,7 +89,7 @@ def write_job(work: Work, *, tasks: Workers | str | None, gpus: float | None, op
         folder=shlex.quote(str(Path.cwd())),
         path=shlex.quote(python_path()["PYTHONPATH"]),
         threads=work.threads,
-        command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if count == "auto" else ""),
+        command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if tasks == "auto" else ""),
     )
     write_atomically(folder / "array.sh", script.encode())
     return folder / "array.sh"
