@@ -13,11 +13,13 @@ import torch
 
 from peftprune.adapters import surgery
 from peftprune.errors import UsageError
+from peftprune.methods.describe import planned
 from peftprune.methods.registry import load, names
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.training.inputs import ArmInputs
 from tests.helpers import Arm, CrashError, classification_task, make_arm, same, stored_adapter, stored_logits
+from tests.observed import Observed
 from tests.spies import Spy, everything
 
 # Method to options with which everything it does happens within 24 steps of 8 out of 70 examples.
@@ -265,6 +267,18 @@ def test_a_plan_is_a_function_of_state_view_and_random_stream(method: str, watch
     assert (twin.plans > 0) == (arm.plan.method.prunes != "nothing")
     assert len(twin.states) > 24
     assert all(same(kept, copied) for kept, copied in twin.states), "a state changed after it was handed out"
+
+
+# --- declarations -----------------------------------------------------------------------------------------------------
+
+
+@each_method
+def test_a_method_does_what_it_declares(method: str, tiny_bert: Path, tmp_path: Path) -> None:
+    found = Observed(make_arm(built(method), tmp_path, tiny_bert, target_modules="all-linear"))
+    cls = load(method)
+    assert (found.decides, found.actions) == (set(cls.decides), set(cls.actions))
+    plan = planned(cls)
+    assert (found.penalty, found.multipliers) == (plan["penalty"], plan["multipliers"])
 
 
 # --- cutting and masking ----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The commands that deal with adapters as files: export, inspect, prune, convert."""
+"""The commands for adapter files: export, inspect, prune, convert."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ import typer
 from peftprune.errors import UsageError
 
 Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
-Adapter = Annotated[Path, typer.Argument(help="Folder or safetensors file: PEFT's, the native format, or loralib's.")]
-Out = Annotated[Path, typer.Option(help="Folder to write; it appears whole or not at all.")]
-Alpha = Annotated[float | None, typer.Option(help="lora_alpha of a loralib file, which does not say it.")]
+Adapter = Annotated[Path, typer.Argument(help="Folder or safetensors file in PEFT's, the native or loralib's format.")]
+Out = Annotated[Path, typer.Option(help="Folder to write; it is written completely or not at all.")]
+Alpha = Annotated[float | None, typer.Option(help="lora_alpha of a loralib file, which does not contain it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that peftprune wrote.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 NoHead = Annotated[
     bool,
-    typer.Option("--no-head", help="Leave the trained head out: predictions mean nothing until one is supplied."),
+    typer.Option("--no-head", help="Leave out the trained head; predictions are meaningless until one is added."),
 ]
 
 
 def register(app: typer.Typer, errors_shown: Wrapper) -> None:
-    """Add the commands to the application."""
+    """Adds the commands to the application."""
     for command in (export, inspect, prune, convert):
         app.command()(errors_shown(command))
 
 
 def export(
-    study: Annotated[Path, typer.Argument(help="The folder of a study that `compare` wrote.")],
-    method: Annotated[str, typer.Option(help="The method's label.")],
+    study: Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")],
+    method: Annotated[str, typer.Option(help="Label of the method.")],
     out: Out,
-    seed: Annotated[str, typer.Option(help="A seed, or best: by the primary metric.")] = "best",
+    seed: Annotated[str, typer.Option(help="A seed, or best: the one with the best primary metric.")] = "best",
     format: Annotated[
         str,
         typer.Option(
-            help="peft: plain PEFT loads it. native: shared layers stored once, for peftprune.load_adapter. merged: a "
-            "plain transformers model."
+            help="peft: for plain PEFT. native: stores shared layers once, for peftprune.load_adapter. merged: a plain "
+            "transformers model."
         ),
     ] = "peft",
-    task: Annotated[str | None, typer.Option(help="Where the study has several.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Where the study has several, such as rank=8.")] = None,
+    task: Annotated[str | None, typer.Option(help="Required where the study has several tasks.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Required where the study has several budgets, such as rank=8.")
+    ] = None,
     uniform: Annotated[
-        bool, typer.Option("--uniform", help="Pad every layer to the largest rank, for engines without rank_pattern.")
+        bool,
+        typer.Option("--uniform", help="Pad every layer to the largest rank, for engines that ignore rank_pattern."),
     ] = False,
     no_head: NoHead = False,
     push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME of a hub repository to upload to.")] = None,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Write one finished arm of a study as an adapter or a model of its own, with a model card."""
+    """Write a finished arm of a study as an adapter or a model, with a model card."""
     from peftprune.comparison import Comparison
 
     done = Comparison.load(study).export(
@@ -79,11 +82,11 @@ def export(
 
 def inspect(
     adapter: Adapter,
-    format: Annotated[str, typer.Option(help="table, or json with every singular value.")] = "table",
+    format: Annotated[str, typer.Option(help="table, or json with all singular values.")] = "table",
     alpha: Alpha = None,
     debug: Debug = False,
 ) -> None:
-    """Show an adapter's ranks, spectra, norms, density and sharing, and what pruning it further would cost."""
+    """Show an adapter's ranks, spectra, norms, density and sharing, and the cost of pruning it further."""
     if format not in ("table", "json"):
         raise UsageError.of("format", format, "is unknown", "Formats: table, json")
     from peftprune.adapters.inspection import inspect as look
@@ -102,20 +105,22 @@ def prune(
     budget: Annotated[
         str,
         typer.Option(
-            help="rank=R: the parameters of uniform rank R. params=N. energy=E: the fewest components that keep this "
-            "share of the squared norm."
+            help="rank=R: the parameters of uniform rank R. params=N: N parameters. energy=E: the fewest components that "
+            "keep this share of the squared norm."
         ),
     ],
     method: Annotated[
         str,
-        typer.Option(help="svd: the largest singular values of all layers together. magnitude: LoRPA's score."),
+        typer.Option(
+            help="svd: keep the largest singular values of all layers together. magnitude: keep by LoRPA's score."
+        ),
     ] = "svd",
-    uniform: Annotated[bool, typer.Option("--uniform", help="Every layer ends with the rank of the budget.")] = False,
+    uniform: Annotated[bool, typer.Option("--uniform", help="Cut every layer to the rank of the budget.")] = False,
     alpha: Alpha = None,
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Make an adapter smaller without training and without its base model; writes a PEFT adapter."""
+    """Prune an adapter without training and without its base model; write a PEFT adapter."""
     from peftprune.adapters.pruning import prune as cut
     from peftprune.cli import console_adapters as tables_adapters
 
@@ -135,7 +140,7 @@ def convert(
     overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
-    """Write an adapter of any format in PEFT's or the native one."""
+    """Convert an adapter of any supported format to PEFT's or the native one."""
     from peftprune.adapters.convert import convert as rewrite
 
     form: Any = format

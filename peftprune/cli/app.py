@@ -25,23 +25,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Methods = Annotated[
-    str, typer.Option(help="Comma-separated: NAME, NAME(option=value), NAME:LABEL(...) or FILE.py:CLASS.")
+_study, _data, _base_model, _training, _generation, _execution = (
+    functools.partial(typer.Option, rich_help_panel=panel)
+    for panel in ("Study", "Data", "Base model", "Training", "Generation", "Execution")
+)
+_BUDGET_HELP = "rank=R, params=N or fraction=F, optionally with epochs=, steps=, samples= or count=; or paper."
+
+Methods = Annotated[str, _study(help="Comma-separated: NAME, NAME(option=value), NAME:LABEL(...) or FILE.py:CLASS.")]
+Targets = Annotated[
+    str, _base_model(help="Layers to adapt: attention (query and value), all-linear, or comma-separated names.")
 ]
-ModelOption = Annotated[str, typer.Option(help="minilm, smollm2 (generates), a folder, or a hub name.")]
-BudgetOption = Annotated[
-    str, typer.Option(help="rank=R, params=N or fraction=F, also with epochs=, steps=, samples=, count=; or paper.")
-]
-Targets = Annotated[str, typer.Option(help="attention (query and value), all-linear, or comma-separated names.")]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the training data.  [default: 3]")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples per optimizer step.  [default: 32]")]
+Epochs = Annotated[float | None, _training(help="Passes over the training data.", show_default="3")]
+BatchSize = Annotated[int | None, _training(help="Examples per optimizer step.", show_default="32")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
 _OF_FILES = (*_NEEDED_OF_FILES, "regression", "kind")
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 
 
 def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one message and the exit code: 2 for a wrong request, 1 for a failed run."""
+    """Prints errors as one message and exits with their code: 2 for an invalid request, 1 for a failed run."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
@@ -67,104 +70,106 @@ def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
 def compare(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(help="A study file: YAML with the arguments below; options win over it.")
+        Path | None,
+        _study(help="YAML file with these options, named with underscores; options given here override it."),
     ] = None,
-    task: Annotated[str, typer.Option(help="A task's name, or several: rte,mrpc. See `peftprune tasks`.")] = (
+    methods: Methods = "lora,lorpa,prilora,lora-drop",
+    budget: Annotated[list[str], _study(help=f"{_BUDGET_HELP} Repeat it for several budgets.")] = ["rank=8"],  # noqa: B006
+    seeds: Annotated[str, _study(help="Number of seeds (3), or a list of them (11,12).")] = "1",
+    output_dir: Annotated[Path | None, _study(help="Folder of the study.", show_default="runs/TASK")] = None,
+    task: Annotated[str, _data(help="Name of a task, or several: rte,mrpc. See `peftprune tasks`.")] = (
         "entailment-mini"
     ),
-    methods: Methods = "lora,lorpa,prilora,lora-drop",
-    model: ModelOption = "minilm",
-    budget: Annotated[
-        list[str],
-        typer.Option(
-            help="rank=R, params=N or fraction=F, also with epochs=, steps=, samples=, count=; or paper. Repeat it for "
-            "several budgets."
-        ),
-    ] = ["rank=8"],  # noqa: B006
-    seeds: Annotated[str, typer.Option(help="How many (3), or which (11,12).")] = "1",
+    data_dir: Annotated[Path | None, _data(help="Folder with the data.", show_default="$PEFTPRUNE_DATA")] = None,
+    max_length: Annotated[
+        int | None, _data(help="Tokens per example; longer ones are cut.", show_default="256")
+    ] = None,
+    max_train_samples: Annotated[int | None, _data(help="Train on a fixed random sample.", show_default="all")] = None,
+    max_eval_samples: Annotated[
+        int | None, _data(help="Evaluate on a fixed random sample.", show_default="all")
+    ] = None,
+    train_file: Annotated[Path | None, _data(help="Your own training data: CSV, TSV, JSONL or parquet.")] = None,
+    test_file: Annotated[Path | None, _data(help="File that results are reported on.")] = None,
+    text: Annotated[str | None, _data(help="Text column, or two: COL,COL2.")] = None,
+    label: Annotated[str | None, _data(help="Label column.")] = None,
+    regression: Annotated[bool, _data("--regression", help="The label is a number to predict.")] = False,
+    kind: Annotated[
+        str | None, _data(help="classification, regression or generation.", show_default="classification")
+    ] = None,
+    model: Annotated[str, _base_model(help="minilm, smollm2 (generates text), a folder, or a hub name.")] = "minilm",
     target_modules: Targets = "all-linear",
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with the data.  [default: $PEFTPRUNE_DATA]")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="The study's folder.  [default: runs/TASK]")] = None,
-    epochs: Epochs = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.  [default: 1e-3]")] = None,
-    batch_size: BatchSize = None,
-    gradient_accumulation_steps: Annotated[int | None, typer.Option(help="Micro-batches a step.  [default: 1]")] = None,
-    warmup_ratio: Annotated[float | None, typer.Option(help="Share of steps that warm up.  [default: 0.06]")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's.  [default: 0.01]")] = None,
-    max_grad_norm: Annotated[float | None, typer.Option(help="Gradient clipping; 0 for none.  [default: 1.0]")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens of an example.  [default: 256]")] = None,
-    scaling: Annotated[float | None, typer.Option(help="Factor on B A, alpha / rank.  [default: 2.0]")] = None,
-    lora_dropout: Annotated[float | None, typer.Option(help="Dropout on the adapters' input.  [default: 0]")] = None,
-    max_train_samples: Annotated[int | None, typer.Option(help="Train on a fixed sample.  [default: all]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.  [default: auto]")] = None,
-    checkpoints: Annotated[int | None, typer.Option(help="Saves per run.  [default: 5]")] = None,
-    max_eval_samples: Annotated[int | None, typer.Option(help="Evaluate on a fixed sample.  [default: all]")] = None,
-    max_target_length: Annotated[
-        int | None, typer.Option(help="Generation: tokens of a target.  [default: 128]")
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(help="Generation: tokens written at most.  [default: --max-target-length]")
-    ] = None,
-    num_beams: Annotated[int | None, typer.Option(help="Generation: 1 is greedy decoding.  [default: 1]")] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(help='Generation: what the model reads, with "{source}" in it.  [default: the task\'s]'),
-    ] = None,
     base_dtype: Annotated[
-        str | None, typer.Option(help="Frozen weights: float32, bfloat16 or float16.  [default: float32]")
+        str | None,
+        _base_model(help="Format of the frozen weights: float32, bfloat16 or float16.", show_default="float32"),
     ] = None,
-    load_in: Annotated[str | None, typer.Option(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
-    device_map: Annotated[str | None, typer.Option(help="Place the model as transformers does, such as auto.")] = None,
+    load_in: Annotated[str | None, _base_model(help="Quantise the frozen weights: 8bit or 4bit.")] = None,
+    device_map: Annotated[str | None, _base_model(help="Placement of the model, as in transformers: auto.")] = None,
+    epochs: Epochs = None,
+    learning_rate: Annotated[float | None, _training(help="Peak learning rate.", show_default="1e-3")] = None,
+    batch_size: BatchSize = None,
+    gradient_accumulation_steps: Annotated[
+        int | None, _training(help="Micro-batches per optimizer step.", show_default="1")
+    ] = None,
+    warmup_ratio: Annotated[
+        float | None, _training(help="Share of the steps that warm up.", show_default="0.06")
+    ] = None,
+    weight_decay: Annotated[float | None, _training(help="Weight decay of AdamW.", show_default="0.01")] = None,
+    max_grad_norm: Annotated[
+        float | None, _training(help="Norm that gradients are clipped to; 0 turns clipping off.", show_default="1.0")
+    ] = None,
+    scaling: Annotated[float | None, _training(help="Factor on B A, alpha / rank.", show_default="2.0")] = None,
+    lora_dropout: Annotated[float | None, _training(help="Dropout on the input of adapters.", show_default="0")] = None,
+    dtype: Annotated[str | None, _training(help="auto, float32 or bfloat16.", show_default="auto")] = None,
+    checkpoints: Annotated[int | None, _training(help="Checkpoints per run.", show_default="5")] = None,
+    max_target_length: Annotated[int | None, _generation(help="Tokens per target.", show_default="128")] = None,
+    max_new_tokens: Annotated[
+        int | None, _generation(help="Most tokens to generate.", show_default="--max-target-length")
+    ] = None,
+    num_beams: Annotated[int | None, _generation(help="Beams; 1 is greedy decoding.", show_default="1")] = None,
+    prompt: Annotated[
+        str | None, _generation(help='Prompt of the model, with "{source}" in it.', show_default="the task's")
+    ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each arm.  [default: the cores shared among the arms]")
+        int | None, _execution(help="Threads per arm.", show_default="the cores, divided among the arms")
     ] = None,
     workers: Annotated[
         str | None,
-        typer.Option(
-            help="Processes that train arms side by side: a number, or auto.  [default: auto; slurm: one an arm]"
-        ),
+        _execution(help="Processes that train arms in parallel, or auto.", show_default="auto; slurm: one per arm"),
     ] = None,
-    backend: Annotated[str, typer.Option(help="Where arms are trained: local, ray or slurm.")] = "local",
-    address: Annotated[str | None, typer.Option(help="Of the Ray cluster; local starts one.  [default: auto]")] = None,
-    gpus: Annotated[float | None, typer.Option(help="Of each arm on a cluster; Ray takes fractions.")] = None,
-    sbatch: Annotated[str | None, typer.Option(help="Further options of sbatch: '--partition=gpu'.")] = None,
-    train_file: Annotated[Path | None, typer.Option(help="Your own data: CSV, TSV, JSONL or parquet.")] = None,
-    test_file: Annotated[Path | None, typer.Option(help="The file that results are reported on.")] = None,
-    text: Annotated[str | None, typer.Option(help="Text column, or two: COL,COL2.")] = None,
-    label: Annotated[str | None, typer.Option(help="Label column.")] = None,
-    regression: Annotated[bool, typer.Option("--regression", help="The label is a number to predict.")] = False,
-    kind: Annotated[
-        str | None, typer.Option(help="classification, regression or generation.  [default: classification]")
+    backend: Annotated[str, _execution(help="Where to train the arms: local, ray or slurm.")] = "local",
+    address: Annotated[
+        str | None, _execution(help="Address of the Ray cluster; local starts one.", show_default="auto")
     ] = None,
+    gpus: Annotated[float | None, _execution(help="GPUs per arm on a cluster; Ray accepts fractions.")] = None,
+    sbatch: Annotated[str | None, _execution(help="Further options of sbatch: '--partition=gpu'.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Train every method on every seed under one budget; print the table and draw the ranks.
+    """Train every method on every seed under one budget; print the table and plot the ranks.
 
-    Exit code 1 when an arm failed, 2 when the request cannot be run. A rerun trains only what is not done, and a
-    second one beside the first shares the work. `--backend slurm` submits the work and ends.
+    Exit code 1 when an arm failed, 2 when the request is invalid. A rerun trains only the arms that are not finished;
+    a second process started beside the first shares the work. `--backend slurm` submits the jobs and exits.
     """
     import peftprune
     from peftprune.cli import console as tables
     from peftprune.cli.study_file import overridden, read_study_file
 
-    asked = {name: value for name, value in context.params.items() if _given(context, name)}
-    files = {name: asked.pop(name) for name in _OF_FILES if name in asked}
+    options = {name: value for name, value in context.params.items() if _on_command_line(context, name)}
+    files = {name: options.pop(name) for name in _OF_FILES if name in options}
     for name in ("config", "debug"):
-        asked.pop(name, None)
+        options.pop(name, None)
     if files:
-        asked["task"] = _task_from_files(files)
-    written = read_study_file(config) if config is not None else {}
-    arguments = overridden(written, asked)
+        options["task"] = _task_from_files(files)
+    arguments = overridden(read_study_file(config) if config is not None else {}, options)
     result = peftprune.compare(**arguments)
+    folder = shlex.quote(str(result.path))
     if arguments.get("backend") == "slurm":
-        where = shlex.quote(str(result.path))
-        typer.echo(f"How it stands: peftprune status {where}. When it is done: peftprune report {where}")
+        typer.echo(f"Progress: peftprune status {folder}. When it is done: peftprune report {folder}")
         return
     tables.show_comparison(result)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
         typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
-    typer.echo(f"All of it, with plots and an explorer: peftprune report {shlex.quote(str(result.path))}")
+    typer.echo(f"Full report with plots and an explorer: peftprune report {folder}")
     for arm, message in result.failures.items():
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:
@@ -176,12 +181,14 @@ def compare(
 @_errors_shown
 def run_arm(
     work: Annotated[Path, typer.Argument(help="The work.pkl that `compare --backend slurm` wrote.")],
-    index: Annotated[int | None, typer.Option(help="Which arm, from 0.  [default: all that are left]")] = None,
+    index: Annotated[
+        int | None, typer.Option(help="Index of the arm, from 0.", show_default="all that are left")
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Train an arm of a study that `compare --backend slurm` planned; what its array job runs.
+    """Train an arm of a study that `compare --backend slurm` planned. Its array job runs this command.
 
-    Exit code 1 when an arm failed. Open only files of your own: they hold code.
+    Exit code 1 when an arm failed. Open only your own files: they can execute code.
     """
     from peftprune.study.execution.process import unpack
     from peftprune.study.progress import Reporter
@@ -192,26 +199,26 @@ def run_arm(
         raise
     except OSError as error:
         raise UsageError.of("work", str(work), f"cannot be read ({error.strerror})", "Name a work.pkl") from None
-    except Exception as error:  # whatever a file that is none makes of being read as one
-        problem = f"cannot be taken up ({type(error).__name__}: {error})"
+    except Exception as error:  # unpickling another file can raise anything
+        problem = f"cannot be read ({type(error).__name__}: {error})"
         raise UsageError.of("work", str(work), problem, "Name the work.pkl below the study's slurm/") from error
     if index is not None:
         count = len(planned.ordered)
         if not 0 <= index < count:
-            raise UsageError.of("index", index, "is no arm of the study", f"Give 0 to {count - 1}")
+            raise UsageError.of("index", index, "is not an arm of the study", f"Give 0 to {count - 1}")
         planned = planned.only(index)
     with planned.study.registered(), Reporter(planned.total_steps) as reporter:
         planned.run(reporter)
-    done = True
+    failed = False
     for arm in planned.arms:
         failure = None if planned.folder(arm).result() is not None else planned.folder(arm).error()
-        done = done and failure is None
+        failed = failed or failure is not None
         typer.echo(f"{arm.name}, seed {arm.seed}: " + ("done" if failure is None else f"failed: {failure['error']}"))
-    if not done:
+    if failed:
         raise typer.Exit(1)
 
 
-Study = Annotated[Path, typer.Argument(help="The folder of a study that `compare` wrote.")]
+Study = Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")]
 OneTask = Annotated[str | None, typer.Option(help="Only this task of the study.")]
 OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the study, such as rank=8.")]
 
@@ -220,13 +227,15 @@ OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the stu
 @_errors_shown
 def plot(
     study: Study,
-    kind: Annotated[str, typer.Option(help="What to draw; a name that is unknown lists the kinds.")] = "ranks",
-    out: Annotated[Path | None, typer.Option(help="PNG, PDF or SVG, by its ending.  [default: STUDY/KIND.png]")] = None,
+    kind: Annotated[str, typer.Option(help="What to plot; an unknown name lists the kinds.")] = "ranks",
+    out: Annotated[
+        Path | None, typer.Option(help="PNG, PDF or SVG, by its suffix.", show_default="STUDY/KIND.png")
+    ] = None,
     task: OneTask = None,
     budget: OneBudget = None,
     debug: Debug = False,
 ) -> None:
-    """Draw a stored study: rank allocations, their course and stability, quality, differences, costs."""
+    """Plot a stored study: rank allocations, their history and stability, quality, differences, costs."""
     from peftprune.comparison import Comparison
 
     result = Comparison.load(study).only(task=task, budget=budget)
@@ -240,15 +249,17 @@ def plot(
 def report(
     study: Study,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write.  [default: STUDY/report.html; other formats are printed]")
+        Path | None, typer.Option(help="File to write.", show_default="STUDY/report.html; other formats are printed")
     ] = None,
     format: Annotated[str, typer.Option(help="html, markdown, latex, csv or json.")] = "html",
-    baseline: Annotated[str | None, typer.Option(help="Label to compare with.  [default: the first method]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Label of the baseline.", show_default="the first method")
+    ] = None,
     task: OneTask = None,
     budget: OneBudget = None,
     debug: Debug = False,
 ) -> None:
-    """Write what a stored study found: one HTML page that needs nothing else, or tables."""
+    """Write the results of a stored study: one self-contained HTML page, or tables."""
     from peftprune.comparison import Comparison
     from peftprune.files import write_output
     from peftprune.report.text import table_text
@@ -269,10 +280,10 @@ def report(
 @_errors_shown
 def status(
     study: Study,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """How far a study is: done, training, interrupted, failed or waiting, arm by arm. Works while others train it."""
+    """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train."""
     from peftprune.analysis.status import arm_states
     from peftprune.cli import console as tables
     from peftprune.comparison import Comparison
@@ -289,18 +300,18 @@ def status(
 def plan(
     methods: Methods = "lora,lorpa,prilora,lora-drop",
     model: Annotated[
-        str, typer.Option(help="A folder, a config.json, a hub name, or a bundled architecture such as roberta-base.")
+        str, _base_model(help="A folder, a config.json, a hub name, or a bundled architecture such as roberta-base.")
     ] = "minilm",
-    budget: BudgetOption = "rank=8",
+    budget: Annotated[str, _study(help=_BUDGET_HELP)] = "rank=8",
     target_modules: Targets = "all-linear",
-    task: Annotated[str, typer.Option(help="Gives the number of training examples and classes.")] = "entailment-mini",
-    train_examples: Annotated[int | None, typer.Option(help="Training examples, instead of the task's.")] = None,
+    task: Annotated[str, _data(help="Task with the number of training examples and classes.")] = "entailment-mini",
+    train_examples: Annotated[int | None, _data(help="Number of training examples, instead of the task's.")] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Solve the budget for every method without weights or data: ranks, parameters, steps, compute."""
+    """Solve the budget for every method, without weights or data: ranks, parameters, steps, compute."""
     from peftprune.cli import console as tables
     from peftprune.study.arguments import parse_targets
     from peftprune.study.planning import plan_methods
@@ -324,27 +335,24 @@ def plan(
 @app.command("methods")
 @_errors_shown
 def methods_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the methods: source, what each was seen to do, options, and where statements and defaults come from.
-
-    The first call after an update watches every method on a tiny model, which takes some seconds.
-    """
-    from peftprune.cli import console as tables
+    """List the methods: papers, behaviour, descriptions, and options with range and source of their defaults."""
+    from peftprune.cli.methods import show_methods
     from peftprune.methods.describe import describe_methods
 
     described = describe_methods()
     if as_json:
         sys.stdout.write(json.dumps({"methods": described}, indent=1) + "\n")
     else:
-        tables.show_methods(described)
+        show_methods(described)
 
 
 @app.command()
 @_errors_shown
 def tasks(debug: Debug = False) -> None:
-    """List the tasks: sizes, metrics, and what the reported split is."""
+    """List the tasks: sizes, metrics and the reported split."""
     from peftprune.cli import console as tables
     from peftprune.tasks import TASKS
 
@@ -354,14 +362,14 @@ def tasks(debug: Debug = False) -> None:
 cli_adapters.register(app, _errors_shown)
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    """Whether an option stood on the command line."""
+def _on_command_line(context: typer.Context, name: str) -> bool:
+    """Returns whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
 def _task_from_files(given: dict[str, Any]) -> Any:
-    """A task of the user's own files, or an error that names the option that is missing."""
+    """Returns a task of the user's own files. Raises UsageError naming the option that is missing."""
     from peftprune.tasks import Task
 
     lacking = next((name for name in _NEEDED_OF_FILES if name not in given), None)
@@ -375,8 +383,8 @@ def _task_from_files(given: dict[str, Any]) -> Any:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    # Read by OpenMP when torch loads. Threads that spin at every barrier stall each other wherever another process
-    # wants the same cores, by a factor of ten and more; on an idle machine waiting sooner costs a few percent.
+    """Runs the console script."""
+    # OpenMP reads it when torch loads. Threads that spin at every barrier stall each other by a factor of ten and more
+    # where another process uses the same cores; on an idle machine shorter spinning costs a few percent.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     app()

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
+from peftprune.cli.terminal import console
 from peftprune.report.findings import budget_in_words, cell_title, in_words
 from peftprune.report.study_tables import main_table, study_table
-from peftprune.report.table import NONE, Table, as_text, column, count, plain, table
+from peftprune.report.table import Table, column, count, plain, table
 
 if TYPE_CHECKING:
     from peftprune.study.stored_study import StoredStudy
     from peftprune.tasks import TaskInfo
 
 _LONGEST_STATUS = 60
-_PLAIN_WIDTH = 150
-"""Width where stdout is a file or a pipe, wide enough for all numbers."""
 
 
 def print_text(text: str) -> None:
     """Prints text, wrapped at the terminal's width."""
-    _console().print(text)
+    console().print(text)
 
 
 def print_table(shown: Table | None) -> None:
@@ -41,14 +37,9 @@ def print_table(shown: Table | None) -> None:
         rich.add_column(shown.columns[i].title, justify="right" if numeric else "left", overflow="fold")
     for row in shown.rows:
         rich.add_row(*(row.cells[i].text for i in kept))
-    _console().print(rich)
+    console().print(rich)
     if shown.note:
         print_text(shown.note)
-
-
-def _console() -> Console:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _PLAIN_WIDTH
-    return Console(width=width, markup=False, highlight=False)
 
 
 def show_comparison(study: StoredStudy) -> None:
@@ -114,41 +105,6 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
         print_table(table("Final rank per site", sites, columns))
     if decided := [label for label, plan in plans.items() if plan["decided_in_training"]]:
         print_text(f"{', '.join(decided)}: training decides the final allocation; the ranks shown are the first.")
-
-
-def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
-    """Prints the methods, their observed behaviour, the sources of their documentation's statements, their options."""
-    names = ("year", "source", "prunes", "signals")
-    about = [plain("name", "method"), *map(plain, names), plain("summary", "what it does")]
-    print_table(table("Methods", [{**m, "signals": m["signals"] or "none"} for m in methods], about))
-    observed = [{"method": m["name"]} | _observed(m["observed"]) for m in methods]
-    note = (
-        "Each method ran with its default options on a model of three random blocks, once per version. decides: when "
-        "its plans changed something; start: whether the initial ranks are uniform; trained: share of the final "
-        "parameters that is trained; uses: penalties, multipliers, gates, and phases without training."
-    )
-    print_table(table("Observed on a tiny model", observed, [*map(plain, observed[0])], note=note))
-    claims = [{"method": m["name"]} | claim for m in methods for claim in m["claims"]]
-    columns = [plain("method"), plain("marks", "from"), plain("text", "statement")]
-    print_table(table("Sources of statements", claims, columns))
-    options = [{"method": m["name"]} | option for m in methods for option in m["options"]]
-    default = column("default", None, str, numeric=False)
-    columns = [plain("method"), plain("name", "option"), default, plain("mark", "default from")]
-    print_table(table("Options", options, [*columns, plain("help", "meaning")]))
-
-
-def _observed(seen: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the observed behaviour of a method by column."""
-    names = ("decides", "changes", "start", "peak / final", "trained", "uses", "budget")
-    if "error" in seen:
-        return dict.fromkeys(names, "") | {"decides": f"not observed: {seen['error']}"}
-    uses = [word for word in ("penalty", "multipliers") if seen[word]]
-    uses += [f"a gate per {seen['gate']}"] * (seen["gate"] != "none")
-    uses += [phase for phase in seen["phases"] if phase.endswith("(no training)")]
-    shares = [f"{seen['peak']:.2f}×", f"{seen['trained']:.0%}"] if seen["peak"] else [NONE, NONE]
-    changes = as_text(seen["changes"]) or "nothing"
-    cells = [seen["when"], changes, seen["start"], *shares, as_text(uses) or NONE, seen["budget"]]
-    return dict(zip(names, cells, strict=True))
 
 
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:

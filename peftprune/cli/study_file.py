@@ -1,4 +1,4 @@
-"""A study written down: a YAML file whose keys are the arguments of `peftprune.compare`."""
+"""Study files: YAML whose keys are the arguments of `peftprune.compare`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftprune.training.settings import NUMBERS, WHOLE
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
-    """Read the arguments of a study.
+    """Reads the arguments of a study.
 
         task: [mrpc, cola]
         methods: [lora, lorpa, "lorpa:r64(initial_rank=64)"]
@@ -23,13 +23,13 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         seeds: 3
 
     `task` may also be a mapping with the arguments of `Task.from_files`, and a budget one with those of `Budget`.
-    Paths count from the working directory, as on the command line.
+    Paths are relative to the working directory, as on the command line.
 
     Returns:
         Arguments for `peftprune.compare`.
 
     Raises:
-        UsageError: no such file, no YAML mapping, an argument that does not exist, or text for a number.
+        UsageError: for a file that is missing or not a YAML mapping, an unknown argument, or text for a number.
     """
     import yaml
 
@@ -39,7 +39,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError.of("config", str(path), f"cannot be read ({error})", "Name a YAML file") from None
     except yaml.YAMLError as error:
-        raise UsageError.of("config", str(path), f"is no YAML ({error})", "Mend the file") from None
+        raise UsageError.of("config", str(path), f"is not YAML ({error})", "Correct the file") from None
     if not isinstance(found, Mapping):
         raise UsageError.of("config", str(path), "holds no arguments", "Write lines such as task: rte")
     known = _arguments()
@@ -57,7 +57,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
 
 
 def _loader() -> Any:
-    """YAML's safe loader, which however takes the last of two equal keys without a word."""
+    """Returns a safe YAML loader that refuses duplicate keys."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -71,23 +71,23 @@ def _loader() -> Any:
     return Loader
 
 
-def overridden(written: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's arguments with options over them. A length of training that is asked for replaces the file's.
+def overridden(written: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a file's arguments, overridden by options. A training length among the options replaces the file's.
 
     Args:
         written: what `read_study_file` returned.
-        asked: arguments given beside the file.
+        options: arguments from the command line.
     """
     from peftprune.study.arguments import parse_budgets
 
-    result = {**written, **asked}
+    result = {**written, **options}
     budgets = parse_budgets(result.get("budget", "rank=8"))
     lengths = [b for b in budgets.values() if isinstance(b, Budget) and b.has_length]
-    if "epochs" in asked and "budget" not in asked and lengths:
+    if "epochs" in options and "budget" not in options and lengths:
         result["budget"] = [
             replace(b, epochs=None, steps=None, samples=None) if isinstance(b, Budget) else b for b in budgets.values()
         ]
-    if "budget" in asked and "epochs" not in asked and lengths:
+    if "budget" in options and "epochs" not in options and lengths:
         result.pop("epochs", None)
     return result
 
@@ -99,14 +99,14 @@ def _arguments() -> list[str]:
 
 
 def _number(file: Path, name: str, value: Any) -> Any:
-    """YAML reads 1e-3, without a point, as text."""
+    """Returns a number for text such as 1e-3, which YAML reads as text for lack of a point."""
     if not isinstance(value, str):
         return value
     try:
         number = float(value)
         return int(number) if name in WHOLE and number.is_integer() else number
     except ValueError:
-        raise UsageError.of(f"{file.name}: {name}", value, "is no number", "Write 0.001, for example") from None
+        raise UsageError.of(f"{file.name}: {name}", value, "is not a number", "Write 0.001, for example") from None
 
 
 def _each(value: Any, read: Any) -> Any:

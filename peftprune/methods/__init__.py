@@ -1,4 +1,4 @@
-"""The methods: their registry, the language in which they are requested, and one file for each. Imports no torch."""
+"""The methods: their registry, the parser of requests for them, and one file per method. Imports no torch."""
 
 from peftprune.methods.registry import MethodSpec, load, names, register
 from peftprune.methods.request import parse

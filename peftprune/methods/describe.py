@@ -1,66 +1,98 @@
-"""What `peftprune plan` and `peftprune methods` show, as plain values."""
+"""Describes methods as plain values, from what their classes declare and what they plan. Imports no torch."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
+from peftprune.errors import PeftPruneError
 from peftprune.methods.registry import load, names
+from peftprune.strategy.baseline import Baseline
+from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Mark
+from peftprune.strategy.options import range_in_words
+from peftprune.strategy.phases import Phase, resolve_phases
+from peftprune.strategy.sites import SiteShape
 
-_SAID_BY: dict[Mark, str] = {
-    "paper": r"stated in the paper|the paper says|paper states|paper's own|as the paper|the paper counts",
-    "authors' code": r"authors' code|released (code|run|score)|by its code",
-    "secondary summary": r"secondary summar",
-    "convention of ours": r"conventions? of ours|controls? of ours",
-}
+_SITES = [SiteShape(f"layer.{i}.{kind}", i, kind, 768, 768) for i in range(12) for kind in ("query", "value")]
+_BUDGET = ArmBudget(params=8 * sum(s.unit_cost for s in _SITES), total_steps=1000, num_examples=10_000, batch_size=32)
+EXAMPLE = "rank 8 at query and value of 12 layers of width 768, 1,000 steps over 10,000 examples in batches of 32"
+"""The example that `plan` is about."""
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """One entry a registered method: what `describe_method` says, and `observed`: what it was seen to do.
-
-    See `peftprune.cli.probe` for the latter.
-    """
-    from peftprune.cli.probe import capabilities
-
-    observed = capabilities(names())
-    return [describe_method(name) | {"observed": observed[name]} for name in names()]
+    """Returns what `describe_method` returns for every registered method."""
+    return [describe_method(name) for name in names()]
 
 
 def describe_method(name: str) -> dict[str, Any]:
-    """What a registered method states of itself.
+    """Describes a registered method.
 
     Returns:
-        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `signals`, `summary`; `options` with
-        default, the default's origin (`mark`) and meaning; `claims`: the sentences of its documentation that say where
-        something comes from, with the `marks` they carry.
+        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `decides`, `actions`, `signals`,
+        `exemption`: what the class declares. `summary` and `description`: its documentation. `plan`: what
+        `planned` returns, or `error` alone where the method cannot plan the example. `options`: name, default, range,
+        source of the default and meaning of each.
     """
     cls = load(name)
-    strategy = issubclass(cls, RankPruningStrategy)
     year = re.search(r"\b(?:19|20)\d\d\b", cls.source)
+    summary, _, description = (inspect.getdoc(cls) or "").partition("\n\n")
     return {
         "name": name,
         "year": int(year[0]) if year else None,
         "source": cls.source,
-        "kind": "strategy" if strategy else "baseline",
+        "kind": "strategy" if issubclass(cls, RankPruningStrategy) else "baseline",
         "prunes": cls.prunes,
-        "signals": sorted(cls.signals) if strategy else [],
-        "summary": (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "),
-        "options": [
-            {"name": f.name, "default": f.default, **{k: f.metadata.get(k, "") for k in ("mark", "help")}}
-            for f in fields(cls.Config)
-        ],
-        "claims": _claims(cls),
+        "decides": list(cls.decides),
+        "actions": list(cls.actions),
+        "signals": sorted(getattr(cls, "signals", ())),
+        "exemption": getattr(cls, "exemption", None),
+        "summary": summary.replace("\n", " "),
+        "description": description,
+        "plan": planned(cls),
+        "options": [_option(field) for field in fields(cls.Config)],
     }
 
 
-def _claims(cls: type) -> list[dict[str, Any]]:
-    """The sentences of a class's documentation that say where something comes from, word for word."""
-    text = " ".join((inspect.getdoc(cls) or "").split())
-    # A number before a full stop is an item of a list, not the end of a sentence.
-    sentences = re.split(r"(?<=[^\d][.?!:)])\s+(?=[A-Z\d])", text)
-    marked = ((s, [mark for mark, said in _SAID_BY.items() if re.search(said, s)]) for s in sentences)
-    return [{"text": sentence, "marks": marks} for sentence, marks in marked if marks]
+def planned(cls: Any) -> dict[str, Any]:
+    """Describes what a method plans with its default options for `EXAMPLE`.
+
+    Returns:
+        `phases`: name, kind and steps of each. `initial_size`: parameters at the start over those of the budget, None
+        without adapters. `frozen`: factors that are not trained. `gate`: "none", "rank" or "site". `penalty`,
+        `multipliers`: whether the method has a training penalty, and multipliers on components that vary over steps.
+    """
+    try:
+        method = cls()
+        spec = method.spec(_SITES, _BUDGET)
+        phases = resolve_phases(
+            method.phases(_BUDGET) if isinstance(method, RankPruningStrategy) else [Phase("train")],
+            total_steps=_BUDGET.total_steps,
+            num_examples=_BUDGET.num_examples,
+            batch_size=_BUDGET.batch_size,
+        )
+    except Exception as error:
+        # A method of another package must not break the listing of all methods.
+        return {"error": str(error) if isinstance(error, PeftPruneError) else f"{type(error).__name__}: {error}"}
+    size = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in _SITES) + spec.fixed_params
+    base = RankPruningStrategy if isinstance(method, RankPruningStrategy) else Baseline
+    return {
+        "phases": [{"name": p.name, "kind": p.phase.kind, "steps": p.steps} for p in phases],
+        "initial_size": round(size / _BUDGET.params, 2) if size else None,
+        "frozen": [name for name in ("A", "B") if name in spec.groups and not spec.groups[name].trained],
+        "gate": spec.gate,
+        "penalty": cls.penalty is not base.penalty,
+        "multipliers": getattr(cls, "before_step", None) not in (None, RankPruningStrategy.before_step),
+    }
+
+
+def _option(field: Field[Any]) -> dict[str, Any]:
+    return {
+        "name": field.name,
+        "default": None if field.default is MISSING else field.default,
+        "range": range_in_words(field),
+        "source": field.metadata.get("source", ""),
+        "help": field.metadata.get("help", ""),
+    }

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-
-from peftprune.adapters.inject import inject
 from peftprune.errors import UsageError
 from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class DoRA(Baseline):
     """Splits each weight into magnitude and direction; LoRA updates the direction, the magnitude is trained itself.
 
-    W' = m · (W + s·B·A) / ‖W + s·B·A‖ row by row, where m starts as the norm of the rows of W, so that nothing changes
-    at first (stated in the paper; PEFT's implementation, which treats the norm as a constant in the backward pass, as
-    the paper does). The magnitudes, one a row, are trained parameters and part of the budget: what they leave is spent
-    on uniform rank, so the rank lies somewhat below LoRA's (a convention of ours). A and B start as LoRA's do, and m
-    has no weight decay (conventions of ours). The ledger's FLOPs leave out the norms, which PEFT computes anew in every
-    forward pass.
-
-    Source: Liu et al., ICML 2024, arXiv 2402.09353; PEFT's `use_dora`.
+    W' = m · (W + s·B·A) / ‖W + s·B·A‖ row by row. m starts as the norm of the rows of W, so that nothing changes at
+    first (paper). The implementation is PEFT's, which like the paper treats the norm as a constant in the backward
+    pass. The magnitudes, one per row, are trained parameters and part of the budget; the rest of the budget is spent on
+    a uniform rank, which is therefore below LoRA's (convention). A and B start as in LoRA, and m has no weight decay
+    (convention). The ledger's FLOPs leave out the norms, which PEFT computes in every forward pass.
     """
 
     name: ClassVar[str] = "dora"
-    source: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353"
+    source: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353; PEFT's `use_dora`"
     reads_weights: ClassVar[bool] = True
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -46,6 +43,8 @@ class DoRA(Baseline):
         return AdapterSpec(ranks=ranks, fixed_params=magnitudes)
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+        from peftprune.adapters.inject import inject
+
         adapted, _ = inject(
             model,
             given.sites,

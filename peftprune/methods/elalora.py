@@ -1,107 +1,89 @@
-"""ElaLoRA: in every round the weakest components go and the sites of the strongest grow."""
+"""ElaLoRA: in every round the weakest components are cut out and the sites of the strongest grow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
+from peftprune import scoring
 from peftprune.errors import UsageError
-from peftprune.methods.adalora import check_numbers
-from peftprune.methods.svd_components import INITIAL_STD, new_components, share_of_scores
-from peftprune.scoring import PenaltyForm, TripletSensitivity, cubic_fade, orthogonality, units_that_fit
+from peftprune.methods.global_cut import units_left
+from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
-from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.options import Options, option
+from peftprune.strategy.phases import PhaseRange
 from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import LiveTensors, SiteShape
+from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class ElaLoRAConfig:
-    """Options of ElaLoRA.
+class ElaLoRAConfig(Options):
+    """Options of ElaLoRA."""
 
-    Attributes:
-        exchanged: components that go, and come, in the first round (b), at least 1. 4 in the authors' scripts.
-        candidates: components of each site that may go in one round (k), at least 1. 2 in the authors' scripts.
-        warmup: share of the run before the first round, in [0, 1). 0.1 is a convention of ours; the authors' scripts
-            set steps for each task, 15 % of the run for RTE and 8 % for MNLI.
-        final: share of the run after the last round, in [0, 1). 0.25 is a convention of ours; the authors' scripts
-            have 25 % for RTE and 16 % for MNLI.
-        every: steps between rounds; 0 takes a twentieth of the steps between warmup and final, so that runs of any
-            length have rounds (a convention of ours). The authors' scripts set steps for each task: 50 for RTE, which
-            makes 23 rounds, 100 for CoLA (17), 500 for MNLI (9).
-        fade: whether b falls to 0 by the cubic rule, as in the authors' scripts.
-        beta1: decay of the averaged sensitivity, in (0, 1). 0.85 is the default in the authors' code.
-        beta2: decay of its averaged uncertainty, in (0, 1). 0.85, likewise.
-        penalty: weight of the orthogonality penalty, at least 0. 0.1 is the default in the authors' code.
-        penalty_form: "norm" is the mean of the norms, as in the authors' code; "square" the sum of their squares.
-    """
-
-    exchanged: int = option(4, "authors' code", "components that go and come in the first round")
-    candidates: int = option(2, "authors' code", "components of each site that may go in one round")
-    warmup: float = option(0.1, "convention of ours", "share of the run before the first round")
-    final: float = option(0.25, "convention of ours", "share of the run after the last round")
-    every: int = option(0, "convention of ours", "steps between rounds; 0 makes about 20 rounds")
-    fade: bool = option(True, "authors' code", "whether the exchange falls to 0 by the cubic rule")
-    beta1: float = option(0.85, "authors' code", "decay of the averaged sensitivity")
-    beta2: float = option(0.85, "authors' code", "decay of its averaged uncertainty")
-    penalty: float = option(0.1, "authors' code", "weight of the orthogonality penalty")
-    penalty_form: PenaltyForm = option("norm", "authors' code", "'norm' (mean) or 'square' (sum)")
+    exchanged: int = option(4, "authors' code", ge=1, help="components that are cut, and added, in the first round (b)")
+    candidates: int = option(2, "authors' code", ge=1, help="components of each site that may be cut in one round (k)")
+    warmup: float = option(0.1, "convention", ge=0, lt=1, help=
+        "share of the run before the first round; the authors' scripts set steps per task, 15 % of the run for RTE and "
+        "8 % for MNLI")  # fmt: skip
+    final: float = option(0.25, "convention", ge=0, lt=1, help=
+        "share of the run after the last round; 25 % for RTE and 16 % for MNLI in the authors' scripts")  # fmt: skip
+    every: int = option(0, "convention", ge=0, help=
+        "steps between rounds; 0 takes a twentieth of the steps between warmup and final, so that runs of any length "
+        "have rounds. The authors' scripts set steps per task: 50 for RTE (23 rounds), 100 for CoLA (17), 500 for MNLI "
+        "(9)")  # fmt: skip
+    fade: bool = option(True, "authors' code", help="b falls to 0 by the cubic rule")
+    beta1: float = option(0.85, "authors' code", gt=0, lt=1, help="decay of the averaged sensitivity")
+    beta2: float = option(0.85, "authors' code", gt=0, lt=1, help="decay of its averaged uncertainty")
+    penalty: float = option(0.1, "authors' code", ge=0, help="weight of the orthogonality penalty")
+    penalty_form: str = option("norm", "authors' code", choices=("norm", "square"), help=
+        "'norm' is the mean of the norms, 'square' the sum of their squares")  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_numbers("elalora", {name: value for name, value in vars(self).items() if name != "every"})
-        for name, least in (("exchanged", 1), ("candidates", 1), ("every", 0)):
-            value = getattr(self, name)
-            check_option(value >= least, "elalora", name, value, f"is below {least}", f"Give {least} or more")
-        check_option(
-            self.penalty_form in ("norm", "square"),
-            "elalora", "penalty_form", self.penalty_form, "is unknown", 'Use "norm" or "square"',
-        )  # fmt: skip
+        super().__post_init__()
+        check_shares("elalora", self)
 
 
-class ElaLoRA(RankPruningStrategy):
-    """Start at the budget; every round the b weakest components are cut out and b new ones join the strongest sites.
+class ElaLoRA(SVDStrategy):
+    """Starts at the budget; every round cuts out the b weakest components and adds b new ones at the strongest sites.
 
-    Components, penalty and initial values are AdaLoRA's, and so are the scores. Between a warm-up and a final phase,
-    scores are kept up, and every few steps each site names its k lowest components, all but one of them at most. The b
-    lowest of all that were named are cut out physically; each of the b highest has its site grow by one component
-    (authors' code). b falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A and columns of B
-    are random directions, orthogonal to the old ones and of length 1; their averages start at 0 (authors' code). Their
-    gate starts at 0, where the authors' code has at most 1e-13.
+    Components, penalty, initial values and scores are AdaLoRA's. Scores are updated between warm-up and final phase.
+    Every few steps each site nominates its k lowest components, but never all of them. The b lowest of all nominated
+    components are cut out physically; for each of the b highest, its site grows by one component (authors' code). b
+    falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A and columns of B are random
+    directions of length 1, orthogonal to the existing ones, and their averages start at 0 (authors' code). Their gates
+    start at 0; in the authors' code at 1e-13 at most. The authors' trainer rebuilds the optimizer in every round; here
+    the moments are kept.
 
-    Conventions of ours: of equal scores the earlier site and lower index go first and grow last; where few components
-    are named, b is at most half of them, so that none both goes and grows; what went is spent in parameters, not in
-    ranks, down the list of what was named, sites being passed over that are full or cost more than is left. With sites
-    of one shape that is one new component for each that went.
+    Conventions: of equal scores the earlier site and lower index are cut first and grow last. Where few components are
+    nominated, b is at most half of them, so that no component is both cut and a reason to grow. What is cut is spent
+    again in parameters, not in ranks: sites grow in descending order of the nominations, and sites that are full or
+    cost more than is left are skipped. With sites of one shape one new component replaces each one that was cut.
 
-    The trace holds each site's share of the sum of all components' scores, before the round.
-
-    Source: Chang et al., 2025, arXiv 2504.00254; its authors' project code in a public copy (Dr-rer-nat-Who/meh).
+    Scores in the trace: each site's share of the sum of all components' scores, before the round.
     """
 
     name: ClassVar[str] = "elalora"
-    source: ClassVar[str] = "Chang et al., 2025, arXiv 2504.00254"
+    source: ClassVar[str] = (
+        "Chang et al., 2025, arXiv 2504.00254; the authors' project code in a public copy (Dr-rer-nat-Who/meh)"
+    )
+    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
     Config: ClassVar[type] = ElaLoRAConfig
+    phase_names: ClassVar[tuple[str, str]] = ("full", "exchange")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.sensitivity = TripletSensitivity(self.config.beta1, self.config.beta2)
+        self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
-        phases = resolve_phases(
-            self.phases(budget),
-            total_steps=budget.total_steps,
-            num_examples=budget.num_examples,
-            batch_size=budget.batch_size,
-        )
-        exchange = next(phase for phase in phases if phase.name == "exchange")
+        exchange = self.ranges(budget)["exchange"]
         every = self._every(exchange)
         if (exchange.stop - 1) // every * every <= exchange.start:
             raise UsageError.of(
@@ -110,37 +92,18 @@ class ElaLoRA(RankPruningStrategy):
                 f"has no round between warmup and final, steps {exchange.start + 1} to {exchange.stop - 1}",
                 "Lower it, or train for more steps",
             )
-        return AdapterSpec(
-            ranks=budget.solve(sites),
-            decided_in_training=True,
-            gate="rank",
-            gate_init=0.0,
-            initial_std={"A": INITIAL_STD, "B": INITIAL_STD},
-        )
-
-    def phases(self, budget: ArmBudget) -> list[Phase]:
-        phases = [
-            Phase("full", share=self.config.warmup),
-            Phase("exchange"),
-            Phase("final", share=self.config.final),
-        ]
-        return [p for p in phases if p.share != 0]
-
-    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
-        if self.config.penalty == 0 or not sites:
-            return None
-        return self.config.penalty * orthogonality(sites, self.config.penalty_form)
+        return gated_spec(budget.solve(sites))
 
     def decide(self, view: StepView) -> PruningPlan:
         phase = view.phase
-        # The last step of the phase belongs to the final one, where b is 0.
+        # At the last step of the phase b is 0.
         if phase.name != "exchange" or view.step == phase.stop:
             return PruningPlan()
         self.sensitivity.update(view.sites)
         exchanged = self.config.exchanged
         if self.config.fade:
             progress = (view.step - phase.start) / (phase.stop - phase.start)
-            exchanged = round(cubic_fade(exchanged, progress))
+            exchanged = round(scoring.cubic_fade(exchanged, progress))
         if view.step % self._every(phase) or exchanged == 0:
             return PruningPlan()
         return self._exchange(view, exchanged)
@@ -150,30 +113,30 @@ class ElaLoRA(RankPruningStrategy):
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name == "exchange":
-            # Nothing is scored any more.
-            self.sensitivity = TripletSensitivity(self.config.beta1, self.config.beta2)
+            # The final phase needs no scores.
+            self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
         return PruningPlan()
 
     def scores(self, view: StepView) -> dict[str, Tensor]:
-        """Site to the (rank,) scores of its components."""
+        """Returns site to the (rank,) scores of its components."""
         return {name: self.sensitivity.scores(site) for name, site in view.sites.items() if site.rank}
 
     def _exchange(self, view: StepView, exchanged: int) -> PruningPlan:
         scores = self.scores(view)
-        named = self._named(scores)
-        exchanged = min(exchanged, len(named) // 2)
-        going: dict[str, set[int]] = {}
-        for name, index, _ in named[:exchanged]:
-            going.setdefault(name, set()).add(index)
-        kept = {n: [i for i in range(s.rank) if i not in going.get(n, ())] for n, s in view.sites.items() if s.rank}
-        grow = self._growth(view, kept, [name for name, _, _ in reversed(named)])
+        nominated = self._nominated(scores)
+        exchanged = min(exchanged, len(nominated) // 2)
+        cut: dict[str, set[int]] = {}
+        for name, index, _ in nominated[:exchanged]:
+            cut.setdefault(name, set()).add(index)
+        kept = {n: [i for i in range(s.rank) if i not in cut.get(n, ())] for n, s in view.sites.items() if s.rank}
+        grow = self._growth(view, kept, [name for name, _, _ in reversed(nominated)])
         for name, indices in kept.items():
-            if name in going:
+            if name in cut:
                 self.sensitivity.keep(name, indices)
             if name in grow:
                 self.sensitivity.grow(name, grow[name])
         return PruningPlan(
-            keep={name: kept[name] for name in going},
+            keep={name: kept[name] for name in cut},
             grow=grow,
             assign={
                 n: new_components(view.sites[n], kept[n], extra, view.rng, orthonormal=True)
@@ -183,8 +146,10 @@ class ElaLoRA(RankPruningStrategy):
             reason=f"{exchanged} components went, {sum(grow.values())} came",
         )
 
-    def _named(self, scores: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
-        """Each site's lowest components as (site, index, score), in ascending score."""
+    def _nominated(self, scores: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
+        """Returns each site's lowest components as (site, index, score), in ascending score."""
+        import torch
+
         found = []
         for name, values in scores.items():
             count = min(self.config.candidates, len(values) - 1)
@@ -194,7 +159,7 @@ class ElaLoRA(RankPruningStrategy):
 
     @staticmethod
     def _growth(view: StepView, kept: Mapping[str, Sequence[int]], strongest: Sequence[str]) -> dict[str, int]:
-        """Site to new components: one for each of the strongest named, as long as the budget pays."""
+        """Returns site to new components: one for each of the strongest nominations, while the budget pays for them."""
         sites = view.sites
         before = {name: len(indices) for name, indices in kept.items()}
         ranks = dict(before)
@@ -203,8 +168,7 @@ class ElaLoRA(RankPruningStrategy):
             if sites[name].unit_cost <= left and ranks[name] < sites[name].max_rank:
                 ranks[name] += 1
                 left -= sites[name].unit_cost
-        costs, caps = {n: sites[n].unit_cost for n in ranks}, {n: sites[n].max_rank for n in ranks}
-        for name, extra in units_that_fit(ranks, costs, caps, view.budget.params).items():
+        for name, extra in units_left(ranks, view).items():
             ranks[name] += extra
         return {name: rank - before[name] for name, rank in ranks.items() if rank > before[name]}
 

@@ -1,21 +1,19 @@
-"""EVA: before training, ranks go where they explain most of the layer inputs' variance; A starts along it."""
+"""EVA: before training, ranks go where they explain most of the variance of the layer inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
-import torch
-from torch import Tensor
 
+from peftprune import scoring
 from peftprune.errors import RunError, UsageError
-from peftprune.scoring import keep_top_global, units_that_fit
-from peftprune.scoring.variance import explained_variance
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
@@ -23,48 +21,42 @@ from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class EVAConfig:
-    """Options of EVA.
+class EVAConfig(Options):
+    """Options of EVA."""
 
-    Attributes:
-        rho: a site's largest rank as a multiple of the uniform one, at least 1; 1 redistributes nothing. 2 is PEFT's
-            default (a convention of ours).
-        sample: share of the training data that is read before training, in (0, 1): a stratified sample, once (a
-            convention of ours; PEFT reads batches until the vectors stop turning).
-    """
-
-    rho: float = option(2.0, "convention of ours", "largest rank, relative to the uniform one (PEFT's default)")
-    sample: float = option(0.1, "convention of ours", "share of the training data that is read before training")
-
-    def __post_init__(self) -> None:
-        check_option(
-            1 <= self.rho < float("inf"), "eva", "rho", self.rho, "is below 1 or not finite", "Give 2, for example"
-        )
-        check_option(0 < self.sample < 1, "eva", "sample", self.sample, "is outside (0, 1)", "Give 0.1, for example")
+    rho: float = option(2.0, "convention", ge=1, help=
+        "a site's largest rank as a multiple of the uniform one; 1 redistributes nothing, 2 is PEFT's "
+        "default")  # fmt: skip
+    sample: float = option(0.1, "convention", gt=0, lt=1, help=
+        "share of the training data in the stratified sample that is read once before training; PEFT reads batches "
+        "until the vectors converge")  # fmt: skip
 
 
 class EVA(RankPruningStrategy):
-    """Read a sample of the data; ranks follow the explained variance of the layer inputs, A their singular vectors.
+    """Allocates ranks by the explained variance of the layer inputs, and initialises A with their singular vectors.
 
-    A starts as the right singular vectors of the inputs of its layer, B at zero; ranks are redistributed among all
-    layers so that they explain the most variance (stated in the paper's abstract). Inputs are centred, padding is left
-    out, and a component's score is its share of its own layer's variance, as in PEFT's implementation. PEFT gives out
-    ranks; here components are taken in descending share as long as the budget pays for them, so that wide layers
-    compete at what they cost, and a site may end without an adapter (a convention of ours; with sites of one shape the
-    two are the same). If `rho` leaves a unit's worth over, sites that have an adapter grow past it (a convention of
-    ours). The decomposition is exact, from the summed second moments, where PEFT's is incremental (a convention of
-    ours); d_in² numbers are held for each distinct input meanwhile. The forward pass over the sample is charged to the
-    training budget. The scaling is the same at every site, as with PEFT's `adjust_scaling_factors`.
+    A starts as the right singular vectors of its layer's inputs, B at zero; ranks are redistributed among all layers so
+    that they explain the most variance (paper's abstract). Inputs are centred, padding is excluded, and a component's
+    score is its share of its own layer's variance, as in PEFT. PEFT distributes ranks. Here components are taken in
+    descending score while the budget pays for them, so that wide layers compete at their cost, and a site may end
+    without an adapter (convention; with sites of one shape the two agree). Where `rho` leaves a unit of the budget
+    unspent, sites that have an adapter grow past it (convention). The decomposition is exact, from summed second
+    moments, d_in² numbers for each distinct input; PEFT's is incremental (convention). The forward pass over the sample
+    is charged to the training budget. The scaling is the same at every site, as with PEFT's `adjust_scaling_factors`.
 
-    The trace holds, for each site, the share of its input's variance that its components explain.
-
-    Source: Paischer et al., 2024, arXiv 2410.07170; PEFT's `initialize_lora_eva_weights`.
+    Scores in the trace: for each site, the share of its input's variance that its components explain.
     """
 
     name: ClassVar[str] = "eva"
-    source: ClassVar[str] = "Paischer et al., 2024, arXiv 2410.07170"
+    source: ClassVar[str] = "Paischer et al., 2024, arXiv 2410.07170; PEFT's `initialize_lora_eva_weights`"
+    decides: ClassVar[tuple[Decides, ...]] = ("before training",)
+    actions: ClassVar[tuple[Action, ...]] = ("redistribute ranks", "set values", "restart adapters")
     signals: ClassVar[frozenset[Signal]] = frozenset({Signal.INPUT_MOMENTS})
     Config: ClassVar[type] = EVAConfig
 
@@ -88,7 +80,7 @@ class EVA(RankPruningStrategy):
     def observe(self, view: StepView) -> None:
         first: dict[int, str] = {}
         for name, moments in view.signals.get(Signal.INPUT_MOMENTS, {}).items():
-            # Sites that read the same input are given one tensor: it is summed once, under the first one's name.
+            # Sites that read the same input get one tensor: it is summed once, under the name of the first site.
             self.reads[name] = first.setdefault(id(moments), name)
             if self.reads[name] == name:
                 known = self.moments.get(name)
@@ -100,8 +92,8 @@ class EVA(RankPruningStrategy):
         moments, self.moments = self.moments, {}
         found = {}
         for name in list(moments):
-            # One after the other, and directions as A holds them: together they take less than the moments did.
-            values, vectors = explained_variance(moments.pop(name))
+            # Each moment is freed before the next is decomposed, and directions take the type of A, to save memory.
+            values, vectors = scoring.explained_variance(moments.pop(name))
             found[name] = values, vectors.to(view.sites[name].A)
         shares = {name: found[self.reads[name]][0] for name in view.sites}
         if not any(float(values[0]) > 0 for values in shares.values()):
@@ -117,12 +109,12 @@ class EVA(RankPruningStrategy):
         )
 
     def ranks(self, shares: Mapping[str, Tensor], sites: Sequence[SiteShape], budget: ArmBudget) -> dict[str, int]:
-        """The rank of each site, given the shares of variance of its input's components in descending order."""
+        """Returns each site's rank, given its components' shares of the input's variance in descending order."""
         uniform, costs = budget.solve(sites), {s.name: s.unit_cost for s in sites}
         most = {s.name: min(s.max_rank, round(self.config.rho * uniform[s.name])) for s in sites}
-        kept = keep_top_global({n: shares[n][: most[n]] for n in most}, costs, budget.params)
+        kept = scoring.keep_top_global({n: shares[n][: most[n]] for n in most}, costs, budget.params)
         ranks = {name: len(indices) for name, indices in kept.items()}
-        further = units_that_fit(ranks, costs, {s.name: s.max_rank for s in sites}, budget.params)
+        further = scoring.units_that_fit(ranks, costs, {s.name: s.max_rank for s in sites}, budget.params)
         return {name: rank + further.get(name, 0) for name, rank in ranks.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,11 +125,11 @@ class EVA(RankPruningStrategy):
 
 
 def memory_needed(sites: Iterable[SiteShape]) -> int:
-    """Bytes that calibration takes at least: moments in double and single precision for each distinct input, and four
-    matrices of doubles to decompose the largest.
+    """Returns the least bytes that calibration takes.
 
-    Sites of one module that read streams of one kind and width are taken to read one input, as query, key and value
-    do; where they do not, it takes more.
+    That is moments in double and single precision for each distinct input, and four matrices of doubles to decompose
+    the largest. Sites of one module with the same stream and width count as reading one input, as query, key and value
+    do; where they do not, calibration takes more.
     """
     inputs = {(s.name.rpartition(".")[0], s.stream, s.d_in) for s in sites}
     squares = [(width + 1) ** 2 for _, _, width in inputs]
@@ -145,10 +137,10 @@ def memory_needed(sites: Iterable[SiteShape]) -> int:
 
 
 def check_memory(sites: Sequence[SiteShape], available: int) -> None:
-    """Refuse a calibration that needs more than the `available` bytes.
+    """Refuses a calibration that needs more than the `available` bytes.
 
     Raises:
-        UsageError: naming the widest input, what is needed and what there is.
+        UsageError: names the widest input, the bytes needed and the bytes available.
     """
     needed = memory_needed(sites)
     if needed > available:
@@ -164,7 +156,9 @@ def check_memory(sites: Sequence[SiteShape], available: int) -> None:
 
 
 def _available(device: torch.device) -> int:
-    """Bytes that are free where the moments are summed."""
+    """Returns the free bytes on the device that sums the moments."""
+    import torch
+
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)

@@ -1,30 +1,39 @@
-"""Cutting all sites together to the budget: what methods that score rank components globally end with."""
+"""Meets the budget over all sites together, for methods that score rank components globally."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from peftprune.scoring import keep_top_global, units_that_fit
+from peftprune import scoring
 from peftprune.strategy.view import StepView
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def cut_to_budget(scores: Mapping[str, Tensor], view: StepView) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """The components to keep so that the budget is met, and the units to grow where less than all of it could be spent.
-
-    Growing is rare: it happens where every component of the cheapest sites is kept and what is left pays for one more
-    of them, but for none of the dearer ones. It changes no function.
+    """Returns `keep` and `grow` of a plan that meets the budget: the highest-scoring components, and `units_left`.
 
     Args:
         scores: site to the scores of all its components, (rank,).
         view: sites and budget.
-
-    Returns:
-        `keep` and `grow` of a `PruningPlan`.
     """
-    costs = {n: view.sites[n].unit_cost for n in scores}
-    keep = keep_top_global(scores, costs, view.budget.params)
-    caps = {n: view.sites[n].max_rank for n in scores}
-    grow = units_that_fit({n: len(kept) for n, kept in keep.items()}, costs, caps, view.budget.params)
-    return keep, grow
+    keep = keep_within(scores, view, view.budget.params)
+    return keep, units_left({name: len(kept) for name, kept in keep.items()}, view)
+
+
+def keep_within(scores: Mapping[str, Tensor], view: StepView, params: int) -> dict[str, list[int]]:
+    """Returns each site's components among the highest-scoring ones that `params` parameters pay for."""
+    return scoring.keep_top_global(scores, {name: view.sites[name].unit_cost for name in scores}, params)
+
+
+def units_left(ranks: Mapping[str, int], view: StepView) -> dict[str, int]:
+    """Returns site to further units of rank that the budget still pays for beside `ranks`.
+
+    There are rarely any: every component of the cheapest sites is kept, and what is left pays for another unit there
+    but not at the more expensive sites. Growing by them does not change the function.
+    """
+    sites = view.sites
+    costs, caps = {n: sites[n].unit_cost for n in ranks}, {n: sites[n].max_rank for n in ranks}
+    return scoring.units_that_fit(ranks, costs, caps, view.budget.params)

@@ -1,84 +1,65 @@
-"""L1RA: gates under an L1 penalty; ranks whose gate vanishes move to the sites that use all of theirs."""
+"""L1RA: an L1 penalty shrinks gates; ranks whose gate vanishes move to the sites that use all of theirs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor
-
+from peftprune import scoring
 from peftprune.errors import UsageError
-from peftprune.scoring.threshold import soft_threshold
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
 from peftprune.strategy.view import StepView
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class L1RAConfig:
-    """Options of L1RA.
+class L1RAConfig(Options):
+    """Options of L1RA."""
 
-    Attributes:
-        l1: weight λ of the L1 penalty, at least 0. 0.005 in the authors' settings for Llama 3.
-        gate_lr: learning rate η of the gates, above 0. 0.02 in the same settings, where it stays constant; here the
-            run's schedule scales it (a convention of ours). Every step takes η · λ off each gate.
-        update_share: share of the run between two reassignments, in (0, 1). 0.05 in the same settings.
-        threshold: gates below it are pruned at a reassignment, above 0. 1e-10 is the default of the authors' code.
-    """
-
-    l1: float = option(0.005, "authors' code", "weight of the L1 penalty on the gates")
-    gate_lr: float = option(0.02, "authors' code", "learning rate of the gates")
-    update_share: float = option(0.05, "authors' code", "share of the run between two reassignments")
-    threshold: float = option(1e-10, "authors' code", "gates below it are pruned")
-
-    def __post_init__(self) -> None:
-        check_option(
-            0 <= self.l1 < float("inf"), "l1ra", "l1", self.l1, "is negative or not finite", "Give 0.005, for example"
-        )
-        check_option(
-            0 < self.gate_lr < float("inf"),
-            "l1ra", "gate_lr", self.gate_lr, "is not positive and finite", "Give 0.02, for example",
-        )  # fmt: skip
-        check_option(
-            0 < self.update_share < 1,
-            "l1ra", "update_share", self.update_share, "is outside (0, 1)", "Give 0.05, for example",
-        )  # fmt: skip
-        check_option(
-            0 < self.threshold < 1, "l1ra", "threshold", self.threshold, "is outside (0, 1)", "Give 1e-10, for example"
-        )
+    l1: float = option(0.005, "authors' code", ge=0, help=
+        "weight λ of the L1 penalty on the gates, from the settings for Llama 3")  # fmt: skip
+    gate_lr: float = option(0.02, "authors' code", gt=0, help=
+        "learning rate η of the gates, from the same settings, where it is constant; here it follows the run's "
+        "schedule (convention). Every step takes η · λ off each gate")  # fmt: skip
+    update_share: float = option(0.05, "authors' code", gt=0, lt=1, help=
+        "share of the run between two reassignments, from the same settings")  # fmt: skip
+    threshold: float = option(1e-10, "authors' code", gt=0, lt=1, help=
+        "gates below it are pruned at a reassignment; the code's default")  # fmt: skip
 
 
 class L1RA(RankPruningStrategy):
-    """ΔW = scaling · B · diag(c) · A with gates c in [0, 1] that an L1 penalty shrinks; freed ranks are reassigned.
+    """Shrinks a gate on every component by an L1 penalty, and reassigns freed ranks to other sites.
 
-    All sites start at the budget's ranks with gates of 1. The penalty is decoupled from the gradient (stated by
-    secondary summaries of the paper): after the optimizer's step every gate loses η · λ and is clamped to [0, 1]
-    (authors' code). At every reassignment the components whose gate is below the threshold are cut out, all but one of
-    a site at most (authors' code), and as much is grown at the sites that lost none, one unit each in turn, in
-    descending order of their smallest gate (authors' code); where those are full or every site lost some, the others
-    follow in the same order (a convention of ours: otherwise the budget would shrink). New components start with a gate
-    of 1 and change no function, and the optimizer starts afresh (authors' code). There is no reassignment at the last
-    step (authors' code).
+    ΔW = scaling · B · diag(c) · A with gates c in [0, 1]. All sites start at the budget's ranks with gates of 1. The
+    penalty is decoupled from the gradient (secondary summary): after the optimizer step every gate loses η · λ and is
+    clamped to [0, 1] (authors' code). At a reassignment the components whose gate is below the threshold are cut out,
+    but never all of a site (authors' code). The sites that lost none gain as much, one unit each in turn, in descending
+    order of their smallest gate (authors' code). Where those are full, or every site lost some, the others follow in
+    the same order (convention; otherwise the budget would shrink). New components start with a gate of 1 and do not
+    change the function, and the optimizer state is reset (authors' code). The last step has no reassignment (authors'
+    code).
 
-    The paper keeps the sum of ranks; here it is the parameters that stay at the budget, which is the same where all
-    sites cost the same. Where a site keeps one of several gates below the threshold, it is the largest (a convention of
-    ours).
+    The paper keeps the sum of ranks constant. Here the parameters stay at the budget; where all sites cost the same the
+    two agree. A site whose gates are all below the threshold keeps the largest (convention).
 
     Under `budget="paper"` rank, scaling (16 / 16), weight decay and warm-up are those of the authors' code for Llama 3.
 
-    The trace holds the smallest gate of each site before the reassignment.
-
-    Source: Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA.
+    Scores in the trace: the smallest gate of each site before the reassignment.
     """
 
     name: ClassVar[str] = "l1ra"
-    source: ClassVar[str] = "Singh et al., ICNLSP 2025, arXiv 2509.04884"
+    source: ClassVar[str] = "Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA"
+    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
     Config: ClassVar[type] = L1RAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -104,14 +85,16 @@ class L1RA(RankPruningStrategy):
 
     def _shrunk(self, gate: Tensor | None) -> Tensor:
         assert gate is not None
-        return soft_threshold(gate, self.config.gate_lr * self.config.l1).clamp(0.0, 1.0)
+        return scoring.soft_threshold(gate, self.config.gate_lr * self.config.l1).clamp(0.0, 1.0)
 
     def _reassign(self, gates: Mapping[str, Tensor], view: StepView) -> PruningPlan:
+        import torch
+
         smallest = dict(zip(gates, torch.stack([c.min() for c in gates.values()]).tolist(), strict=True))
         keep = {name: self._kept(gates[name]) for name, least in smallest.items() if least < self.config.threshold}
         keep = {name: kept for name, kept in keep.items() if len(kept) < len(gates[name])}
         ranks = {name: len(keep.get(name, c)) for name, c in gates.items()}
-        # A site with a gate below the threshold needs no more, even where that gate is its only one.
+        # A site with a gate below the threshold needs no further rank, even where that gate is its only one.
         order = sorted(gates, key=lambda n: (smallest[n] < self.config.threshold, -smallest[n]))
         needy = [name for name in order if smallest[name] >= self.config.threshold]
         shapes = {name: view.sites[name].shape for name in gates}
@@ -130,7 +113,7 @@ class L1RA(RankPruningStrategy):
         )
 
     def _kept(self, gate: Tensor) -> list[int]:
-        """Indices of the gates that are not below the threshold; the largest where all are."""
+        """Returns the indices of the gates at or above the threshold; the largest gate's where none is."""
         found = (gate >= self.config.threshold).nonzero().flatten().tolist()
         return found or [int(gate.argmax())]
 
@@ -138,13 +121,13 @@ class L1RA(RankPruningStrategy):
 def round_robin(
     turns: Sequence[Sequence[str]], ranks: Mapping[str, int], shapes: Mapping[str, SiteShape], params: int
 ) -> dict[str, int]:
-    """Units of rank to add, dealt in turn until no further one fits: first among the first names, then the next.
+    """Returns the units of rank to add: one per site in turn until no further one fits, one group after another.
 
     Args:
-        turns: groups of site names, each in the order in which they are served.
+        turns: groups of site names, each in the order of its turns.
         ranks: site to rank before.
-        shapes: site to shape, for unit costs and the largest ranks.
-        params: what the ranks may cost in the end.
+        shapes: site to shape, for unit costs and largest ranks.
+        params: the most that the resulting ranks may cost.
     """
     left = params - sum(rank * shapes[name].unit_cost for name, rank in ranks.items())
     added: dict[str, int] = {}

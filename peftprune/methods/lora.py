@@ -9,15 +9,13 @@ from peftprune.strategy.spec import PaperSettings
 
 
 class LoRA(RankPruningStrategy):
-    """Uniform rank at the budget, nothing pruned.
+    """Trains LoRA at a uniform rank that spends the budget; prunes nothing.
 
-    A starts Kaiming-uniform with a = √5 (authors' code; the paper says Gaussian), B at zero (stated in the paper).
-
-    Source: Hu et al., LoRA, ICLR 2022, arXiv 2106.09685.
+    A starts Kaiming-uniform with a = √5 (authors' code; the paper states a Gaussian), B at zero (paper).
     """
 
     name: ClassVar[str] = "lora"
-    source: ClassVar[str] = "Hu et al., ICLR 2022"
+    source: ClassVar[str] = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
     prunes: ClassVar[str] = "nothing"
 
     def paper(self) -> PaperSettings:

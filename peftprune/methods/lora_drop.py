@@ -1,18 +1,17 @@
-"""LoRA-drop: score each site by its output; the important ones keep their own LoRA, the rest share one."""
+"""LoRA-drop: sites with the largest output keep a LoRA of their own, the others share one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
+from peftprune import scoring
 from peftprune.errors import RunError
-from peftprune.scoring import until_share
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
@@ -20,66 +19,47 @@ from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class LoRADropConfig:
-    """Options of LoRA-drop.
+class LoRADropConfig(Options):
+    """Options of LoRA-drop."""
 
-    Attributes:
-        sample: share of the training data in the probe's stratified sample, in (0, 1) (the paper states the range;
-            0.1 is a convention of ours).
-        probe_passes: passes over the sample in the probe. 3 is a convention of ours.
-        threshold: sites are kept in descending score until their sum reaches this share, in (0, 1]. 0.9 is the example
-            that secondary summaries give.
-        normalise: scores are normalised over all sites ("all") or within each projection kind ("kind"). A convention
-            of ours.
-    """
-
-    sample: float = option(0.1, "convention of ours", "share of the training data in the probe's sample")
-    probe_passes: float = option(3.0, "convention of ours", "passes over the sample")
-    threshold: float = option(0.9, "secondary summary", "share of the total score that is kept")
-    normalise: Literal["all", "kind"] = option("all", "convention of ours", "where scores are normalised")
-
-    def __post_init__(self) -> None:
-        check_option(
-            0 < self.sample < 1, "lora-drop", "sample", self.sample, "is outside (0, 1)", "Give 0.1, for example"
-        )
-        check_option(
-            0 < self.probe_passes < float("inf"),
-            "lora-drop", "probe_passes", self.probe_passes, "is not positive and finite", "Give 3, for example",
-        )  # fmt: skip
-        check_option(
-            0 < self.threshold <= 1,
-            "lora-drop", "threshold", self.threshold, "is outside (0, 1]", "Give 0.9, for example",
-        )  # fmt: skip
-        check_option(
-            self.normalise in ("all", "kind"),
-            "lora-drop", "normalise", self.normalise, "is unknown", 'Use "all" or "kind"',
-        )  # fmt: skip
+    sample: float = option(0.1, "convention", gt=0, lt=1, help=
+        "share of the training data in the probe's stratified sample (the range: paper)")  # fmt: skip
+    probe_passes: float = option(3.0, "convention", gt=0, help="passes over the sample in the probe")
+    threshold: float = option(0.9, "secondary summary", gt=0, le=1, help=
+        "sites are kept in descending score until their sum reaches this share")  # fmt: skip
+    normalise: str = option("all", "convention", choices=("all", "kind"), help=
+        "scores are normalised over all sites or within each projection kind")  # fmt: skip
 
 
 class LoRADrop(RankPruningStrategy):
-    """Probe on a sample, score sites by the energy of their output, keep the important, let the others share.
+    """Scores sites by the energy of their output; important sites keep an adapter of their own, the others share one.
 
-    1. Train LoRA on a stratified sample for a few steps (stated in the paper). 2. Score each site by
-    g_i = Σ ‖ΔW_i x‖² over the sample's tokens, in eval mode, padding excluded, scaling included (the squared norm is
-    from a secondary summary; the details are conventions of ours), normalised to sum to 1. 3. Keep sites in descending
-    score until the running sum first reaches the threshold, the crossing site included. 4. The others share one LoRA
-    per projection kind and shape (that they share is stated in the paper; one per kind and shape is a convention of
-    ours). 5. All adapters start afresh and are trained on all the data with a fresh optimizer and schedule. The head
-    goes on from the probe (a convention of ours).
-
-    The trace holds these normalised scores.
+    1. A probe trains LoRA for a few steps on a stratified sample (paper).
+    2. Each site is scored by g_i = Σ ‖ΔW_i x‖² over the sample's tokens (the squared norm: secondary summary), in eval
+    mode, without padding, with the scaling, and normalised to sum to 1 (convention).
+    3. Sites are kept in descending score until the running sum first reaches the threshold; the site that crosses it is
+    kept.
+    4. The other sites share one LoRA (paper), one per projection kind and shape (convention).
+    5. All adapters are initialised anew and trained on all data with a fresh optimizer and schedule (two stages:
+    secondary summary). The head keeps its values from the probe (convention).
 
     Under a matched budget the ranks of step 5 are solved so that kept and shared adapters together meet it; under
-    `budget="paper"` the probe's rank stays. The probe's steps and the scoring pass are charged to the training budget.
+    `budget="paper"` the probe's rank stays. The steps of the probe and the scoring pass are charged to the training
+    budget.
 
-    Source: Zhou et al., COLING 2025, arXiv 2402.07721.
+    Scores in the trace: the normalised scores.
     """
 
     name: ClassVar[str] = "lora-drop"
-    source: ClassVar[str] = "Zhou et al., COLING 2025"
+    source: ClassVar[str] = "Zhou et al., COLING 2025, arXiv 2402.07721"
     prunes: ClassVar[str] = "sites"
+    decides: ClassVar[tuple[Decides, ...]] = ("once",)
+    actions: ClassVar[tuple[Action, ...]] = ("share adapters", "restart adapters")
     signals: ClassVar[frozenset[Signal]] = frozenset({Signal.OUTPUT_ENERGY})
     Config: ClassVar[type] = LoRADropConfig
 
@@ -104,7 +84,7 @@ class LoRADrop(RankPruningStrategy):
     def observe(self, view: StepView) -> None:
         if view.phase.name != "score":
             return
-        # Summed as tensors: reading them here would make the host wait for the device in every step.
+        # Sums stay on the device: reading them would synchronise it with the host in every step.
         for name, energy in view.signals[Signal.OUTPUT_ENERGY].items():
             self.energy[name] = self.energy.get(name, 0) + energy.double()
 
@@ -117,7 +97,7 @@ class LoRADrop(RankPruningStrategy):
         return self.plan(kept, view)
 
     def plan(self, kept: set[str], view: StepView) -> PruningPlan:
-        """What becomes of the sites once the kept ones are known."""
+        """Returns the plan for the sites, given the names of those that are kept."""
         shared: dict[tuple[str, int, int], list[str]] = {}
         for name, site in view.sites.items():
             if name not in kept:
@@ -125,23 +105,23 @@ class LoRADrop(RankPruningStrategy):
         groups = list(shared.values())
         holders = [view.sites[n].shape for n in view.sites if n in kept or any(g[0] == n for g in groups)]
         return PruningPlan(
-            reinit=self._ranks(holders, view),
+            reinit=self.ranks_of(holders, view),
             share=groups,
             scores=self.scores({n: s.shape for n, s in view.sites.items()}),
             reason=f"kept {len(kept)} of {len(view.sites)} sites; the others share {len(groups)} adapters",
         )
 
-    def _ranks(self, holders: Sequence[SiteShape], view: StepView) -> dict[str, int]:
+    def ranks_of(self, holders: Sequence[SiteShape], view: StepView) -> dict[str, int]:
         if view.budget.paper:
             return {s.name: view.sites[s.name].rank for s in holders}
         return view.budget.solve(holders)
 
     def kept_sites(self, shapes: Mapping[str, SiteShape]) -> list[str]:
-        """Names of the sites that keep their own adapter, in descending score."""
-        return until_share(self.scores(shapes), self.config.threshold)
+        """Returns the sites that keep an adapter of their own, in descending score."""
+        return scoring.until_share(self.scores(shapes), self.config.threshold)
 
     def scores(self, shapes: Mapping[str, SiteShape]) -> dict[str, float]:
-        """Normalised importance of each site; sums to 1."""
+        """Returns the normalised score of each site; they sum to 1."""
         energy = {n: float(self.energy[n]) for n in shapes}
         if self.config.normalise == "all":
             total = sum(energy.values())

@@ -1,92 +1,61 @@
-"""LoRPA: train at a large rank, prune each site to the budget's rank by magnitude, train on."""
+"""LoRPA: trains at a large rank, cuts each site to the budget's rank by magnitude, and trains on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from peftprune.scoring import keep_top, rank_magnitude, share_held
-from peftprune.scoring.magnitude import Form
+from peftprune import scoring
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 
-_RELEASED: dict[str, dict[str, Any]] = {
-    "mnli": {"batch_size": 16, "learning_rate": 3e-4, "epochs": 30, "max_length": 512},
-    "sst2": {"batch_size": 16, "learning_rate": 6e-5, "epochs": 60, "max_length": 512},
-    "mrpc": {"batch_size": 16, "learning_rate": 4e-4, "epochs": 30, "max_length": 512},
-    "cola": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 80, "max_length": 512},
-    "qnli": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 25, "max_length": 512},
-    "qqp": {"batch_size": 16, "learning_rate": 5e-4, "epochs": 25, "max_length": 512},
-    # The released scripts search the learning rate for these two, so none is set here.
-    "rte": {"batch_size": 32, "epochs": 80, "max_length": 512},
-    "stsb": {"batch_size": 16, "epochs": 40, "max_length": 512},
-}
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class LoRPAConfig:
-    """Options of LoRPA.
+class LoRPAConfig(Options):
+    """Options of LoRPA."""
 
-    Attributes:
-        initial_rank: rank of the dense phase, capped at each site's smaller side. 256 in every released GLUE and
-            summarisation script (authors' code).
-        dense_share: share of the run before the cut, in (0, 1). 0.2 in the authors' code.
-        form: how a component is scored. "hadamard" is the released score (authors' code); it needs d_in = d_out, and
-            other sites take "outer" (a convention of ours). "outer" uses the latter everywhere.
-        scaling: "keep" leaves the factor of creation in force after the cut, as the released code does; "rescale"
-            multiplies B by initial / final rank, which is what alpha / r of the pruned rank would give
-            (a convention of ours).
-        rewind: set the survivors back to their initial values at the cut, the lottery-ticket ablation (a convention
-            of ours; the authors' code does not rewind).
-    """
-
-    initial_rank: int = option(256, "authors' code", "rank of the dense phase")
-    dense_share: float = option(0.2, "authors' code", "share of the run before the cut")
-    form: Form = option("hadamard", "authors' code", "score; sites with d_in ≠ d_out take 'outer' (convention of ours)")
-    scaling: Literal["keep", "rescale"] = option("keep", "authors' code", "what the cut does to the scaling")
-    rewind: bool = option(False, "authors' code", "survivors go back to their initial values")
-
-    def __post_init__(self) -> None:
-        check_option(
-            isinstance(self.initial_rank, int) and self.initial_rank >= 1,
-            "lorpa", "initial_rank", self.initial_rank, "is not a whole number above 0", "Give 256, for example",
-        )  # fmt: skip
-        check_option(
-            0 < self.dense_share < 1,
-            "lorpa", "dense_share", self.dense_share, "is outside (0, 1)", "Give 0.2, for example",
-        )  # fmt: skip
-        check_option(
-            self.form in ("hadamard", "outer"), "lorpa", "form", self.form, "is unknown", 'Use "hadamard" or "outer"'
-        )
-        check_option(
-            self.scaling in ("keep", "rescale"),
-            "lorpa", "scaling", self.scaling, "is unknown", 'Use "keep" or "rescale"',
-        )  # fmt: skip
+    initial_rank: int = option(256, "authors' code", ge=1, help=
+        "rank of the dense phase, capped at each site's smaller side; the value of every released GLUE and "
+        "summarisation script")  # fmt: skip
+    dense_share: float = option(0.2, "authors' code", gt=0, lt=1, help="share of the run before the cut")
+    form: str = option("hadamard", "authors' code", choices=("hadamard", "outer"), help=
+        "score of a component: 'hadamard' is the released score and needs d_in = d_out, so other sites take 'outer' "
+        "(convention); 'outer' holds for all sites")  # fmt: skip
+    scaling: str = option("keep", "authors' code", choices=("keep", "rescale"), help=
+        "'keep' leaves the scaling of the first rank in force after the cut; 'rescale' multiplies B by initial / final "
+        "rank, which gives alpha / r of the final rank (convention)")  # fmt: skip
+    rewind: bool = option(False, "authors' code", help=
+        "reset the kept components to their initial values at the cut: the lottery-ticket ablation "
+        "(convention)")  # fmt: skip
 
 
 class LoRPA(RankPruningStrategy):
-    """Train LoRA at a large rank, cut every site once to the budget's rank, train on with a fresh optimizer.
+    """Trains LoRA at a large rank, cuts every site once to the budget's rank, and trains on with a fresh optimizer.
 
-    At each site on its own the lowest-scoring components are removed physically; survivors keep their trained values
-    and nothing regrows. The second phase has a fresh optimizer and a fresh schedule with its own warm-up. The released
-    run froze the classifier head; here the head is trained for every method alike. The trace holds, for each site, the
-    share of its total score that the kept components have.
+    Each site on its own loses its lowest-scoring components (authors' code). They are cut out of A and B; the kept
+    ones retain their trained values, and nothing regrows (authors' code). The second phase starts with a fresh
+    optimizer and a fresh schedule, warm-up included (authors' code). The released run freezes the classifier head; here
+    every method trains it. Under `budget="paper"` each GLUE task is trained as in the released scripts, which search
+    the learning rate of RTE and STS-B.
 
-    Source: Kim, Kim and Kang, Mathematics 2024, 12(23), 3744; code JuHyng/LoRPA.
+    Scores in the trace: for each site, the kept components' share of its total score.
     """
 
     name: ClassVar[str] = "lorpa"
-    source: ClassVar[str] = "Kim, Kim and Kang, Mathematics 2024, 12(23), 3744"
+    source: ClassVar[str] = "Kim, Kim and Kang, Mathematics 2024, 12(23), 3744; code JuHyng/LoRPA"
+    decides: ClassVar[tuple[Decides, ...]] = ("once",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks",)
     Config: ClassVar[type] = LoRPAConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -105,7 +74,9 @@ class LoRPA(RankPruningStrategy):
         ]
 
     def paper(self) -> PaperSettings:
-        return PaperSettings(rank=8, scaling=1.0, weight_decay=0.1, warmup_ratio=0.06, per_task=_RELEASED)
+        from peftprune.methods.published_settings import LORPA
+
+        return PaperSettings(rank=8, scaling=1.0, weight_decay=0.1, warmup_ratio=0.06, per_task=LORPA)
 
     def start(self, view: StepView) -> None:
         if self.config.rewind:
@@ -114,27 +85,29 @@ class LoRPA(RankPruningStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "dense":
             return PruningPlan()
+        import torch
+
         final = view.budget.solve([site.shape for site in view.sites.values()])
         scores = {name: self.scores(site, view) for name, site in view.sites.items()}
-        keep = {name: keep_top(found, final[name]) for name, found in scores.items()}
+        keep = {name: scoring.keep_top(found, final[name]) for name, found in scores.items()}
         forms = [self._form(site) for site in view.sites.values()]
         return PruningPlan(
             keep=keep,
-            assign=self._survivors(view, keep),
-            scores={name: share_held(found, torch.tensor(keep[name])) for name, found in scores.items()},
+            assign=self._kept_values(view, keep),
+            scores={name: scoring.share_held(found, torch.tensor(keep[name])) for name, found in scores.items()},
             reason=f"cut to the budget's ranks; {forms.count('hadamard')} sites by hadamard, "
             f"{forms.count('outer')} by outer",
         )
 
     def scores(self, site: Site, view: StepView) -> Tensor:
-        """(r,) importance of the site's components; the higher stay."""
-        return rank_magnitude(site.A.float(), site.B.float(), self._form(site))
+        """Returns the (r,) scores of the site's components; the highest stay."""
+        return scoring.rank_magnitude(site.A.float(), site.B.float(), self._form(site))
 
-    def _form(self, site: Site) -> Form:
+    def _form(self, site: Site) -> Literal["hadamard", "outer"]:
         return "hadamard" if self.config.form == "hadamard" and site.d_in == site.d_out else "outer"
 
-    def _survivors(self, view: StepView, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """New values of the survivors, for the options that change them."""
+    def _kept_values(self, view: StepView, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """Returns the new values of the kept components, for the options that change them."""
         values: dict[str, dict[str, Tensor]] = {}
         for name, indices in keep.items():
             index, site = list(indices), view.sites[name]

@@ -1,7 +1,4 @@
-"""Training settings of the scripts that authors released for GLUE, as `PaperSettings.per_task` takes them.
-
-Both sets are for DeBERTaV3-base with all linear layers adapted, in batches of 32 with a linear schedule.
-"""
+"""Training settings of the GLUE scripts that authors released, for `PaperSettings.per_task`."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ def _task(
     weight_decay: float,
     dropout: float = 0,
 ) -> tuple[str, dict[str, Any]]:
-    """A row; a warm-up of 1 or more counts steps, one below 1 is a share of the run."""
+    """Returns a task's settings; a warm-up of 1 or more counts steps, one below 1 is a share of the run."""
     steps = epochs * -(-GLUE[task].train_size // _BATCH_SIZE)
     share = warmup if warmup < 1 else round(warmup / steps, 4)
     named = {"learning_rate": learning_rate, "epochs": epochs, "warmup_ratio": share, "max_length": max_length}
@@ -40,7 +37,7 @@ ADALORA: dict[str, dict[str, Any]] = dict(
         _task("stsb", 2.2e-3, 25, 100, 128, 0.1),
     ]
 )
-"""QingruZhang/AdaLoRA, NLU/scripts."""
+"""QingruZhang/AdaLoRA, NLU/scripts: DeBERTaV3-base, all linear layers, a linear schedule."""
 
 INCRELORA: dict[str, dict[str, Any]] = dict(
     [
@@ -53,4 +50,20 @@ INCRELORA: dict[str, dict[str, Any]] = dict(
         _task("rte", 1.2e-3, 50, 100, 320, 0.01),
     ]
 )
-"""FeiyuZhang98/IncreLoRA, NLU/scripts for a mean rank of 8. The one for STS-B there has a mean rank of 2."""
+"""FeiyuZhang98/IncreLoRA, NLU/scripts for a mean rank of 8: DeBERTaV3-base, all linear layers, a linear schedule.
+
+The script for STS-B has a mean rank of 2, so the task is left out.
+"""
+
+LORPA: dict[str, dict[str, Any]] = {
+    "mnli": {"batch_size": 16, "learning_rate": 3e-4, "epochs": 30, "max_length": 512},
+    "sst2": {"batch_size": 16, "learning_rate": 6e-5, "epochs": 60, "max_length": 512},
+    "mrpc": {"batch_size": 16, "learning_rate": 4e-4, "epochs": 30, "max_length": 512},
+    "cola": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 80, "max_length": 512},
+    "qnli": {"batch_size": 32, "learning_rate": 4e-4, "epochs": 25, "max_length": 512},
+    "qqp": {"batch_size": 16, "learning_rate": 5e-4, "epochs": 25, "max_length": 512},
+    # The scripts search the learning rate of these two tasks, so none is set here.
+    "rte": {"batch_size": 32, "epochs": 80, "max_length": 512},
+    "stsb": {"batch_size": 16, "epochs": 40, "max_length": 512},
+}
+"""JuHyng/LoRPA: the scripts for the base model, query and value."""

@@ -1,4 +1,4 @@
-"""The registry: every method's name and class."""
+"""The registry: the names of all methods and the classes that they load."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ _BUILT_IN = {
     "vera": "peftprune.methods.vera:VeRA",
 }
 
-
-_REGISTERED: dict[str, type] = {}
+REGISTERED: dict[str, type] = {}
+"""Classes that `register` made known in this process, by name."""
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """One requested arm: the label it has in tables, the method's class and its options.
+    """A requested method: its label in tables, its class and its options.
 
-    `text` is what asks for it on the command line; empty for a class or object that only this process knows.
+    `text` requests it on the command line; it is empty for a class or object that only this process knows.
     """
 
     label: str
@@ -64,39 +64,39 @@ class MethodSpec:
     text: str = ""
 
     def build(self) -> Method:
-        """A fresh strategy, so that arms share no state. Raises UsageError for options out of range."""
+        """Returns a new method object, so that arms share no state. Raises UsageError for invalid options."""
         if self.instance is not None:
             return type(self.instance)(self.instance.config)
         return self.cls(**self.options)
 
 
 def names() -> list[str]:
-    """All registered method names: built in, from entry points, and registered in this process."""
+    """Returns all method names: built in, from entry points, and registered in this process."""
     plugins = (e.name for e in entry_points(group="peftprune.methods"))
-    return list(dict.fromkeys([*_BUILT_IN, *plugins, *_REGISTERED]))
+    return list(dict.fromkeys([*_BUILT_IN, *plugins, *REGISTERED]))
 
 
 def register(cls: type) -> type:
-    """Make a strategy class known by its `name` in this process; usable as a decorator.
+    """Registers a method class under its `name` in this process, and returns it; usable as a decorator.
 
     Raises:
-        UsageError: when another class has that name already.
+        UsageError: when another class has that name.
     """
     name = cls.name  # type: ignore[attr-defined]
-    if name in _BUILT_IN or _REGISTERED.get(name, cls) is not cls:
+    if name in _BUILT_IN or REGISTERED.get(name, cls) is not cls:
         raise UsageError.of("name", name, "is taken by another method", "Choose another name")
-    _REGISTERED[name] = cls
+    REGISTERED[name] = cls
     return cls
 
 
 def load(name: str) -> type[Any]:
-    """The class registered under `name`.
+    """Loads the class of a method.
 
     Raises:
-        UsageError: for an unknown name, with the closest known one.
+        UsageError: for an unknown name; suggests the closest known one.
     """
-    if name in _REGISTERED:
-        return _REGISTERED[name]
+    if name in REGISTERED:
+        return REGISTERED[name]
     plugins = {e.name: e for e in entry_points(group="peftprune.methods")}
     if name in plugins:
         return plugins[name].load()

@@ -1,4 +1,4 @@
-"""The small language in which methods are requested."""
+"""Parses requests for methods: names, labels, options, files, classes and objects."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from peftprune.errors import UsageError
-from peftprune.methods.registry import _REGISTERED, MethodSpec, load
+from peftprune.methods.registry import REGISTERED, MethodSpec, load
 
 
 def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
-    """Read what a user asked for.
+    """Parses a request for methods.
 
     Args:
         request: a comma-separated string, or a sequence of strings, strategy objects and strategy classes. A string
@@ -42,7 +42,7 @@ def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas outside of parentheses and brackets."""
+    """Splits at commas outside of parentheses and brackets."""
     parts, depth, current = [], 0, ""
     for char in text:
         depth += (char in "([") - (char in ")]")
@@ -67,7 +67,7 @@ def _parse_text(text: str) -> MethodSpec:
     name, colon, tag = label.partition(":")
     if colon and not re.fullmatch(r"[\w.+-]+", tag):
         raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
-    return MethodSpec(label, load(name), options, text="" if name in _REGISTERED else text)
+    return MethodSpec(label, load(name), options, text="" if name in REGISTERED else text)
 
 
 def _parse_options(text: str, call: str) -> dict[str, Any]:
@@ -96,11 +96,11 @@ def _parse_object(given: Any) -> MethodSpec:
         return MethodSpec(given.name, given, text=_spell(given, {}))
     if isinstance(given, kinds):
         return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))
-    raise UsageError.of("methods", given, "is no method", "Give a name, or a RankPruningStrategy class or object")
+    raise UsageError.of("methods", given, "is not a method", "Give a name, or a RankPruningStrategy class or object")
 
 
 def _spell(cls: Any, options: Mapping[str, Any]) -> str:
-    """The text that asks for a class of ours with these options; empty for others."""
+    """Returns the text that requests a built-in method with these options; empty for other classes."""
     if not cls.__module__.startswith("peftprune.methods."):
         return ""
     defaults = vars(cls().config)
@@ -115,12 +115,12 @@ def _load_file(path: Path, class_name: str) -> type:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses look their module up there
+    sys.modules[module_spec.name] = module  # dataclasses look up their module there
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:
         problem = f"cannot be imported ({type(error).__name__}: {error})"
-        raise UsageError.of("method", str(path), problem, "Mend the file; --debug shows where") from error
+        raise UsageError.of("method", str(path), problem, "Correct the file; --debug shows where") from error
     cls = getattr(module, class_name, None)
     if not isinstance(cls, type):
         found = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]

@@ -4,94 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import Tensor
-
+from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.scoring.threshold import soft_threshold
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
 from peftprune.strategy.view import StepView
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True)
-class SoRAConfig:
-    """Options of SoRA.
+class SoRAConfig(Options):
+    """Options of SoRA."""
 
-    Attributes:
-        initial_rank: rank during training, at least the budget's and capped at each site's smaller side. 16 is a
-            convention of ours.
-        threshold: what every step takes off each gate's magnitude, at least 0: η · ξ of the formula. 3e-4 in the
-            authors' code, which does not multiply it by the learning rate.
-        update: the gradient step before that. "optimizer" lets the run's optimizer take it, with its moments and
-            schedule, as the authors' code does; "sgd" is the formula itself, g − gate_lr · ∇g.
-        gate_lr: step size of "sgd", above 0. 0.1 is a convention of ours.
-        gate_init: "normal" draws the gates from N(0, 1) (authors' code); "ones" starts as plain LoRA (a convention of
-            ours).
-        cut_share: share of the run after which the gates are cut to the budget, in (0, 1]; what is left of the run
-            trains on without a proximal step. 1 cuts after the last step, as in the paper.
-    """
-
-    initial_rank: int = option(16, "convention of ours", "rank during training")
-    threshold: float = option(3e-4, "authors' code", "what every step takes off each gate's magnitude")
-    update: Literal["optimizer", "sgd"] = option("optimizer", "authors' code", "the gates' gradient step")
-    gate_lr: float = option(0.1, "convention of ours", "step size of the gates under update='sgd'")
-    gate_init: Literal["normal", "ones"] = option("normal", "authors' code", "initial gates")
-    cut_share: float = option(1.0, "paper", "share of the run after which gates are cut to the budget")
-
-    def __post_init__(self) -> None:
-        check_option(
-            self.initial_rank >= 1,
-            "sora", "initial_rank", self.initial_rank, "is not a whole number above 0", "Give 16, for example",
-        )  # fmt: skip
-        check_option(
-            0 <= self.threshold < float("inf"),
-            "sora", "threshold", self.threshold, "is negative or not finite", "Give 3e-4, for example",
-        )  # fmt: skip
-        check_option(
-            self.update in ("optimizer", "sgd"), "sora", "update", self.update, "is unknown", 'Use "optimizer" or "sgd"'
-        )
-        check_option(
-            0 < self.gate_lr < float("inf"),
-            "sora", "gate_lr", self.gate_lr, "is not positive and finite", "Give 0.1, for example",
-        )  # fmt: skip
-        check_option(
-            self.gate_init in ("normal", "ones"),
-            "sora", "gate_init", self.gate_init, "is unknown", 'Use "normal" or "ones"',
-        )  # fmt: skip
-        check_option(
-            0 < self.cut_share <= 1, "sora", "cut_share", self.cut_share, "is outside (0, 1]", "Give 1, for example"
-        )
+    initial_rank: int = option(16, "convention", ge=1, help=
+        "rank during training, at least the budget's and capped at each site's smaller side")  # fmt: skip
+    threshold: float = option(3e-4, "authors' code", ge=0, help=
+        "taken off each gate's magnitude in every step: η · ξ of the formula, which the authors' code does not "
+        "multiply by the learning rate")  # fmt: skip
+    update: str = option("optimizer", "authors' code", choices=("optimizer", "sgd"), help=
+        "the gates' gradient step: 'optimizer' is the run's optimizer with its moments and schedule, 'sgd' is the "
+        "formula g − gate_lr · ∇g")  # fmt: skip
+    gate_lr: float = option(0.1, "convention", gt=0, help="step size of the gates with update='sgd'")
+    gate_init: str = option("normal", "authors' code", choices=("normal", "ones"), help=
+        "'normal' draws the gates from N(0, 1), 'ones' starts as plain LoRA (convention)")  # fmt: skip
+    cut_share: float = option(1.0, "paper", gt=0, le=1, help=
+        "share of the run after which the gates are cut to the budget; the rest of the run trains without a proximal "
+        "step, and 1 cuts after the last step")  # fmt: skip
 
 
 class SoRA(RankPruningStrategy):
-    """A gate g between A and B of every site; proximal gradient steps make gates zero, and the budget decides the rest.
+    """Drives gates between A and B to zero by proximal steps, and keeps the largest gates that the budget pays for.
 
-    ΔW = scaling · B · diag(g) · A. After every gradient step on g, g ← sign(g) · max(|g| − η·ξ, 0) (stated in the
-    paper), so that components switch off exactly and may come back as long as training goes on. At the end those with a
-    gate of zero are removed (stated in the paper). How many that are, only ξ decides; to meet a budget exactly, the
-    largest |g| of all sites together are kept as long as the budget pays for them (a convention of ours): gates beyond
-    the budget go although they are not zero, and where fewer are left than the budget allows, zero ones stay. Gates
-    are folded into B at the end and count for nothing. The rank is that of the start until then, since a component of
-    gate zero is still trained and can return.
+    ΔW = scaling · B · diag(g) · A. After every gradient step on g, g ← sign(g) · max(|g| − η·ξ, 0) (paper), so gates
+    become exactly zero, and may become non-zero again while training goes on. At the end components with a gate of zero
+    are removed (paper). Their number depends on ξ alone. To meet a budget exactly, the largest |g| of all sites
+    together are kept while the budget pays for them (convention): some gates that are not zero are cut, or, where fewer
+    are left than the budget allows, some that are zero stay. Gates are folded into B at the end and not counted. Until
+    the cut, components with a gate of zero count in the rank, because they are trained and can return.
 
     Under `budget="paper"` weight decay and warm-up are those of both GLUE scripts of the authors' code, and STS-B is
-    trained as in its script; the other script, for RTE, raises the threshold over several runs, which is not offered.
+    trained as in its script. The script for RTE raises the threshold over several runs, which is not offered.
 
-    The trace holds, for each site, the sum of |g| before the cut.
-
-    Source: Ding et al., EMNLP 2023, arXiv 2311.11696; code TsinghuaC3I/SoRA.
+    Scores in the trace: for each site, the sum of |g| before the cut.
     """
 
     name: ClassVar[str] = "sora"
-    source: ClassVar[str] = "Ding et al., EMNLP 2023"
+    source: ClassVar[str] = "Ding et al., EMNLP 2023, arXiv 2311.11696; code TsinghuaC3I/SoRA"
+    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "set values")
     Config: ClassVar[type] = SoRAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -127,11 +98,11 @@ class SoRA(RankPruningStrategy):
             return PruningPlan()
         gates = {name: self._stepped(site) for name, site in view.sites.items() if site.rank}
         if not settled:
-            gates = {name: soft_threshold(g, self.config.threshold) for name, g in gates.items()}
+            gates = {name: scoring.soft_threshold(g, self.config.threshold) for name, g in gates.items()}
         return PruningPlan(assign={name: {"gate": g} for name, g in gates.items()}, reason="proximal step")
 
     def _stepped(self, site: Site) -> Tensor:
-        """(r,) the gates after their gradient step; under "optimizer" it has been taken already."""
+        """Returns the (r,) gates after their gradient step, which "optimizer" has already taken."""
         gate, gradient = site.gate, site.grad_gate
         assert gate is not None
         if self.config.update == "optimizer" or gradient is None:

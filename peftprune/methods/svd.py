@@ -1,4 +1,4 @@
-"""Plain LoRA at a large rank, truncated after training: the simplest rival of every method that allocates ranks."""
+"""SVD: plain LoRA at a large rank, truncated after training."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from peftprune import scoring
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.scoring.spectrum import update_svd
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
@@ -18,39 +19,30 @@ from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)
-class SVDConfig:
-    """Options of svd.
+class SVDConfig(Options):
+    """Options of svd."""
 
-    Attributes:
-        initial_rank: rank during training, at least the budget's and capped at each site's smaller side. 32 is a
-            convention of ours.
-    """
-
-    initial_rank: int = option(32, "convention of ours", "rank during training")
-
-    def __post_init__(self) -> None:
-        check_option(
-            self.initial_rank >= 1,
-            "svd", "initial_rank", self.initial_rank, "is not a whole number above 0", "Give 32, for example",
-        )  # fmt: skip
+    initial_rank: int = option(32, "convention", ge=1, help=
+        "rank during training, at least the budget's and capped at each site's smaller side")  # fmt: skip
 
 
 class SVD(RankPruningStrategy):
-    """Train LoRA at a large rank; after the last step keep the largest singular values of all updates together.
+    """Trains LoRA at a large rank; after the last step keeps the largest singular values of all updates together.
 
     With ΔW = scaling · B A at each site, one threshold holds for the singular values of all sites: they are taken in
-    descending order as long as the budget pays for them, so a site may end at any rank, 0 included. One that costs more
-    than what is left is passed over and cheaper ones below it are still taken, so that the budget is spent. The
-    remaining factors are U √S and √S V of the truncated update. Singular values come from the factors (QR), never from
-    ΔW itself. A control of ours; the truncation is the best approximation of each update in the Frobenius norm (Eckart
-    and Young, 1936).
+    descending order until the budget is spent, so a site may end at any rank, 0 included. A singular value that costs
+    more than is left is skipped, and cheaper ones below it are still taken. The remaining factors are U √S and √S V of
+    the truncated update. Singular values come from the factors (QR), never from ΔW itself. The truncation is the best
+    approximation of each update in the Frobenius norm (Eckart and Young, 1936).
 
-    The trace holds, for each site, the Frobenius norm of its update before the truncation; its components are counted
+    Scores in the trace: for each site, the Frobenius norm of its update before the truncation; components are numbered
     in descending order of singular value.
     """
 
     name: ClassVar[str] = "svd"
-    source: ClassVar[str] = "control of ours: truncation after training"
+    source: ClassVar[str] = "control: truncation after training"
+    decides: ClassVar[tuple[Decides, ...]] = ("at the end",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "set values")
     Config: ClassVar[type] = SVDConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -59,13 +51,13 @@ class SVD(RankPruningStrategy):
         return AdapterSpec(ranks=dense, final_ranks=final, decided_in_training=True)
 
     def end_phase(self, view: StepView) -> PruningPlan:
-        found = {name: update_svd(site.A, site.B) for name, site in view.sites.items()}
+        found = {name: scoring.update_svd(site.A, site.B) for name, site in view.sites.items()}
         values = {name: view.sites[name].scaling * S for name, (_, S, _) in found.items()}
         keep, grow = cut_to_budget(values, view)
         assign = {}
         for name, (U, S, V) in found.items():
             n, site = len(keep[name]), view.sites[name]
-            # A site that keeps everything keeps its factors: there is nothing to truncate.
+            # A site that keeps all components needs no truncation.
             if 0 < n < site.rank:
                 root = S[:n].sqrt()
                 assign[name] = {"A": (root[:, None] * V[:n]).to(site.A), "B": (U[:, :n] * root).to(site.B)}

@@ -1,37 +1,101 @@
-"""What the methods that train ΔW = s · B · diag(gate) · A have in common beside their scores."""
+"""What AdaLoRA, IncreLoRA and ElaLoRA share: phases, penalty and components of ΔW = scaling · B · diag(gate) · A."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
+from peftprune import scoring
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import check_option
+from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.sites import LiveTensors, Site
+from peftprune.strategy.spec import AdapterSpec
 
-from peftprune.adapters.initial import init_normal
-from peftprune.strategy.sites import Site
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 INITIAL_STD = 0.02
 """Standard deviation of the initial A and B (authors' code of AdaLoRA, IncreLoRA and ElaLoRA)."""
 
 
+class SVDStrategy(RankPruningStrategy):
+    """Base of the methods that decide on gated components under an orthogonality penalty.
+
+    Their configs have `warmup` and `final`, shares of the run, and `penalty` and `penalty_form`.
+    """
+
+    phase_names: ClassVar[tuple[str, str]]
+    """Of the phases before and of the decisions. The phase after the decisions is "final"."""
+
+    def phases(self, budget: ArmBudget) -> list[Phase]:
+        first, deciding = self.phase_names
+        phases = [Phase(first, share=self.config.warmup), Phase(deciding), Phase("final", share=self.config.final)]
+        return [p for p in phases if p.share != 0]
+
+    def ranges(self, budget: ArmBudget) -> dict[str, PhaseRange]:
+        """Returns the phases with their steps, by name."""
+        resolved = resolve_phases(
+            self.phases(budget),
+            total_steps=budget.total_steps,
+            num_examples=budget.num_examples,
+            batch_size=budget.batch_size,
+        )
+        return {phase.name: phase for phase in resolved}
+
+    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
+        if self.config.penalty == 0 or not sites:
+            return None
+        return self.config.penalty * scoring.orthogonality(sites, self.config.penalty_form)
+
+
+def gated_spec(ranks: Mapping[str, int], final_ranks: Mapping[str, int] | None = None) -> AdapterSpec:
+    """Returns a spec whose gates start at 0 and whose A and B start from N(0, 0.02²)."""
+    return AdapterSpec(
+        ranks=ranks,
+        final_ranks=final_ranks,
+        decided_in_training=True,
+        gate="rank",
+        gate_init=0.0,
+        initial_std={"A": INITIAL_STD, "B": INITIAL_STD},
+    )
+
+
+def check_shares(method: str, config: Any) -> None:
+    """Checks that `warmup` and `final` leave steps between them.
+
+    Raises:
+        UsageError: when the two sum to 1 or more.
+    """
+    problem = f"leaves no steps for pruning beside warmup={config.warmup}"
+    ok = config.warmup + config.final < 1
+    check_option(ok, method, "final", config.final, problem, "Let the two sum to less than 1")
+
+
 def new_components(
     site: Site, kept: Sequence[int], extra: int, rng: torch.Generator, *, orthonormal: bool = False
 ) -> dict[str, Tensor]:
-    """Values for a plan that cuts a site to `kept` and grows it by `extra` components: the old ones and the new.
+    """Returns the values of a site that a plan cuts to `kept` and grows by `extra` components.
 
     New gates are 0, so that the function does not change; new rows of A and columns of B are drawn from N(0, 0.02²).
 
     Args:
-        site: as it is before the plan.
-        kept: indices of the components that stay.
-        extra: how many new ones follow them, at least 1.
+        site: the site before the plan.
+        kept: indices of the components that stay; they come first.
+        extra: number of new components, at least 1.
         rng: draws the new values.
-        orthonormal: take from each new row and column what lies in the span of the others (exactly so where those are
-            orthonormal) and give it length 1, as ElaLoRA does.
+        orthonormal: draw new rows and columns of length 1, orthogonal to the others (exactly where those are
+            orthonormal), as ElaLoRA does.
 
     Returns:
         "A", "B" and "gate" in their new shapes.
     """
+    import torch
+
+    from peftprune.adapters.initial import init_normal
+
     index = torch.as_tensor(list(kept), dtype=torch.long, device=site.A.device)
     A, B, gate = site.A[index], site.B[:, index], site.gate
     if orthonormal:
@@ -46,14 +110,16 @@ def new_components(
 
 
 def _direction(rows: Tensor, rng: torch.Generator) -> Tensor:
-    """(1, width): a random row without its projection on the others."""
+    """Returns a random (1, width) row of length 1 without its projection on the others."""
+    import torch
+
     new = torch.randn(rows.shape[1], generator=rng).to(rows)
     new = new - rows.T @ (rows @ new)
     return (new / (new.norm() + 1e-6))[None]
 
 
 def share_of_scores(scores: Mapping[str, Tensor]) -> dict[str, float]:
-    """Each site's share of the sum of all components' scores; 0 everywhere where all are 0."""
+    """Returns each site's share of the sum of all components' scores; 0 everywhere where all are 0."""
     totals = {name: float(found.sum()) for name, found in scores.items()}
     whole = sum(totals.values())
     return {name: total / whole if whole > 0 else 0.0 for name, total in totals.items()}

@@ -1,59 +1,49 @@
-"""VeRA: frozen random matrices shared by all sites, and two trained vectors a site."""
+"""VeRA: frozen random matrices shared by all sites, and two trained vectors per site."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from peft import VeraConfig, get_peft_model
-from torch import nn
-
-from peftprune.adapters.inject import task_type_of
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, check_option, option
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @dataclass(frozen=True)
-class VeRAConfig:
-    """Options of vera.
+class VeRAConfig(Options):
+    """Options of vera."""
 
-    Attributes:
-        rank: rank of the shared matrices, at least 1. 256 is PEFT's default (a convention of ours).
-        d_initial: initial value of the vector between the two matrices. 0.1 is PEFT's default (a convention of ours).
-    """
-
-    rank: int = option(256, "convention of ours", "rank of the shared random matrices (PEFT's default)")
-    d_initial: float = option(0.1, "convention of ours", "initial value of the inner vectors (PEFT's default)")
+    rank: int = option(256, "convention", ge=1, help="rank of the shared random matrices; PEFT's default")
+    d_initial: float = option(0.1, "convention", help=
+        "initial value of the vector between the two matrices, other than 0; PEFT's default")  # fmt: skip
 
     def __post_init__(self) -> None:
-        check_option(self.rank >= 1, "vera", "rank", self.rank, "is below 1", "Give 256, for example")
-        check_option(
-            0 < abs(self.d_initial) < float("inf"),
-            "vera", "d_initial", self.d_initial, "is 0 or not finite", "Give 0.1, for example",
-        )  # fmt: skip
+        super().__post_init__()
+        ok = 0 < abs(self.d_initial) < float("inf")
+        check_option(ok, "vera", "d_initial", self.d_initial, "is 0 or not finite", "Give 0.1, for example")
 
 
 class VeRA(Baseline):
-    """One frozen random pair A, B for all sites; each site trains only two vectors that scale it (stated in the paper).
+    """Shares one frozen random pair A, B among all sites; each site trains only two vectors that scale it (paper).
 
-    ΔW = diag(b)·B·diag(d)·A with b at zero and d constant at first; sites of other shapes take the leading part of A
-    and B (PEFT's implementation). A site trains r + d_out numbers, so even a large rank costs far less than a usual
-    budget allows and spending a budget would take matrices larger than the model: the rank is an option and the method
-    is exempt. Counted are the trained vectors; the shared pair is drawn from a key and not counted, but it is stored
-    in the adapter's file, whose bytes the ledger states (a convention of ours). The key comes from the arm's seed. The
-    learning rate is the run's, as for every method, and the vectors have no weight decay (conventions of ours). The
-    run's scaling has no place in it.
-
-    Source: Kopiczko, Blankevoort and Asano, ICLR 2024, arXiv 2310.11454; PEFT's `VeraConfig`.
+    ΔW = diag(b)·B·diag(d)·A, where b starts at zero and d at a constant; sites of other shapes take the leading part of
+    A and B (PEFT). A site trains r + d_out numbers, so even a large rank costs far less than a typical budget allows,
+    and spending the budget would take matrices larger than the model: the rank is an option and the method is exempt.
+    Counted are the trained vectors. The shared pair is drawn from a key that derives from the arm's seed; it is not
+    counted but stored in the adapter's file, whose bytes the ledger states (convention). The learning rate is the
+    run's, as for every method, and the vectors have no weight decay (convention). The run's scaling does not apply.
     """
 
     name: ClassVar[str] = "vera"
-    source: ClassVar[str] = "Kopiczko, Blankevoort and Asano, ICLR 2024"
+    source: ClassVar[str] = "Kopiczko, Blankevoort and Asano, ICLR 2024, arXiv 2310.11454; PEFT's `VeraConfig`"
     exemption: ClassVar[str | None] = "trains rank + d_out numbers a site: its rank is an option, not solved"
     Config: ClassVar[type] = VeRAConfig
 
@@ -61,6 +51,10 @@ class VeRA(Baseline):
         return self.config.rank * sum(s.unit_cost for s in sites), 0
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+        from peft import VeraConfig, get_peft_model
+
+        from peftprune.adapters.inject import task_type_of
+
         config = VeraConfig(
             task_type=task_type_of(model),
             r=self.config.rank,

@@ -1,37 +1,37 @@
-"""Baselines without an adapter: nothing but the head, every weight, or every bias is trained."""
+"""Baselines without an adapter: they train the head only, every weight, or every bias."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from peftprune.errors import UsageError
 from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import check_option, option
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, ParameterGroup
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 def train_head(model: nn.Module, head: Sequence[str]) -> None:
-    """Let the head be trained, as it is by every method."""
+    """Makes the head trainable, as every method does."""
     for name in head:
         model.get_submodule(name).requires_grad_(True)
 
 
 class HeadOnly(Baseline):
-    """Trains the head on the frozen model: what the pre-trained features give without any adapter. A control of ours.
+    """Trains the head on the frozen model; shows what the pre-trained features achieve without an adapter.
 
-    A generation task has no head, so there nothing is trained: what the model writes before any training.
-
-    PEFT has no format for it; the head's tensors are stored.
+    A generation task has no head, so nothing is trained there and the untrained model is evaluated. PEFT has no format
+    for this baseline; the head's tensors are stored.
     """
 
     name: ClassVar[str] = "head-only"
-    source: ClassVar[str] = "control of ours"
+    source: ClassVar[str] = "control: no adapter"
     exemption: ClassVar[str | None] = "has no adapter: the head alone is trained, where the task has one"
     backward: ClassVar[Literal["none", "activations", "weights"]] = "none"
 
@@ -41,29 +41,20 @@ class HeadOnly(Baseline):
 
 
 @dataclass(frozen=True)
-class FullConfig:
-    """Options of full.
+class FullConfig(Options):
+    """Options of full."""
 
-    Attributes:
-        lr_scale: factor on the run's learning rate, above 0. All weights at an adapter's rate leave the pre-trained
-            model at once, so the default takes 0.001 to 0.00002, a usual rate for this (a convention of ours).
-    """
-
-    lr_scale: float = option(0.02, "convention of ours", "factor on the run's learning rate, for all weights")
-
-    def __post_init__(self) -> None:
-        check_option(
-            0 < self.lr_scale < float("inf"),
-            "full", "lr_scale", self.lr_scale, "is not positive and finite", "Give 0.02, for example",
-        )  # fmt: skip
+    lr_scale: float = option(0.02, "convention", gt=0, help=
+        "factor on the run's learning rate, for all weights; an adapter's rate moves all weights away from the "
+        "pre-trained model at once, so the default turns 0.001 into 0.00002, a common rate for full "
+        "fine-tuning")  # fmt: skip
 
 
 class Full(Baseline):
     """Trains every weight of the model: ordinary fine-tuning, at a learning rate of its own.
 
-    It is the one method whose learning rate differs from the others' under a matched budget, by the option `lr_scale`
-    (a convention of ours). PEFT has no format for it; all trained tensors are stored, so an arm takes as much disk as
-    the model.
+    It is the only method whose learning rate differs from the others' under a matched budget, by `lr_scale`
+    (convention). PEFT has no format for it; all trained tensors are stored, so an arm takes as much disk as the model.
     """
 
     name: ClassVar[str] = "full"
@@ -80,16 +71,14 @@ class Full(Baseline):
 
 
 class BitFit(Baseline):
-    """Trains the bias terms and the head; every other weight stays frozen (stated in the paper).
+    """Trains the bias terms and the head; every other weight stays frozen (paper).
 
-    All biases of the model count, those of layer norms, embeddings and pooler included (a convention of ours). Models
+    All biases of the model are trained, those of layer norms, embeddings and pooler included (convention). Models
     without biases, such as Llama, are refused. PEFT has no format for it; the trained tensors are stored.
-
-    Source: Ben Zaken, Ravfogel and Goldberg, ACL 2022, arXiv 2106.10199.
     """
 
     name: ClassVar[str] = "bitfit"
-    source: ClassVar[str] = "Ben Zaken, Ravfogel and Goldberg, ACL 2022"
+    source: ClassVar[str] = "Ben Zaken, Ravfogel and Goldberg, ACL 2022, arXiv 2106.10199"
     exemption: ClassVar[str | None] = "its size is fixed: the model's bias terms"
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:

@@ -1,28 +1,61 @@
-"""Importance scores: pure functions on tensors, free of schedules and models."""
+"""Importance scores: pure functions on tensors, free of schedules and models.
 
-from peftprune.scoring.activation import output_energy, weight_times_input_norm
-from peftprune.scoring.gradient import SmoothedSensitivity, sensitivity
-from peftprune.scoring.magnitude import rank_magnitude
-from peftprune.scoring.orthogonality import PenaltyForm, orthogonality
-from peftprune.scoring.schedule import cubic_decay, cubic_fade
-from peftprune.scoring.select import keep_top, keep_top_global, lowest_mask, share_held, units_that_fit, until_share
-from peftprune.scoring.triplet import TripletSensitivity
+Names are imported when they are first used, so that a method can be described without torch.
+"""
 
-__all__ = [
-    "PenaltyForm",
-    "SmoothedSensitivity",
-    "TripletSensitivity",
-    "cubic_decay",
-    "cubic_fade",
-    "keep_top",
-    "keep_top_global",
-    "lowest_mask",
-    "orthogonality",
-    "output_energy",
-    "rank_magnitude",
-    "sensitivity",
-    "share_held",
-    "units_that_fit",
-    "until_share",
-    "weight_times_input_norm",
-]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftprune.scoring.activation import output_energy as output_energy
+    from peftprune.scoring.activation import weight_times_input_norm as weight_times_input_norm
+    from peftprune.scoring.gradient import SmoothedSensitivity as SmoothedSensitivity
+    from peftprune.scoring.gradient import sensitivity as sensitivity
+    from peftprune.scoring.magnitude import rank_magnitude as rank_magnitude
+    from peftprune.scoring.penalty import orthogonality as orthogonality
+    from peftprune.scoring.schedule import cubic_decay as cubic_decay
+    from peftprune.scoring.schedule import cubic_fade as cubic_fade
+    from peftprune.scoring.select import keep_top as keep_top
+    from peftprune.scoring.select import keep_top_global as keep_top_global
+    from peftprune.scoring.select import lowest_mask as lowest_mask
+    from peftprune.scoring.select import share_held as share_held
+    from peftprune.scoring.select import units_that_fit as units_that_fit
+    from peftprune.scoring.select import until_share as until_share
+    from peftprune.scoring.spectrum import update_svd as update_svd
+    from peftprune.scoring.threshold import hard_threshold as hard_threshold
+    from peftprune.scoring.threshold import soft_threshold as soft_threshold
+    from peftprune.scoring.triplet import TripletSensitivity as TripletSensitivity
+    from peftprune.scoring.variance import explained_variance as explained_variance
+
+_HOMES = {
+    "SmoothedSensitivity": "gradient",
+    "TripletSensitivity": "triplet",
+    "cubic_decay": "schedule",
+    "cubic_fade": "schedule",
+    "explained_variance": "variance",
+    "hard_threshold": "threshold",
+    "keep_top": "select",
+    "keep_top_global": "select",
+    "lowest_mask": "select",
+    "orthogonality": "penalty",
+    "output_energy": "activation",
+    "rank_magnitude": "magnitude",
+    "sensitivity": "gradient",
+    "share_held": "select",
+    "soft_threshold": "threshold",
+    "units_that_fit": "select",
+    "until_share": "select",
+    "update_svd": "spectrum",
+    "weight_times_input_norm": "activation",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peftprune.scoring' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"peftprune.scoring.{_HOMES[name]}"), name)
+    return value

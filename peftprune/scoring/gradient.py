@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sensitivity(param: Tensor, grad: Tensor) -> Tensor:
@@ -55,6 +55,8 @@ class SmoothedSensitivity:
         """Forget all but these indices along one dimension, as the tensor was cut."""
         for average in (self.mean, self.uncertainty):
             if name in average:
+                import torch
+
                 index = torch.as_tensor(list(indices), dtype=torch.long, device=average[name].device)
                 average[name] = average[name].index_select(dim, index)
 
@@ -62,6 +64,8 @@ class SmoothedSensitivity:
         """Append `extra` entries along one dimension, as the tensor grew; their averages start at zero."""
         for average in (self.mean, self.uncertainty):
             if name in average:
+                import torch
+
                 shape = list(average[name].shape)
                 shape[dim] = extra
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from peftprune.scoring.gradient import SmoothedSensitivity
 from peftprune.strategy.sites import Site
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RANK_DIMENSION = {"A": 0, "B": 1, "gate": 0}
 
@@ -42,6 +42,8 @@ class TripletSensitivity:
 
     def scores(self, site: Site) -> Tensor:
         """(rank,) scores of the site's components, at least 0; zeros before the first update."""
+        import torch
+
         total = torch.zeros(site.rank, device=site.A.device)
         for tensor, dim in RANK_DIMENSION.items():
             if f"{site.name}/{tensor}" in self.entries.mean:

@@ -3,7 +3,7 @@
 from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.budget import ArmBudget, Budget, parse_budget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import NoOptions, check_option, option
+from peftprune.strategy.options import NoOptions, Options, check_option, option
 from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
@@ -18,6 +18,7 @@ __all__ = [
     "Budget",
     "LiveTensors",
     "NoOptions",
+    "Options",
     "PaperSettings",
     "ParameterGroup",
     "Phase",

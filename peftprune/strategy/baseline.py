@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftprune.errors import UsageError
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.options import NoOptions, build_config
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 
@@ -58,6 +59,8 @@ class Baseline(ABC):
     name: ClassVar[str]
     source: ClassVar[str] = ""
     prunes: ClassVar[str] = "nothing"
+    decides: ClassVar[tuple[Decides, ...]] = ()
+    actions: ClassVar[tuple[Action, ...]] = ()
     exemption: ClassVar[str | None] = None
     backward: ClassVar[Literal["none", "activations", "weights"]] = "activations"
     reads_weights: ClassVar[bool] = False

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune.errors import UsageError
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.options import NoOptions, build_config
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
@@ -35,12 +36,16 @@ class RankPruningStrategy(ABC):
         name: the method's name in tables and on the command line.
         source: the paper, with its year; shown by `peftprune methods`.
         prunes: what is decided: "ranks", "entries", "sites" or "nothing".
+        decides: when it decides.
+        actions: what its plans do.
         signals: activation statistics to be collected.
     """
 
     name: ClassVar[str]
     source: ClassVar[str] = ""
     prunes: ClassVar[str] = "ranks"
+    decides: ClassVar[tuple[Decides, ...]] = ()
+    actions: ClassVar[tuple[Action, ...]] = ()
     signals: ClassVar[frozenset[Signal]] = frozenset()
     Config: ClassVar[type] = NoOptions
 
