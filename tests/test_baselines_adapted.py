@@ -194,9 +194,9 @@ def test_plans_count_what_training_counts(method: str, tiny_bert: Path, tmp_path
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("vera", {"rank": 0}, r"vera\.rank: 0 is below 1\. Give 256"),
+        ("vera", {"rank": 0}, r"vera\.rank: 0 is not at least 1\. Give 256"),
         ("vera", {"d_initial": 0.0}, r"vera\.d_initial: 0\.0 is 0 or not finite\. Give 0\.1"),
-        ("rslora", {"alpha": -1.0}, r"rslora\.alpha: -1\.0 is negative or not finite\. Give 16"),
+        ("rslora", {"alpha": -1.0}, r"rslora\.alpha: -1\.0 is not at least 0\. Give 0\.0"),
         ("dora", {"rank": 4}, "dora option: 'rank' does not exist"),
     ],
 )

@@ -107,8 +107,8 @@ def test_ranks_are_drawn_from_the_strategys_own_stream(tiny_bert: Path, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"initial_rank": -1}, r"^dylora.initial_rank: -1 is negative. Give 0"),
-        ({"smallest": 0}, r"^dylora.smallest: 0 is not a whole number above 0"),
+        ({"initial_rank": -1}, r"^dylora.initial_rank: -1 is not at least 0. Give 0"),
+        ({"smallest": 0}, r"^dylora.smallest: 0 is not at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

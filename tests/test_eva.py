@@ -248,10 +248,10 @@ def test_no_more_is_held_than_was_reckoned(tiny_bert: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rho": 0.5}, r"eva\.rho: 0\.5 is below 1 or not finite\. Give 2"),
-        ({"rho": float("nan")}, r"eva\.rho: nan is below 1"),
-        ({"sample": 0.0}, r"eva\.sample: 0\.0 is outside \(0, 1\)\. Give 0\.1"),
-        ({"sample": 1.0}, r"eva\.sample: 1\.0 is outside"),
+        ({"rho": 0.5}, r"eva\.rho: 0\.5 is not at least 1\. Give 2"),
+        ({"rho": float("nan")}, r"eva\.rho: nan is not finite"),
+        ({"sample": 0.0}, r"eva\.sample: 0\.0 is not in \(0, 1\)\. Give 0\.1"),
+        ({"sample": 1.0}, r"eva\.sample: 1\.0 is not in"),
         ({"tau": 0.9}, "eva option: 'tau' does not exist"),
     ],
 )

@@ -124,10 +124,10 @@ def test_gates_have_a_learning_rate_of_their_own(tiny_bert: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"l1": -0.1}, r"^l1ra.l1: -0.1 is negative or not finite. Give 0.005"),
-        ({"gate_lr": 0.0}, r"^l1ra.gate_lr: 0.0 is not positive and finite. Give 0.02"),
-        ({"update_share": 1.0}, r"^l1ra.update_share: 1.0 is outside \(0, 1\). Give 0.05"),
-        ({"threshold": 0.0}, r"^l1ra.threshold: 0.0 is outside \(0, 1\). Give 1e-10"),
+        ({"l1": -0.1}, r"^l1ra.l1: -0.1 is not at least 0. Give 0.005"),
+        ({"gate_lr": 0.0}, r"^l1ra.gate_lr: 0.0 is not above 0. Give 0.02"),
+        ({"update_share": 1.0}, r"^l1ra.update_share: 1.0 is not in \(0, 1\). Give 0.05"),
+        ({"threshold": 0.0}, r"^l1ra.threshold: 0.0 is not in \(0, 1\). Give 1e-10"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

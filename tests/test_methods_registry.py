@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 
 import pytest
 
-from peftprune import methods
 from peftprune.errors import UsageError
+from peftprune.methods import registry
 from peftprune.methods.lora import LoRA
 from peftprune.methods.lorpa import LoRPA
 from peftprune.methods.prilora import PRILoRA
 from peftprune.methods.registry import MethodSpec, load, names, register
 from peftprune.methods.request import parse
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import option
+from peftprune.strategy.options import Options, option, range_in_words
 
 BUILT_IN = ["lora", "lorpa", "prilora", "lora-drop", "lora-restart", "random-rank", "delete"]
 
 
 @dataclass(frozen=True)
 class MineConfig:
-    size: int = option(3, "convention of ours", "a size")
+    size: int = option(3, "convention", "a size")
 
 
 class Mine(RankPruningStrategy):
@@ -45,8 +45,8 @@ def refused(call, *parts):
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch):
-    monkeypatch.setattr(methods, "_REGISTERED", {})
-    monkeypatch.setattr(methods, "entry_points", lambda group: [])
+    monkeypatch.setattr(registry, "REGISTERED", {})
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
 
 
 # --- the language --------------------------------------------------------------------------------------------------
@@ -120,8 +120,8 @@ def test_a_parsed_method_may_be_parsed_again():
         ("lorpa(zzz=64)", ("'zzz' does not exist", "Options: initial_rank, dense_share")),
         ("lora(rank=8)", ("lora option: 'rank' does not exist", "Options: none")),
         ("nowhere.py:Mine", ("nowhere.py", "is not a file", "path/to/file.py:ClassName")),
-        ([3], ("methods: 3 is no method",)),
-        ([int], ("is no method",)),
+        ([3], ("methods: 3 is not a method",)),
+        ([int], ("is not a method",)),
     ],
 )
 def test_malformed_requests_are_refused_with_a_cure(request_, parts):
@@ -173,7 +173,7 @@ def test_entry_points_are_found_and_loaded_only_when_asked_for(monkeypatch):
     loaded = []
     plugin = SimpleNamespace(name="mine", load=lambda: loaded.append(1) or Mine)
     groups = {"peftprune.methods": [plugin]}
-    monkeypatch.setattr(methods, "entry_points", lambda group: groups[group])
+    monkeypatch.setattr(registry, "entry_points", lambda group: groups[group])
     assert "mine" in names()
     parse("lora")
     assert not loaded
@@ -194,7 +194,7 @@ class NoMethod:
 WITH_CONFIG = """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from peftprune.strategy import RankPruningStrategy
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ def test_a_class_from_a_file(tmp_path):
     assert (spec.label, spec.cls.__name__) == ("own", "Own")
     assert spec.build().name == "own"
     refused(lambda: parse(f"{file}:Owm"), "'Owm' is not a class in", "Classes there: Own, NoMethod")
-    refused(lambda: parse(f"{file}:NoMethod"), "is no method")
+    refused(lambda: parse(f"{file}:NoMethod"), "is not a method")
 
 
 def test_a_class_from_a_file_may_have_options(tmp_path):
@@ -274,10 +274,74 @@ def test_options_at_the_edge_of_their_range_are_taken(method, options):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_every_option_says_where_its_default_comes_from(name):
-    from dataclasses import fields
+def test_a_config_checks_itself(name):
+    config = load(name).Config
+    assert config() == config(**vars(config()))
+    for option_ in fields(config):
+        with pytest.raises(UsageError, match=rf"^\w+\.{option_.name}: \[\] "):
+            config(**{option_.name: []})
 
-    for f in fields(load(name).Config):
-        assert f.metadata["mark"] in {"paper", "authors' code", "secondary summary", "convention of ours"}
-        assert f.metadata["help"]
-        assert f"{f.name}:" in load(name).Config.__doc__, "the docstring does not describe it"
+
+@dataclass(frozen=True)
+class RangedConfig(Options):
+    least: int = option(1, ge=1)
+    above: float = option(0.5, gt=0)
+    most: float = option(0.5, le=1)
+    below: float = option(0.5, "paper", "a share", ge=0, lt=1)
+    maybe: int | None = option(None, "authors' code", ge=2)
+    kind: str = option("a", choices=("a", "b"))
+    plain: float = 2.0
+    other: list[int] = field(default_factory=list)
+
+
+class Ranged(RankPruningStrategy):
+    """A method with every form of range."""
+
+    name = "ranged"
+    Config = RangedConfig
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"least": 0}, "ranged.least: 0 is not at least 1. Give 1, for example"),
+        ({"least": 1.5}, "ranged.least: 1.5 is not a whole number. Give 1, for example"),
+        ({"least": True}, "ranged.least: True is not a whole number. Give 1, for example"),
+        ({"above": 0}, "ranged.above: 0 is not above 0. Give 0.5, for example"),
+        ({"above": float("inf")}, "ranged.above: inf is not finite. Give 0.5, for example"),
+        ({"most": 1.5}, "ranged.most: 1.5 is not at most 1. Give 0.5, for example"),
+        ({"below": 1}, "ranged.below: 1 is not in [0, 1). Give 0.5, for example"),
+        ({"below": float("nan")}, "ranged.below: nan is not finite. Give 0.5, for example"),
+        ({"maybe": 1}, "ranged.maybe: 1 is not at least 2. Give a value at least 2, or None"),
+        ({"kind": "c"}, "ranged.kind: 'c' is unknown. Use 'a' or 'b'"),
+        ({"plain": "2"}, "ranged.plain: '2' is not a number. Give 2.0, for example"),
+    ],
+)
+def test_values_out_of_range_name_field_value_problem_and_cure(given, message):
+    with pytest.raises(UsageError, match=rf"^{re.escape(message)}$"):
+        Ranged(**given)
+
+
+def test_values_within_their_range_are_taken():
+    given = {"least": 9, "above": 3, "most": -1, "below": 0, "maybe": None, "plain": float("inf"), "other": [1]}
+    assert vars(Ranged(**given).config) == given | {"kind": "a"}
+
+
+def test_ranges_in_words():
+    words = {f.name: range_in_words(f) for f in fields(RangedConfig)}
+    assert words == {
+        "least": "at least 1",
+        "above": "above 0",
+        "most": "at most 1",
+        "below": "in [0, 1)",
+        "maybe": "at least 2, or None",
+        "kind": "'a' or 'b'",
+        "plain": "a number",
+        "other": "list[int]",
+    }
+
+
+@pytest.mark.parametrize("source", ["convention of ours", "convention"])
+def test_an_option_keeps_its_source_in_either_spelling(source):
+    made = option(3, source, "a size")
+    assert (made.default, made.metadata["source"], made.metadata["help"]) == (3, "convention", "a size")

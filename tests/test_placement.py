@@ -86,7 +86,7 @@ def test_top_layers_spends_the_whole_budget_at_the_top(
 
 
 def test_top_layers_refuses_to_keep_none() -> None:
-    with pytest.raises(UsageError, match=r"^top-layers.kept: 0 is outside \(0, 1\]. Give 0.5"):
+    with pytest.raises(UsageError, match=r"^top-layers.kept: 0 is not in \(0, 1\]. Give 0.5"):
         load("top-layers")(kept=0)
 
 

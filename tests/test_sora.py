@@ -133,12 +133,12 @@ def test_an_early_cut_is_followed_by_training_without_shrinking(tiny_bert: Path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threshold": -1.0}, r"^sora.threshold: -1.0 is negative or not finite. Give 3e-4"),
-        ({"update": "adam"}, r"^sora.update: 'adam' is unknown. Use \"optimizer\" or \"sgd\""),
-        ({"gate_lr": 0.0}, r"^sora.gate_lr: 0.0 is not positive"),
+        ({"threshold": -1.0}, r"^sora.threshold: -1.0 is not at least 0. Give 0.0003"),
+        ({"update": "adam"}, r"^sora.update: 'adam' is unknown. Use 'optimizer' or 'sgd'"),
+        ({"gate_lr": 0.0}, r"^sora.gate_lr: 0.0 is not above 0"),
         ({"gate_init": "zeros"}, r"^sora.gate_init: 'zeros' is unknown"),
-        ({"cut_share": 0.0}, r"^sora.cut_share: 0.0 is outside \(0, 1\]"),
-        ({"initial_rank": 0}, r"^sora.initial_rank: 0 is not a whole number above 0"),
+        ({"cut_share": 0.0}, r"^sora.cut_share: 0.0 is not in \(0, 1\]"),
+        ({"initial_rank": 0}, r"^sora.initial_rank: 0 is not at least 1"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

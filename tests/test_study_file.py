@@ -61,10 +61,10 @@ def test_whole_numbers_and_decimals_ask_for_the_same(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("taks: rte", r"study\.yaml: argument: 'taks' does not exist\. Did you mean 'task'"),
-        ("task: [", "is no YAML"),
+        ("task: [", "is not YAML"),
         ("- rte", "holds no arguments"),
         ("", "holds no arguments"),
-        ("learning_rate: fast", r"learning_rate: 'fast' is no number"),
+        ("learning_rate: fast", r"learning_rate: 'fast' is not a number"),
         ("task: {train_file: a.csv}", "does not fit .*test_file"),
         ("budget: {rnk: 8}", "does not fit .*rnk"),
     ],

@@ -98,5 +98,5 @@ def test_what_is_left_of_the_budget_grows_a_full_site() -> None:
 
 
 def test_the_rank_must_be_a_whole_number_above_0() -> None:
-    with pytest.raises(UsageError, match=r"^svd.initial_rank: 0 is not a whole number above 0. Give 32"):
+    with pytest.raises(UsageError, match=r"^svd.initial_rank: 0 is not at least 1. Give 32"):
         load("svd")(initial_rank=0)

@@ -120,9 +120,9 @@ def test_a_share_that_is_whole_up_to_its_last_bit_is_whole() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kept": 0.0}, r"^weightlora.kept: 0.0 is outside \(0, 1\]. Give 0.5"),
-        ({"select_share": 1.5}, r"^weightlora.select_share: 1.5 is outside \(0, 1\]. Give 0.2"),
-        ({"weight_lr": 0.0}, r"^weightlora.weight_lr: 0.0 is not positive and finite. Give 10"),
+        ({"kept": 0.0}, r"^weightlora.kept: 0.0 is not in \(0, 1\]. Give 0.5"),
+        ({"select_share": 1.5}, r"^weightlora.select_share: 1.5 is not in \(0, 1\]. Give 0.2"),
+        ({"weight_lr": 0.0}, r"^weightlora.weight_lr: 0.0 is not above 0. Give 10"),
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

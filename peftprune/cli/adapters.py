@@ -105,14 +105,14 @@ def prune(
     budget: Annotated[
         str,
         typer.Option(
-            help="rank=R: the parameters of uniform rank R. params=N: N parameters. energy=E: the fewest components that "
-            "keep this share of the squared norm."
+            help="rank=R: the parameters of uniform rank R. params=N: N parameters. energy=E: the fewest components "
+            "that keep this share of the squared norm."
         ),
     ],
     method: Annotated[
         str,
         typer.Option(
-            help="svd: keep the largest singular values of all layers together. magnitude: keep by LoRPA's score."
+            help="svd: the largest singular values of all layers together. magnitude: the highest of LoRPA's scores."
         ),
     ] = "svd",
     uniform: Annotated[bool, typer.Option("--uniform", help="Cut every layer to the rank of the budget.")] = False,

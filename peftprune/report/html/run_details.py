@@ -171,11 +171,11 @@ def _configs(study: StoredStudy) -> dict[str, dict[str, Any]]:
 
 def _options(label: str, entry: dict[str, Any] | None, used: dict[str, Any]) -> Table | None:
     described = {o["name"]: o for o in entry["options"]} if entry else {}
-    missing = {"default": None, "mark": None, "help": ""}
+    missing = {"default": None, "source": None, "help": ""}
     rows = [{**missing, **described.get(n, {}), "name": n, "value": used.get(n)} for n in {**described, **used}]
     if not rows:
         return None
     columns = [plain("name", "option"), plain("value", "here")]
     if entry:
-        columns += [plain("default"), plain("mark", "default from"), plain("help", "meaning")]
+        columns += [plain("default"), plain("source", "default from"), plain("help", "meaning")]
     return table(f"Options of {label}", rows, columns, frame=f"options {label}")
