@@ -92,7 +92,7 @@ def test_ranks_move_and_the_budget_stays(tiny_bert: Path, tmp_path: Path) -> Non
     rounds = [row["reason"] for row in arm.folder.allocation() if "went" in row["reason"]]
     counts = [int(reason.split()[0]) for reason in rounds]
     assert counts[0] == 4 > counts[-1]
-    assert all(reason == f"{n} components went, {n} came" for reason, n in zip(rounds, counts, strict=True))
+    assert all(reason == f"cut {n} components, added {n}" for reason, n in zip(rounds, counts, strict=True))
 
 
 def test_new_components_are_unit_directions_that_change_nothing(tiny_bert: Path, tmp_path: Path) -> None:

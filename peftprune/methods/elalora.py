@@ -143,7 +143,7 @@ class ElaLoRA(SVDStrategy):
                 for n, extra in grow.items()
             },
             scores=share_of_scores(scores),
-            reason=f"{exchanged} components went, {sum(grow.values())} came",
+            reason=f"cut {exchanged} components, added {sum(grow.values())}",
         )
 
     def _nominated(self, scores: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:

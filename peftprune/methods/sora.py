@@ -47,7 +47,7 @@ class SoRA(RankPruningStrategy):
     """Drives gates between A and B to zero by proximal steps, and keeps the largest gates that the budget pays for.
 
     ΔW = scaling · B · diag(g) · A. After every gradient step on g, g ← sign(g) · max(|g| − η·ξ, 0) (paper), so gates
-    become exactly zero, and may become non-zero again while training goes on. At the end components with a gate of zero
+    become exactly zero, and may become non-zero again during training. At the end components with a gate of zero
     are removed (paper). Their number depends on ξ alone. To meet a budget exactly, the largest |g| of all sites
     together are kept while the budget pays for them (convention): some gates that are not zero are cut, or, where fewer
     are left than the budget allows, some that are zero stay. Gates are folded into B at the end and not counted. Until

@@ -28,7 +28,7 @@ class SVDStrategy(RankPruningStrategy):
     """
 
     phase_names: ClassVar[tuple[str, str]]
-    """Of the phases before and of the decisions. The phase after the decisions is "final"."""
+    """Names of the phase before the decisions and of the phase with them; the one after them is "final"."""
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         first, deciding = self.phase_names

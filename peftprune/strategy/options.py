@@ -116,7 +116,7 @@ def check_range(owner: str, name: str, value: Any, declared: Field[Any]) -> None
 
 
 def range_in_words(declared: Field[Any]) -> str:
-    """The values that a field accepts: "in [0, 1)", "at least 1", "'keep' or 'zero'", or the name of its type."""
+    """Returns the values that a field accepts: "in [0, 1)", "at least 1", "'keep' or 'zero'", or its type."""
     types = _annotated(declared)
     choices = declared.metadata.get("choices")
     words = " or ".join(map(repr, choices)) if choices is not None else _bounds(declared.metadata)
@@ -131,7 +131,7 @@ def check_option(ok: bool, method: str, field_name: str, value: object, problem:
 
 
 def _annotated(declared: Field[Any]) -> list[str]:
-    """The alternatives of a field's annotation: `int | None` gives int and None."""
+    """Returns the alternatives of a field's annotation: `int | None` gives int and None."""
     annotation: Any = declared.type
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     return [part.strip() for part in text.split("|")]
@@ -151,7 +151,7 @@ def _problem(value: Any, kind: str, declared: Mapping[str, Any]) -> str | None:
 
 
 def _bounds(declared: Mapping[str, Any]) -> str:
-    """The range of a number: "in [0, 1)", "at least 1", "above 0"; empty where none is declared."""
+    """Returns the range of a number: "in [0, 1)", "at least 1", "above 0"; empty where none is declared."""
     gt, ge, lt, le = (declared.get(name) for name in _BOUNDS)
     least, most = (gt if ge is None else ge), (lt if le is None else le)
     if least is not None and most is not None:
