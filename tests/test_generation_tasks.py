@@ -13,8 +13,8 @@ import pytest
 import peftprune
 from peftprune import stats
 from peftprune.errors import UsageError
-from peftprune.stats import text_metrics
-from peftprune.stats.metrics import METRICS, check_metrics, load_metric
+from peftprune.stats.metrics import METRICS, check_libraries, check_metrics, load_metric
+from peftprune.stats.text_metrics import final_number
 from peftprune.tasks import TASKS, Task, load_task
 from peftprune.tasks import load as loading
 from peftprune.tasks.generation import GENERATION
@@ -210,7 +210,7 @@ def test_bleu_is_sacrebleus_on_any_part_of_a_corpus(n: int) -> None:
 
     for seed in range(5):
         predictions, references = corpus(seed, n)
-        found = text_metrics.value("bleu", text_metrics.statistics("bleu", predictions, references))
+        found = METRICS["bleu"].value(METRICS["bleu"].statistics(predictions, references))
         expected = sacrebleu.corpus_bleu(predictions, [[r[i] for r in references] for i in (0, 1)]).score
         assert 100 * found == pytest.approx(expected, abs=1e-9)
 
@@ -240,21 +240,21 @@ def test_perfect_is_one_and_empty_is_nought(name: str) -> None:
     [("so\n#### 1,234", 1234), ("#### $-5.50.", -5.5), ("#### 18.0", 18), ("it is 18", None), ("#### none", None)],
 )
 def test_the_final_number(text: str, number: float | None) -> None:
-    found = text_metrics.final_number(text)
+    found = final_number(text)
     assert (None if found is None else float(found)) == number
     if number is not None:
-        assert text_metrics.statistics("exact_number", [text], [[f"#### {number}"]]).tolist() == [1.0]
+        assert METRICS["exact_number"].statistics([text], [[f"#### {number}"]]).tolist() == [1.0]
 
 
 def test_the_bootstrap_of_bleu_recomputes_the_corpus() -> None:
     """The mean of sentence scores would have another spread; the twin resamples sentences and asks for the corpus."""
     (a, references), (b, _) = corpus(0), corpus(1)
-    one, two = (text_metrics.statistics("bleu", p, references) for p in (a, b))
+    one, two = (METRICS["bleu"].statistics(p, references) for p in (a, b))
     found = stats.paired_bootstrap(one, two, metric="bleu", resamples=2000)
-    assert found.difference == pytest.approx(text_metrics.value("bleu", one) - text_metrics.value("bleu", two))
+    assert found.difference == pytest.approx(METRICS["bleu"].value(one) - METRICS["bleu"].value(two))
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(a), len(a)) for _ in range(1000)]
-    twin = [text_metrics.value("bleu", one[d]) - text_metrics.value("bleu", two[d]) for d in draws]
+    twin = [METRICS["bleu"].value(one[d]) - METRICS["bleu"].value(two[d]) for d in draws]
     assert found.low == pytest.approx(np.quantile(twin, 0.025), abs=0.01)
     assert found.high == pytest.approx(np.quantile(twin, 0.975), abs=0.01)
     seeds = stats.paired_bootstrap(np.stack([one, one]), np.stack([two, two]), metric="bleu", resamples=200)
@@ -262,6 +262,6 @@ def test_the_bootstrap_of_bleu_recomputes_the_corpus() -> None:
 
 
 def test_a_library_that_is_absent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_metrics.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"'bleu' needs the package sacrebleu.*peftprune\[generation\]"):
-        text_metrics.check_libraries(["exact_match", "bleu"])
+        check_libraries(["exact_match", "bleu"])

@@ -81,7 +81,7 @@ def test_shapes_must_agree() -> None:
 @pytest.mark.parametrize(
     ("names", "kind", "classes", "complaint"),
     [
-        (["acuracy"], None, None, "no known metric"),
+        (["acuracy"], None, None, "not a known metric"),
         ([], None, None, "distinct names"),
         ("accuracy", None, None, "distinct names"),
         (["f1", "f1"], None, None, "distinct names"),

@@ -10,6 +10,7 @@ import pandas as pd
 from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, sample
 from peftprune.analysis.runs import in_cell
 from peftprune.stats import detectable_from, effect_size, holm, paired_bootstrap, probability_of_improvement, verdict
+from peftprune.stats.metrics import METRICS
 from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = [
@@ -86,4 +87,4 @@ def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores:
 
 
 def _resamples(name: str) -> int:
-    return _SLOW_RESAMPLES if name == "spearman" else _RESAMPLES
+    return _SLOW_RESAMPLES if METRICS[name].sums is None else _RESAMPLES

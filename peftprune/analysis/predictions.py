@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from peftprune.stats.metric_sums import SUM_METRICS
 from peftprune.stats.metrics import METRICS, score_column
 from peftprune.study.stored_study import StoredStudy
 
@@ -53,13 +52,12 @@ class Sample(NamedTuple):
 
     values: list[Any]
     references: list[Any] | None
-    metric: str | None
+    metric: str
 
 
 def sample(stored: pd.DataFrame, what: Measure) -> Sample:
     """Returns predictions and labels on the measure's split; for generated text, each example's contribution."""
     part = stored[stored["split"] == what.split]
     if METRICS[what.name].kind == "generation":
-        values = part[score_column(what.name)].tolist()
-        return Sample(values, None, what.name if what.name in SUM_METRICS else None)
+        return Sample(part[score_column(what.name)].tolist(), None, what.name)
     return Sample(part["prediction"].tolist(), part["label"].tolist(), what.name)

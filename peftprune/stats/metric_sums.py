@@ -1,7 +1,7 @@
 """Metrics as functions of sums over examples, so that thousands of resamples cost one matrix product.
 
-A resample of the examples is a vector w of counts. Every metric here needs only sums Σ_x w_x·f(x) of a few features f
-of an example; `features` gives f, `evaluate` turns sums into the metric.
+A resample of the examples is a vector w of counts. Each metric here depends only on the sums Σ_x w_x·f(x) of a few
+features f of an example: `features` computes f, `evaluate` computes the metric from the sums.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ class SumMetric:
     Attributes:
         features: (predictions (models, n), references (n,)) to features (models, k, n).
         evaluate: sums (..., k) to values (...).
-        of_statistics: its "predictions" are (models, n, k): what each example adds to the sums. It takes no references.
+        from_statistics: its "predictions" are statistics of each example that already include the references.
+        axes: of one example's prediction: 0 for a number, 1 for a row of statistics, (models, n, k).
     """
 
     features: Callable[[Floats, Floats], Floats]
     evaluate: Callable[[Floats], Floats]
-    of_statistics: bool = False
+    from_statistics: bool = False
+    axes: int = 0
+
+    def value(self, statistics: Floats) -> float:
+        """Returns the metric of n examples from their statistics, (n,) or (n, k)."""
+        return float(self.evaluate(self.features(statistics[None], np.empty(0))[0].sum(axis=-1)))
 
 
-def _mean_features(scores: Floats, references: Floats) -> Floats:
+def _mean_features(scores: Floats, _: Floats) -> Floats:
     return np.stack([scores, np.ones_like(scores)], axis=1)
 
 
 def _class_features(predictions: Floats, references: Floats) -> Floats:
-    """For each class: hits, predictions of it, references of it, as 3 × classes features. Two classes at least."""
+    """Returns, for each class, its hits, predictions and references: 3 × classes features of at least two classes."""
     classes = np.union1d(np.union1d(predictions, references), [0.0, 1.0])[:, None]
     predicted = predictions[:, None, :] == classes
     is_class = np.broadcast_to(references == classes, predicted.shape)
@@ -47,7 +53,7 @@ def _split(sums: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _ratio(top: Floats, bottom: Floats) -> Floats:
-    """0 where the denominator is 0, as `peftprune.stats.metrics` has it."""
+    """Returns the ratio, and 0 where the denominator is 0, as the functions in `peftprune.stats.metrics` do."""
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
@@ -57,7 +63,7 @@ def _accuracy(sums: Floats) -> Floats:
 
 
 def _f1(sums: Floats) -> Floats:
-    """Of class 1, which is the second: `_class_features` always counts 0 and 1, and no class lies before them."""
+    """Returns F1 of class 1, the second class: `_class_features` always counts 0 and 1, and no class precedes them."""
     hits, predicted, present = (part[..., 1] for part in _split(sums))
     return _ratio(2 * hits, predicted + present)
 
@@ -77,7 +83,7 @@ def _matthews(sums: Floats) -> Floats:
 
 
 def _moment_features(predictions: Floats, references: Floats) -> Floats:
-    # Centring changes no correlation, and keeps small variances from drowning in large means.
+    # Correlations do not change under centring, and small variances beside large means keep their precision.
     x = predictions - predictions.mean(axis=1, keepdims=True)
     y = np.broadcast_to(references - references.mean(), x.shape)
     return np.stack([x, y, x * x, y * y, x * y, np.ones_like(x)], axis=1)
@@ -85,16 +91,16 @@ def _moment_features(predictions: Floats, references: Floats) -> Floats:
 
 def _pearson(sums: Floats) -> Floats:
     x, y, xx, yy, xy, n = np.moveaxis(sums, -1, 0)
-    # A resample may hold one example only, over and over; rounding must not make a variance of it.
+    # A resample may repeat a single example, whose variance must be 0 in spite of rounding.
     x_spread, y_spread = (np.where(v > 1e-12 * q, v, 0.0) for v, q in ((xx - x * x / n, xx), (yy - y * y / n, yy)))
     return np.clip(_ratio(xy - x * y / n, np.sqrt(x_spread * y_spread)), -1.0, 1.0)
 
 
 def _bleu(sums: Floats) -> Floats:
-    """Corpus BLEU in [0, 1] as sacrebleu computes it, with its default smoothing ("exp").
+    """Returns corpus BLEU in [0, 1] as sacrebleu computes it, with its default smoothing ("exp").
 
     Sums are (..., 10): length, reference length, matching 1- to 4-grams, all 1- to 4-grams. The m-th order without a
-    match counts as a precision of 1 / (2^m · all); without any match at all, or an order without n-grams, it is 0.
+    match has a precision of 1 / (2^m · all). BLEU is 0 without any match, or where an order has no n-grams.
     """
     length, reference, matching, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
     missing = np.cumsum(matching == 0, axis=-1)
@@ -105,15 +111,10 @@ def _bleu(sums: Floats) -> Floats:
     return np.where(defined, brevity * np.exp(np.log(precision).mean(-1)), 0.0)
 
 
-MEAN = SumMetric(_mean_features, lambda sums: sums[..., 0] / sums[..., 1])
-"""The mean of per-example scores; needs no references."""
-
-SUM_METRICS = {
-    "accuracy": SumMetric(_class_features, _accuracy),
-    "f1": SumMetric(_class_features, _f1),
-    "f1_macro": SumMetric(_class_features, _f1_macro),
-    "matthews": SumMetric(_class_features, _matthews),
-    "pearson": SumMetric(_moment_features, _pearson),
-    "bleu": SumMetric(lambda statistics, _: np.moveaxis(statistics, -1, 1), _bleu, of_statistics=True),
-}
-"""By their names in `peftprune.stats.metrics.METRICS`; a test holds the two together."""
+MEAN = SumMetric(_mean_features, lambda sums: sums[..., 0] / sums[..., 1], from_statistics=True)
+ACCURACY = SumMetric(_class_features, _accuracy)
+F1 = SumMetric(_class_features, _f1)
+F1_MACRO = SumMetric(_class_features, _f1_macro)
+MATTHEWS = SumMetric(_class_features, _matthews)
+PEARSON = SumMetric(_moment_features, _pearson)
+BLEU = SumMetric(lambda statistics, _: np.moveaxis(statistics, -1, 1), _bleu, from_statistics=True, axes=1)

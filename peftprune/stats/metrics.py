@@ -1,86 +1,76 @@
-"""Metrics: a small registry, and `evaluate.Metric` classes over well-known libraries that need no hub."""
+"""The registry of metrics, and `evaluate.Metric` classes over well-known libraries that need no hub."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
-
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from peftprune.errors import RunError, UsageError
-from peftprune.stats import text_metrics
+from peftprune.stats.metric_sums import ACCURACY, BLEU, F1, F1_MACRO, MATTHEWS, MEAN, PEARSON, SumMetric
+from peftprune.stats.text_metrics import bleu, exact_match, exact_number, rouge
+from peftprune.stats.validation import Floats
 
 if TYPE_CHECKING:
     import evaluate
-    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
-class MetricInfo:
-    """What must be known of a metric to show and compare it.
+class Metric:
+    """The definition of a metric.
 
     Attributes:
         name: its key in `METRICS`.
-        label: what tables and axes call it.
         kind: the kind of task that it fits.
-        higher_is_better: its direction; never guessed from the name.
-        low: the least value it can take.
-        high: the greatest value it can take.
-        max_classes: the most classes it is defined for; None for any number.
+        function: (predictions (n,), references (n,)) to its value; of generated text (text, its references) to the
+            statistics that the example adds to `sums`.
+        sums: the metric as a function of sums over examples; None where it is not one.
+        low: the least value.
+        high: the greatest value.
+        higher_is_better: its direction.
+        max_classes: the largest number of classes that it is defined for; None for any number.
+        library: the optional package that it needs, as it is imported.
     """
 
     name: str
-    label: str
     kind: Literal["classification", "regression", "generation"]
-    higher_is_better: bool
-    low: float
-    high: float
+    function: Callable[..., Any]
+    sums: SumMetric | None
+    low: float = 0.0
+    high: float = 1.0
+    higher_is_better: bool = True
     max_classes: int | None = None
+    library: str | None = None
 
+    def fits(self, kind: str | None, num_classes: int | None) -> bool:
+        """Returns whether it fits the kind of task and the number of classes; None stands for any."""
+        return kind in (None, self.kind) and (num_classes or 0) <= (self.max_classes or num_classes or 0)
 
-METRICS: dict[str, MetricInfo] = {
-    info.name: info
-    for info in (
-        MetricInfo("accuracy", "accuracy", "classification", True, 0.0, 1.0),
-        MetricInfo("f1", "F1", "classification", True, 0.0, 1.0, max_classes=2),
-        MetricInfo("f1_macro", "macro F1", "classification", True, 0.0, 1.0),
-        MetricInfo("matthews", "Matthews correlation", "classification", True, -1.0, 1.0),
-        MetricInfo("pearson", "Pearson correlation", "regression", True, -1.0, 1.0),
-        MetricInfo("spearman", "Spearman correlation", "regression", True, -1.0, 1.0),
-        MetricInfo("rouge1", "ROUGE-1", "generation", True, 0.0, 1.0),
-        MetricInfo("rouge2", "ROUGE-2", "generation", True, 0.0, 1.0),
-        MetricInfo("rougeL", "ROUGE-L", "generation", True, 0.0, 1.0),
-        MetricInfo("bleu", "BLEU", "generation", True, 0.0, 1.0),
-        MetricInfo("exact_match", "exact match", "generation", True, 0.0, 1.0),
-        MetricInfo("exact_number", "exact match of the number after ####", "generation", True, 0.0, 1.0),
-    )
-}
+    def compute(self, predictions: Any, references: Any) -> float:
+        """Returns its value: of class indices or numbers, or of texts, each with a list of references."""
+        if self.kind == "generation":
+            return self.value(self.statistics(predictions, references))
+        return float(self.function(np.asarray(predictions), np.asarray(references)))
 
+    def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
+        """Returns the statistics of each of n generated texts: (n,) scores whose mean is the metric; (n, 10) for BLEU.
 
-def check_metrics(names: Sequence[str], kind: str | None = None, num_classes: int | None = None) -> None:
-    """Raise UsageError unless there is a name and each is known and fits the kind of task and the number of classes."""
-    if isinstance(names, str) or not names or len(set(names)) < len(names):
-        raise UsageError.of("metrics", names, "is no list of distinct names", f"Choose among {', '.join(METRICS)}.")
-    for name in names:
-        fitting = [info.name for info in METRICS.values() if _fits(info, kind, num_classes)]
-        cure = f"Choose among {', '.join(fitting)}."
-        if name not in METRICS:
-            raise UsageError.of("metrics", name, "is no known metric", cure)
-        if name not in fitting:
-            classes = f" with {num_classes} classes" if num_classes else ""
-            raise UsageError.of("metrics", name, f"does not fit {kind or 'a task'}{classes}", cure)
+        Raises:
+            UsageError: the metric's library is not installed.
+        """
+        check_libraries([self.name])
+        return np.asarray([self.function(p, r) for p, r in zip(predictions, references, strict=True)], dtype=float)
 
-
-def _fits(info: MetricInfo, kind: str | None, num_classes: int | None) -> bool:
-    return kind in (None, info.kind) and (num_classes or 0) <= (info.max_classes or num_classes or 0)
+    def value(self, statistics: Floats) -> float:
+        """Returns its value from the `statistics` of n generated texts."""
+        assert self.sums is not None
+        return self.sums.value(statistics)
 
 
 def _accuracy(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
@@ -90,21 +80,21 @@ def _accuracy(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> 
 
 
 def _f1(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    """Of class 1; 0.0 where it is neither predicted nor there."""
+    """Returns F1 of class 1, and 0.0 where that class is neither predicted nor present."""
     from sklearn.metrics import f1_score
 
     return f1_score(references, predictions, zero_division=0)
 
 
 def _f1_macro(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    """Unweighted mean over the classes that occur in predictions or references."""
+    """Returns the unweighted mean of F1 over the classes that occur in predictions or references."""
     from sklearn.metrics import f1_score
 
     return f1_score(references, predictions, average="macro", zero_division=0)
 
 
 def _matthews(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    """0.0 where predictions or references are constant, as scikit-learn defines it."""
+    """Returns the Matthews correlation, and 0.0 where a side is constant, as scikit-learn defines it."""
     from sklearn.metrics import matthews_corrcoef
 
     if _constant(predictions) or _constant(references):
@@ -127,10 +117,10 @@ def _spearman(predictions: NDArray[np.float64], references: NDArray[np.float64])
 def _correlation(
     correlate: Callable[..., Any], predictions: NDArray[np.float64], references: NDArray[np.float64]
 ) -> float:
-    """A correlation from scipy; 0.0 where a side is constant.
+    """Returns a correlation from scipy, and 0.0 where a side is constant.
 
-    The correlation is undefined there. 0.0 ("says nothing about the order") can be averaged and compared, nan cannot;
-    it is what scikit-learn returns for a constant classifier's Matthews correlation, too.
+    The correlation is undefined there. Unlike NaN, 0.0 can be averaged and compared, and scikit-learn also returns it
+    for the Matthews correlation of a constant classifier.
     """
     import math
 
@@ -150,51 +140,89 @@ def _constant(values: NDArray[Any]) -> bool:
     return bool((values == values[0]).all())
 
 
-_FUNCTIONS: dict[str, Callable[..., float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "f1_macro": _f1_macro,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
+def _rouge(name: str) -> Metric:
+    return Metric(name, "generation", partial(rouge, name), MEAN, library="rouge_score")
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", "classification", _accuracy, ACCURACY),
+        Metric("f1", "classification", _f1, F1, max_classes=2),
+        Metric("f1_macro", "classification", _f1_macro, F1_MACRO),
+        Metric("matthews", "classification", _matthews, MATTHEWS, low=-1.0),
+        Metric("pearson", "regression", _pearson, PEARSON, low=-1.0),
+        Metric("spearman", "regression", _spearman, None, low=-1.0),
+        _rouge("rouge1"),
+        _rouge("rouge2"),
+        _rouge("rougeL"),
+        Metric("bleu", "generation", bleu, BLEU, library="sacrebleu"),
+        Metric("exact_match", "generation", exact_match, MEAN),
+        Metric("exact_number", "generation", exact_number, MEAN),
+    )
 }
+
+
+def check_metrics(names: Sequence[str], kind: str | None = None, num_classes: int | None = None) -> None:
+    """Checks the names of a task's metrics.
+
+    Raises:
+        UsageError: no names, equal names, an unknown one, or one that does not fit the kind of task or the number of
+            classes.
+    """
+    if isinstance(names, str) or not names or len(set(names)) < len(names):
+        raise UsageError.of("metrics", names, "is not a list of distinct names", f"Choose among {', '.join(METRICS)}.")
+    for name in names:
+        fitting = [metric.name for metric in METRICS.values() if metric.fits(kind, num_classes)]
+        cure = f"Choose among {', '.join(fitting)}."
+        if name not in METRICS:
+            raise UsageError.of("metrics", name, "is not a known metric", cure)
+        if name not in fitting:
+            classes = f" with {num_classes} classes" if num_classes else ""
+            raise UsageError.of("metrics", name, f"does not fit {kind or 'a task'}{classes}", cure)
+
+
+def check_libraries(names: Sequence[str]) -> None:
+    """Checks that the libraries of the metrics are installed.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name in names:
+        library = METRICS[name].library
+        if library is not None and importlib.util.find_spec(library) is None:
+            problem = f"needs the package {library.replace('_', '-')}, which is not installed"
+            raise UsageError.of("metrics", name, problem, 'Install it: pip install "peftprune[generation]"')
 
 
 @cache
 def load_metric(name: str) -> evaluate.Metric:
-    """The metric as an `evaluate.Metric`: `compute(predictions=, references=)` gives {name: value}. Reads no hub.
+    """Returns the metric as an `evaluate.Metric`, whose `compute(predictions=, references=)` gives {name: value}.
 
-    References of generated text are lists, one an example.
+    It needs no hub. References of generated text are lists, one for each example.
     """
     check_metrics([name])
     import datasets
     import evaluate
 
-    info = METRICS[name]
-    kind = datasets.Value({"classification": "int64", "regression": "float64", "generation": "string"}[info.kind])
-    references_kind = datasets.List(kind) if info.kind == "generation" else kind
+    metric = METRICS[name]
+    kind = datasets.Value({"classification": "int64", "regression": "float64", "generation": "string"}[metric.kind])
+    references_kind = datasets.List(kind) if metric.kind == "generation" else kind
 
     class LocalMetric(evaluate.Metric):
         def _info(self) -> evaluate.MetricInfo:
-            return evaluate.MetricInfo(
-                description=info.label,
-                citation="",
-                features=datasets.Features({"predictions": kind, "references": references_kind}),
-            )
+            features = datasets.Features({"predictions": kind, "references": references_kind})
+            return evaluate.MetricInfo(description=name, citation="", features=features)
 
         def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-            if info.kind == "generation":
-                return {name: text_metrics.value(name, text_metrics.statistics(name, predictions, references))}
-            import numpy as np
-
-            return {name: float(_FUNCTIONS[name](np.asarray(predictions), np.asarray(references)))}
+            return {name: metric.compute(predictions, references)}
 
     LocalMetric.__name__ = LocalMetric.__qualname__ = f"{name.title().replace('_', '')}Metric"
     return LocalMetric(keep_in_memory=True)
 
 
 def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
-    """Compute metrics of one set of predictions that are numbers.
+    """Returns the metrics of one set of numeric predictions.
 
     Args:
         names: keys of `METRICS`, none of generated text.
@@ -206,10 +234,8 @@ def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: Ar
 
     Raises:
         UsageError: an unknown metric.
-        RunError: shapes that differ, nothing to score, or a value that is not finite.
+        RunError: shapes that differ, no examples, or a value that is not finite.
     """
-    import numpy as np
-
     check_metrics(names)
     predictions, references = np.asarray(predictions), np.asarray(references)
     if predictions.ndim != 1 or predictions.shape != references.shape or not len(predictions):
@@ -230,5 +256,5 @@ def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: Ar
 
 
 def score_column(metric: str) -> str:
-    """The column of stored predictions that holds what each example adds to a metric of generated text."""
+    """Returns the column of stored predictions with the statistics of each example for a metric of generated text."""
     return f"score_{metric}"

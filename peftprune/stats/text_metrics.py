@@ -1,69 +1,17 @@
-"""Metrics of generated text, from the statistics of each example.
+"""Metrics of generated text: the statistics that one example adds to each of them.
 
-Every metric here is a function of sums over examples, so that a paired bootstrap can resample them. Most are the mean
-of one number an example. Corpus BLEU is not: it adds up n-gram counts and lengths over the corpus first.
-
-METEOR is left out: nltk's needs WordNet, which no package carries.
+METEOR is left out: nltk's implementation needs WordNet, which no package provides.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from peftprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from peftprune.stats.validation import Floats
-
-_LIBRARIES = {
-    "rouge1": "rouge_score",
-    "rouge2": "rouge_score",
-    "rougeL": "rouge_score",
-    "bleu": "sacrebleu",
-}
 _ANSWER = re.compile(r"####\s*\$?\s*(-?[\d.,]*\d)")
-
-
-def check_libraries(names: Sequence[str]) -> None:
-    """Raise UsageError where the library of a metric is not installed."""
-    for name in names:
-        library = _LIBRARIES.get(name)
-        if library is not None and importlib.util.find_spec(library) is None:
-            problem = f"needs the package {library.replace('_', '-')}, which is not installed"
-            raise UsageError.of("metrics", name, problem, 'Install it: pip install "peftprune[generation]"')
-
-
-def statistics(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
-    """What each example adds to a metric.
-
-    Args:
-        name: a metric of kind "generation" in `peftprune.stats.metrics.METRICS`.
-        predictions: n texts.
-        references: the references of each, at least one.
-
-    Returns:
-        (n,) scores in [0, 1] whose mean is the metric; for "bleu" (n, 10): its length, that of the closest reference,
-        and matching and all n-grams, n from 1 to 4.
-    """
-    import numpy as np
-
-    check_libraries([name])
-    one = _EXAMPLE[name]
-    return np.asarray([one(p, r) for p, r in zip(predictions, references, strict=True)], dtype=float)
-
-
-def value(name: str, found: Floats) -> float:
-    """The metric of a corpus, from what `statistics` returned."""
-    from peftprune.stats.metric_sums import SUM_METRICS
-
-    if found.ndim == 1:
-        return float(found.mean())
-    return float(SUM_METRICS[name].evaluate(found.sum(axis=0)))
 
 
 @cache
@@ -73,37 +21,37 @@ def _scorer(name: str) -> Any:
     return RougeScorer([name], use_stemmer=True)
 
 
-def _rouge(name: str) -> Callable[[str, Sequence[str]], float]:
-    """F1 with Porter's stemmer, as in the summarisation literature; the best of several references."""
-
-    def score(prediction: str, references: Sequence[str]) -> float:
-        return float(_scorer(name).score_multi(list(references), prediction)[name].fmeasure)
-
-    return score
+def rouge(name: str, prediction: str, references: Sequence[str]) -> float:
+    """Returns the best ROUGE F1 over the references, with Porter's stemmer, as in the summarisation literature."""
+    return float(_scorer(name).score_multi(list(references), prediction)[name].fmeasure)
 
 
 @cache
 def _bleu_scorer() -> Any:
     from sacrebleu.metrics.bleu import BLEU
 
-    # Effective order concerns the sentence's own score, which is not used, and silences a warning about it.
+    # Effective order affects only the sentence's own score, which is not used, and silences a warning about it.
     return BLEU(effective_order=True)
 
 
-def _bleu(prediction: str, references: Sequence[str]) -> list[float]:
-    """sacrebleu's sufficient statistics of one example: tokenised as by mteval-v13a, case kept."""
+def bleu(prediction: str, references: Sequence[str]) -> list[float]:
+    """Returns sacrebleu's 10 sufficient statistics of one example, tokenised as by mteval-v13a with case kept.
+
+    They are its length, the length of the closest reference, and its matching and all n-grams for n from 1 to 4.
+    """
     found = _bleu_scorer().sentence_score(prediction, list(references))
     return [found.sys_len, found.ref_len, *found.counts, *found.totals]
 
 
-def _exact(prediction: str, references: Sequence[str]) -> float:
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1.0 where the prediction equals a reference up to whitespace, else 0.0."""
     return float(" ".join(prediction.split()) in {" ".join(r.split()) for r in references})
 
 
 def final_number(text: str) -> Decimal | None:
-    """The number after the first `####`, without thousands separators; None where there is none.
+    """Returns the number after the first `####`, without thousands separators; None where there is none.
 
-    As in the evaluation code that came with GSM8K, an answer without the mark counts as none.
+    An answer without the mark counts as none, as in GSM8K's evaluation code.
     """
     match = _ANSWER.search(text)
     try:
@@ -112,16 +60,7 @@ def final_number(text: str) -> Decimal | None:
         return None
 
 
-def _exact_number(prediction: str, references: Sequence[str]) -> float:
+def exact_number(prediction: str, references: Sequence[str]) -> float:
+    """Returns 1.0 where the prediction's final number equals that of a reference, else 0.0."""
     found = final_number(prediction)
     return float(found is not None and found in {final_number(r) for r in references})
-
-
-_EXAMPLE: dict[str, Callable[[str, Sequence[str]], Any]] = {
-    "rouge1": _rouge("rouge1"),
-    "rouge2": _rouge("rouge2"),
-    "rougeL": _rouge("rougeL"),
-    "bleu": _bleu,
-    "exact_match": _exact,
-    "exact_number": _exact_number,
-}

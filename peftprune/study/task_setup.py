@@ -20,7 +20,7 @@ from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import discover_sites, head_modules
 from peftprune.models.load import describe, load_model, pick_dtype
-from peftprune.stats.text_metrics import check_libraries
+from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
 from peftprune.study.planning import ArmPlan, plan_arm
 from peftprune.study.store import StudyFolder

@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import Trainer
 
 from peftprune.errors import RunError
-from peftprune.stats import text_metrics
-from peftprune.stats.metrics import compute_metrics, score_column
+from peftprune.stats.metrics import METRICS, compute_metrics, score_column
 from peftprune.tasks import Task
 from peftprune.training.text_generation import Decoding, evaluation_loss, generate
 
@@ -98,8 +97,8 @@ def _generated(trainer: Trainer, inputs: ArmInputs, settings: TrainingSettings) 
         references = [list(r) for r in task.evaluation[split]["label"]]
         frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
         for name in task.metrics:
-            found = text_metrics.statistics(name, texts, references)
-            metrics[_named(name, split, i)] = text_metrics.value(name, found)
+            found = METRICS[name].statistics(texts, references)
+            metrics[_named(name, split, i)] = METRICS[name].value(found)
             frame[score_column(name)] = found.tolist()
         frames.append(pd.DataFrame(frame))
     return Scored(metrics, pd.concat(frames), {"decoding": str(decoding), "loss": losses})

@@ -11,10 +11,11 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure, sample
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
+from peftprune.stats.metrics import METRICS
 
 CARD_FILE = "README.md"
 PLOT_FILE = "allocation.png"
-_SLOW = {"spearman": 1_000}
+_SLOW_RESAMPLES = 1_000  # of a metric that is recomputed for each resample
 
 
 def scores(chosen: Chosen) -> list[dict[str, Any]]:
@@ -31,7 +32,8 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
         values, references, name = sample(frame, what)
         low = high = None
         if len(values) > 1:
-            low, high = score_interval(values, references, name, resamples=_SLOW.get(what.name, 10_000))
+            resamples = _SLOW_RESAMPLES if METRICS[name].sums is None else 10_000
+            low, high = score_interval(values, references, name, resamples=resamples)
         value = chosen.result["metrics"][metric]
         rows.append({"metric": metric, "value": value, "split": what.split, "low": low, "high": high})
     return rows
