@@ -7,38 +7,38 @@ TOOLS := .venv/.tools
 
 .PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-speed clean
 
-demo: $(READY)  ## A real comparison with the offline model: prints the table, draws the ranks.
+demo: $(READY)  ## Compares four methods with the offline model, prints the table and draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
 		--seeds 1 --epochs 2 --output-dir runs/demo
 	@$(BIN)/peftprune report runs/demo --out runs/demo/report.html >/dev/null
-	@echo "Table above; rank allocations in runs/demo/ranks.png, everything in runs/demo/report.html (open it in a browser)."
+	@echo "The table is above, the rank allocations are in runs/demo/ranks.png, and the full report is runs/demo/report.html."
 
-test: $(TOOLS)  ## All tests but the slow ones.
+test: $(TOOLS)  ## Runs all tests except the slow ones.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-all: $(TOOLS)  ## All tests.
+test-all: $(TOOLS)  ## Runs all tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
-lint: $(TOOLS)
+lint: $(TOOLS)  ## Checks format, style, types and the direction of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(TOOLS)
+format: $(TOOLS)  ## Formats the code and fixes what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-notebooks: $(TOOLS)  ## Runs the notebooks in order; changes none of them.
+notebooks: $(TOOLS)  ## Runs the notebooks in order without changing them.
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/run.py
 
 DATA ?= $(PEFTPRUNE_DATA)
 FOUR := --methods lora,lorpa,prilora,lora-drop --budget rank=8 --seeds 1
 NAMED = $(if $(DATA),,$(error DATA is empty: make $@ DATA=path/to/glue))
-# One thread an arm: the best use of few cores, and the same bits whatever else runs.
+# One thread per arm uses few cores best, and results do not depend on other load.
 COMPARE := $(BIN)/peftprune compare --threads 1
 
-benchmark: $(READY) benchmark-evidence  ## Real GLUE under one budget; DATA=path/to/glue. Writes benchmarks/results/.
+benchmark: $(READY) benchmark-evidence  ## Compares four methods on GLUE; DATA=path/to/glue. Writes benchmarks/results/.
 	$(NAMED)$(BIN)/peftprune compare --task rte --data-dir $(DATA) $(FOUR) --target-modules all-linear --epochs 2 \
 		--output-dir runs/benchmark/rte
 	$(BIN)/python benchmarks/collect.py runs/benchmark/rte benchmarks/results/rte.json
@@ -46,26 +46,26 @@ benchmark: $(READY) benchmark-evidence  ## Real GLUE under one budget; DATA=path
 		--output-dir runs/benchmark/mrpc
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc benchmarks/results/mrpc.json
 
-benchmark-evidence: $(READY)  ## Five methods on MRPC and CoLA, two seeds; DATA=path/to/glue. About 45 minutes.
+benchmark-evidence: $(READY)  ## Compares five methods on MRPC and CoLA, two seeds; DATA=path/to/glue. About 45 minutes.
 	$(NAMED)$(COMPARE) --config benchmarks/mrpc-cola.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-cola
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-cola benchmarks/results/mrpc-cola.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-cola
 
-benchmark-peers: $(READY)  ## Every method on MRPC against the head alone, two seeds; DATA=path/to/glue. Hours.
+benchmark-peers: $(READY)  ## Compares every method on MRPC with the head alone, two seeds; DATA=path/to/glue. Hours.
 	$(NAMED)$(COMPARE) --config benchmarks/mrpc-peers.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-peers
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-peers benchmarks/results/mrpc-peers.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-peers
 	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
 
-benchmark-speed: $(TOOLS)  ## Speed against a plain script, by method, by size; DATA=path/to/glue. About two hours on idle cores.
+benchmark-speed: $(TOOLS)  ## Measures speed by method and size, and compared with a plain script; DATA=path/to/glue. Two idle cores, two hours.
 	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
 	$(BIN)/python benchmarks/tables.py
 
-clean:
+clean:  ## Removes the environment and all runs.
 	rm -rf .venv runs
 
-# torch first, and at its pinned version, so that nothing else draws another build.
+# torch first and at its pinned version, so that no other package pulls in another build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv

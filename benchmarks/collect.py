@@ -1,8 +1,8 @@
-"""Copy what a stored study found into one JSON file for `benchmarks/results/`.
+"""Copies the results of a stored study into one JSON file for `benchmarks/results/`.
 
     python benchmarks/collect.py runs/benchmark/rte benchmarks/results/rte.json
 
-Wall-clock times are left out: they say nothing unless measured side by side.
+Wall-clock times are left out: they are comparable only when measured side by side.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ KEPT = (
     "versions",
     "hardware",
 )
-PLACES = ["source", "files"]  # of a task's data, which differ from machine to machine
+PLACES = ["source", "files"]  # of a task's data; they differ between machines
 
 
 def collect(study: Path) -> dict[str, object]:
-    """The study's request, one record an arm, and what the arms say together."""
+    """Returns the study's request, one record per arm, and the comparisons of the arms."""
     result = Comparison.load(study)
     runs = result.runs().drop(columns=CLOCK)
     request = {name: result.request[name] for name in KEPT}

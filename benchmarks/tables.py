@@ -1,7 +1,7 @@
 """Write the tables of `benchmarks/README.md` from the files in `results/`, between their markers.
 
 python benchmarks/tables.py            # rewrite
-python benchmarks/tables.py --check    # only say whether they are up to date
+python benchmarks/tables.py --check    # only check that they are up to date
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LEVEL = 0.05
 
 
 def table(found: dict[str, Any]) -> str:
-    """One row a task, budget and method: the primary metric over seeds, and its difference to the first method."""
+    """Returns one row per task, budget and method: the primary metric over seeds and its difference from the first."""
     several = len(found["tasks"]) > 1
-    # Files from before it was collected have none.
+    # Older files do not have it.
     mcnemar = "mcnemar" in found
     lines = [
         "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval "
@@ -57,29 +57,29 @@ def _difference(row: dict[str, Any] | None) -> list[str]:
 
 
 def _seeds_apart(rows: list[dict[str, Any]], task: str, method: str) -> str:
-    """In how many seeds a method's model is right significantly more often than the first method's."""
+    """Returns the number of seeds in which a method's model is right significantly more often than the first's."""
     mine = [r for r in rows if (r["task"], r["method"]) == (task, method)]
     better = sum(r["p_holm"] < _LEVEL and r["only_method"] > r["only_baseline"] for r in mine)
     return f"{better} of {len(mine)}" if mine else ""
 
 
 def _signed(value: float) -> str:
-    # Adding 0.0 takes the sign from what rounds to zero.
+    # Adding 0.0 removes the sign of a value that rounds to zero.
     return f"{round(value, 4) + 0.0:+.4f}"
 
 
 def _pooled(found: dict[str, Any]) -> str:
     ranks = {r["method"]: f"{r['average_rank']:.2f}" for r in found["average_ranks"]}
-    said = [
+    differences = [
         f"{r['method']} {_signed(r['gain'])} over {r['pairs']} pairs (p = {r['p_holm']:.3f}; {r['verdict']})"
         for r in found["pooled"]
     ]
-    placed = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
-    return f"\nOver all tasks: {'; '.join(said)}. Average ranks: {placed}.\n"
+    places = ", ".join(f"{name} {rank}" for name, rank in ranks.items())
+    return f"\nOver all tasks: {'; '.join(differences)}. Average ranks: {places}.\n"
 
 
 def written(text: str) -> str:
-    """The README with every table anew."""
+    """Returns the README with every table written again."""
 
     def fill(found: re.Match[str]) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())

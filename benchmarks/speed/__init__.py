@@ -1,4 +1,4 @@
-"""How fast peftprune trains, measured on the machine it runs on. `python -m benchmarks.speed --help` lists the parts.
+"""Measures the speed of training on the machine it runs on; `python -m benchmarks.speed --help` explains it.
 
-Every figure is a ratio of times that were measured side by side in one run.
+Every figure is a ratio of times measured side by side in one run.
 """

@@ -19,28 +19,28 @@ def main(
     part: Annotated[str, typer.Argument(help="A part, or all.")],
     data_dir: DataDir,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps, to see that it works; figures mean nothing.")
+        bool, typer.Option("--quick", help="A few steps, to check that it works; figures mean nothing.")
     ] = False,
     model: Annotated[str, typer.Option(help="minilm, or the folder of a BERT and its tokenizer.")] = "minilm",
-    missing: Annotated[bool, typer.Option("--missing", help="Only parts whose file is not there yet.")] = False,
+    missing: Annotated[bool, typer.Option("--missing", help="Only parts that have no file yet.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the results.  [default: benchmarks/results; runs/speed-quick if quick]"),
     ] = None,
 ) -> None:
-    """Measure how fast peftprune trains; one JSON file a part."""
+    """Measure the speed of training and write one JSON file per part."""
     from benchmarks.speed.parts import PARTS
     from benchmarks.speed.record import place, write
     from benchmarks.speed.request import Request
 
     if part != "all" and part not in PARTS:
-        raise typer.BadParameter(f"{part!r} is no part. Parts: all, {', '.join(PARTS)}", param_hint="part")
+        raise typer.BadParameter(f"{part!r} is not a part. Parts: all, {', '.join(PARTS)}", param_hint="part")
     if not data_dir.is_dir():
         raise typer.BadParameter(f"{str(data_dir)!r} is not a folder", param_hint="--data-dir")
     folder = out or (TRIED if quick else RESULTS)
     wanted = [p for p in (PARTS if part == "all" else [part]) if not (missing and place(folder, p).is_file())]
     if part == "all":
-        # Each in a process of its own: a failure costs one part, and none inherits another's memory.
+        # Each in its own process: a failure costs one part, and no part inherits another's memory.
         options = ["--data-dir", str(data_dir), "--out", str(folder), "--model", model]
         options += ["--quick"] if quick else []
         failed = [
@@ -51,11 +51,11 @@ def main(
             raise typer.Exit(1)
         return
     for name in wanted:
-        about = PARTS[name]
-        found = about.measure(Request(data_dir.absolute(), quick, model))
+        chosen = PARTS[name]
+        found = chosen.measure(Request(data_dir.absolute(), quick, model))
         settings, threads = found.pop("settings"), found.pop("threads")
         typer.echo(
-            write(folder, name, about.kind, settings | {"model": Path(model).name, "quick": quick}, threads, found)
+            write(folder, name, chosen.kind, settings | {"model": Path(model).name, "quick": quick}, threads, found)
         )
 
 

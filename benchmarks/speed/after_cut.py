@@ -1,4 +1,4 @@
-"""What is left of LoRPA's first rank after its cut: nothing, in time or memory, if the cut is physical."""
+"""Whether LoRPA's large first rank still costs time or memory after its cut, which removes it physically."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from peftprune.training.ledger import optimizer_bytes
 
 KIND = "after-cut"
 _SHARE = 0.2
-"""Of the run before the cut."""
+"""Share of the run before the cut."""
 
 
 def after_cut(request: Request) -> dict[str, Any]:
-    """Steps of LoRPA after its cut against those of LoRA that had the final rank all along."""
+    """Compares steps of LoRPA after its cut with those of LoRA that has the final rank from the start."""
     rounds, skipped = (10, 4) if request.quick else (60, 18)
     rank, first = (2, 8) if request.quick else (8, 256)
     rows = []
@@ -28,9 +28,7 @@ def after_cut(request: Request) -> dict[str, Any]:
             budget = f"rank={rank},steps={rounds + skipped + 1}"
             lorpa = bench.plan(f"lorpa(initial_rank={first},dense_share={_SHARE})", budget)
             if lorpa.phases[0].stop > skipped:
-                raise RuntimeError(
-                    f"the cut comes after step {lorpa.phases[0].stop}, in the middle of what is measured"
-                )
+                raise RuntimeError(f"the cut comes after step {lorpa.phases[0].stop}, among the measured steps")
             arms = {"lorpa": bench.build("lorpa", lorpa), "lora": bench.build("lora", bench.plan("lora", budget))}
             seconds = in_rounds([arm.turn for arm in arms.values()], rounds, skipped)
             found = compared(seconds["lorpa"], seconds["lora"])
@@ -40,7 +38,7 @@ def after_cut(request: Request) -> dict[str, Any]:
 
 
 def _bytes(arm: Built) -> dict[str, int]:
-    """Bytes of the live adapters and of the optimizer's state, head included."""
+    """Returns the bytes of the live adapters and of the optimizer's state, head included."""
     tensors = [t for site in arm.sites.values() if not site.is_dropped for t in (site.A, site.B)]
     return {
         "adapter": sum(t.numel() * t.element_size() for t in tensors),

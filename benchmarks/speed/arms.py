@@ -1,4 +1,4 @@
-"""Arms of a study as trainers that take turns, and plain LoRA in the very same shape beside them."""
+"""Arms of a study as trainers that take steps in turn, and plain LoRA of the same shape beside them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Model = str | Path
 
 @dataclass(frozen=True)
 class Built:
-    """A trainer that takes turns, and what it trains."""
+    """A trainer that takes steps in turn, and its sites."""
 
     turn: Turn
     trainer: PruningTrainer
@@ -40,7 +40,7 @@ class Built:
 
     @property
     def optimizer(self) -> Any:
-        """The torch optimizer; there only once training has begun."""
+        """The torch optimizer, which exists only once training has begun."""
         return inner_optimizer(self.trainer.optimizer)
 
 
@@ -50,12 +50,12 @@ class Bench:
 
     Attributes:
         task: its name.
-        data_dir: where its data is.
+        data_dir: the folder of its data.
         targets: the adapted layers.
         folder: where trainers may write.
         model: "minilm" or a folder.
-        threads: of every step; None leaves them as they are.
-        settings: of training, other than the defaults.
+        threads: of every step; None leaves them unchanged.
+        settings: of training, where they differ from the defaults.
     """
 
     task: str
@@ -76,7 +76,7 @@ class Bench:
         return {"checkpoints": 0} | dict(self.settings)
 
     def plan(self, method: str, budget: str) -> ArmPlan:
-        """A method solved for a budget. One that depends on another arm is given that arm's planned ranks."""
+        """Solves a method for a budget. One that depends on another arm receives that arm's planned ranks."""
         (spec,) = parse([method])
         plan = self._setup.plan(spec, parse_budget(budget), self._given)
         needed = getattr(plan.method, "depends_on", None)
@@ -85,7 +85,7 @@ class Bench:
         return plan.after(Outcome(needed, self.plan(needed, budget).ranks, seed=0))
 
     def build(self, name: str, plan: ArmPlan) -> Built:
-        """An arm of that plan, seed 0."""
+        """Builds an arm of the plan with seed 0."""
         inputs = self._setup.inputs(plan, pick_dtype(plan.settings.dtype))
         model, sites = _prepare(plan, inputs, 0)
         trainer = _trainer(plan, inputs, 0, ArmFolder(self.folder / name), model, sites, None)
@@ -93,9 +93,9 @@ class Bench:
 
 
 def plain(plan: ArmPlan) -> ArmPlan:
-    """Plain LoRA at the ranks and in the phases that a plan begins with: no gates, signals, penalties or decisions.
+    """Returns plain LoRA with the plan's initial ranks and phases, without gates, signals, penalties or decisions.
 
-    For a baseline without ranks it has those of the budget.
+    For a baseline without ranks it has the budget's ranks.
     """
     ranks = plan.spec.ranks or plan.budget.solve(plan.shapes)
     silent = tuple(replace(r, phase=replace(r.phase, signals=frozenset())) for r in plan.phases)
@@ -103,9 +103,9 @@ def plain(plan: ArmPlan) -> ArmPlan:
 
 
 class Shadow:
-    """Keeps a plain arm in the shape that another arm has at the moment: its ranks, ties and dropped sites.
+    """Keeps a plain arm in the current shape of another arm: its ranks, ties and dropped sites.
 
-    Values do not follow, as they do not change what a step costs.
+    Values are not copied, since they do not change the cost of a step.
     """
 
     def __init__(self, arm: Built, shadow: Built) -> None:
@@ -113,11 +113,11 @@ class Shadow:
         self._last = self._structure()
 
     def follow(self) -> None:
-        """Between two rounds: take on the arm's shape if it has changed."""
+        """Takes on the arm's shape if it has changed; called between two rounds."""
         now = self._structure()
         if now != self._last:
             surgery.restore_structure(self._shadow.sites, now)
-            # Moments of the old shapes; those of the next step are as large as the arm's.
+            # The moments have the old shapes; the next step creates them in the arm's shapes.
             self._shadow.optimizer.state.clear()
             self._last = now
 
@@ -126,5 +126,5 @@ class Shadow:
 
 
 def reshapes(plan: ArmPlan) -> bool:
-    """Whether the method's sites are ours to reshape: a baseline keeps the ranks that it begins with."""
+    """Returns whether the method's sites change shape: a baseline keeps its initial ranks."""
     return not isinstance(plan.method, Baseline)

@@ -1,4 +1,4 @@
-"""Studies and scripts as commands of their own, timed as their users would with a watch."""
+"""Runs studies and scripts as commands and measures their wall-clock time."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from pathlib import Path
 from typing import Any
 
 _FIXED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PEFTPRUNE_CACHE")
-"""What would change how many threads the commands take, or give them what an earlier one computed."""
+"""Variables that would change the commands' threads or let them reuse an earlier command's results."""
 _TAIL = 2000
 SCRIPT = Path(__file__).parent / "plain_script.py"
 
 
 def study(output: Path, options: Sequence[str]) -> float:
-    """Run `peftprune compare` into a fresh folder; its seconds from start to end, imports and evaluation included."""
+    """Runs `peftprune compare` into a new folder and returns its seconds, imports and evaluation included."""
     return timed(["-m", "peftprune", "compare", *options, "--output-dir", str(output)])
 
 
 def script(options: Sequence[str]) -> dict[str, Any]:
-    """Run the plain script; what it reports, and its `seconds` from start to end."""
+    """Runs the plain script and returns its results and its `seconds`, imports included."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        # -P: the script's neighbours are no modules of its.
+        # -P keeps the files beside the script off its module path.
         seconds = timed(["-P", str(SCRIPT), *options, "--out", str(out)])
         return json.loads(out.read_text()) | {"seconds": seconds}
 
 
 def timed(arguments: Sequence[str]) -> float:
-    """Seconds that a Python command takes, with nothing cached by an earlier one.
+    """Runs a Python command without caches of an earlier one and returns its seconds.
 
     Raises:
-        RuntimeError: with the end of what it said, when it fails.
+        RuntimeError: the command fails; the message has the end of its output.
     """
     with tempfile.TemporaryDirectory() as cache:
         env = {k: v for k, v in os.environ.items() if k not in _FIXED} | {"PEFTPRUNE_CACHE": cache}

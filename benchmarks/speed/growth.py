@@ -1,4 +1,4 @@
-"""How a step grows with rank, adapted layers and depth, and a study with its arms."""
+"""Growth of step times with rank, adapted layers and depth, and of study times with the number of arms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RANKS, _DEPTHS, _ARMS = (2, 8, 32, 128), (2, 6, 12), (1, 2, 4)
 
 
 def growth(request: Request) -> dict[str, Any]:
-    """Step times relative to the smallest of each row of sizes, and study times relative to one arm's."""
+    """Measures step times relative to the smallest of each series of sizes, and study times relative to one arm."""
     rounds = 3 if request.quick else 40
     ranks = _RANKS[:2] if request.quick else _RANKS
     depths = _DEPTHS[:2] if request.quick else _DEPTHS
@@ -53,7 +53,7 @@ def growth(request: Request) -> dict[str, Any]:
 
 
 def _of_depth(model: str | Path, layers: int, folder: Path) -> Path:
-    """The model's shape with another number of blocks and random weights, saved with its tokenizer."""
+    """Saves the model with another number of blocks and random weights, with its tokenizer; returns the folder."""
     from transformers import AutoConfig, AutoModel
 
     loaded = load_model(model, 2)
@@ -69,7 +69,7 @@ def _steps(request: Request) -> int:
 
 
 def _studies(request: Request, folder: Path) -> list[dict[str, Any]]:
-    """Whole studies of 1, 2, ... arms, the small ones before and after the large ones."""
+    """Measures whole studies of 1, 2, ... arms, the small ones both before and after the large ones."""
     counts = _ARMS[:2] if request.quick else _ARMS
     seconds: dict[int, list[float]] = {n: [] for n in counts}
     for turn, order in enumerate((counts, counts[::-1])):

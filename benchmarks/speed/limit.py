@@ -1,4 +1,4 @@
-"""How near a step comes to the fastest matrix products that the machine can do, and where the rest goes."""
+"""The rate of a step compared with the machine's fastest matrix products, and the profile of a step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from peftprune.training.cpu.dropout import MaskStream
 KIND = "limit"
 _CASES = {"mrpc": "attention", "rte": "all-linear"}
 _MASKS = "dropout masks"
-# The first group whose pattern is found in an operator's name takes its time.
+# An operator's time counts for the first group whose pattern its name contains.
 _GROUPS = {
     "dropout masks": _MASKS + "|bernoulli|native_dropout",
     "optimizer": r"[Aa]dam|_foreach_|Optimizer\.|linalg_vector_norm",
@@ -37,7 +37,7 @@ _GROUPS = {
 
 
 def limit(request: Request) -> dict[str, Any]:
-    """Rates of matrix products and of steps, measured in the same rounds, and the profile of a step."""
+    """Measures the rates of matrix products and of steps in the same rounds, and profiles a step."""
     rounds, size = (2, 256) if request.quick else (30, 8192 if torch.cuda.is_available() else 2048)
     threads = [None] if torch.cuda.is_available() else [1, 2]
     products: dict[tuple[str, int | None], list[float]] = {(d, t): [] for d in ("float32", "bfloat16") for t in threads}
@@ -83,7 +83,7 @@ def limit(request: Request) -> dict[str, Any]:
 
 
 def product_rate(dtype: torch.dtype, threads: int | None, size: int) -> float:
-    """FLOPs a second of one square matrix product; a multiply-add counts as two."""
+    """Returns the FLOPs per second of one square matrix product; a multiply-add counts as two."""
     if threads is not None:
         torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -99,7 +99,7 @@ def product_rate(dtype: torch.dtype, threads: int | None, size: int) -> float:
 
 
 def arms_dtype(arm: Built) -> str:
-    """What its products are computed in."""
+    """Returns the number format of its matrix products."""
     return "bfloat16" if arm.trainer.args.bf16 else "float32"
 
 
@@ -128,18 +128,18 @@ class _Profiled(TrainerCallback):
 
 
 def profiled(bench: Bench, steps: int) -> dict[str, float]:
-    """Shares of a step's time by group of operators; the rest is Python and all that the groups leave out."""
+    """Returns the shares of a step's time by group of operators; the rest is Python and ungrouped operators."""
     skipped = 2
     arm = bench.build("profiled", bench.plan("lora", f"rank=8,steps={steps + skipped}"))
     watch = _Profiled(skipped)
     arm.trainer.add_callback(watch)
-    # Without its gate: this one runs on its own, in this thread, which is the one that the profiler sees.
+    # Without its gate it runs alone and in this thread, the only one that the profiler observes.
     arm.trainer.callback_handler.callbacks.pop(0)
     if bench.threads is not None:
         torch.set_num_threads(bench.threads)
     with _masks_named():
         arm.trainer.run()
-    # On a GPU what an operator's kernels took; the kernels are events of their own beside it.
+    # On a GPU, the time of an operator's kernels; the kernels are also separate events.
     clock = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
     events = [e for e in watch.profile.key_averages() if e.device_type == DeviceType.CPU]
     spent = {event.key: getattr(event, clock) / 1e6 for event in events}
@@ -147,7 +147,7 @@ def profiled(bench: Bench, steps: int) -> dict[str, float]:
 
 
 def shares(spent: Mapping[str, float], seconds: float) -> dict[str, float]:
-    """Operators' own seconds by group, as shares of all seconds; "Python and other" is what remains."""
+    """Returns the operators' own seconds by group as shares of all seconds; "Python and other" is the remainder."""
     found = dict.fromkeys(_GROUPS, 0.0)
     for name, own in spent.items():
         group = next((g for g, pattern in _GROUPS.items() if re.search(pattern, name)), None)
@@ -158,7 +158,7 @@ def shares(spent: Mapping[str, float], seconds: float) -> dict[str, float]:
 
 @contextmanager
 def _masks_named() -> Iterator[None]:
-    """Show the profiler the masks, which are not made by torch."""
+    """Records the dropout masks, which torch does not compute, in the profile."""
     mask = MaskStream.mask
 
     def named(self: MaskStream, *args: Any) -> torch.Tensor:

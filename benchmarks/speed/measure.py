@@ -1,4 +1,4 @@
-"""Ratios of times that were measured side by side, and how sure they are. Pure functions on plain numbers."""
+"""Ratios of times measured side by side, with intervals: pure functions on plain numbers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _RESAMPLES = 2000
 
 
 def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, Any]:
-    """How long a thing takes relative to another, round by round.
+    """Compares two series of times round by round.
 
     Args:
-        seconds: of the thing in each round, above 0.
-        reference: of the other in the same rounds.
+        seconds: times in each round, above 0.
+        reference: times of the reference in the same rounds.
 
     Returns:
         `median` of the rounds' ratios with the 95 % percentile bootstrap interval `low` to `high` over rounds, the
         ratio of the sums as `total`, and the number of `rounds`.
 
     Raises:
-        ValueError: for no rounds, or unequally many.
+        ValueError: there are no rounds, or different numbers of them.
     """
     if not seconds or len(seconds) != len(reference):
         raise ValueError(f"{len(seconds)} and {len(reference)} rounds cannot be compared")
@@ -41,14 +41,14 @@ def compared(seconds: Sequence[float], reference: Sequence[float]) -> dict[str, 
 
 
 def described(scores: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (n - 1; None for one score) and the scores themselves."""
+    """Returns the mean, the standard deviation (n - 1; None for one score) and the scores."""
     return {"mean": mean(scores), "std": stdev(scores) if len(scores) > 1 else None, "scores": list(scores)}
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float | None]:
-    """The difference of two means with Welch's 95 % interval, which fewer than two scores on a side do not have.
+    """Returns the difference of two means with Welch's 95 % interval, None with fewer than two scores on a side.
 
-    Without any spread on either side the interval is the difference itself.
+    If neither side varies, both ends of the interval are the difference.
     """
     gap = mean(ours) - mean(theirs)
     if min(len(ours), len(theirs)) < 2:

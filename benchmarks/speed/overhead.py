@@ -1,7 +1,7 @@
-"""What every method's decisions and signals cost: its steps against those of plain LoRA of the same shape.
+"""The cost of every method's decisions and signals: its steps compared with those of plain LoRA of the same shape.
 
-Beside each arm runs its shadow: plain LoRA that always has the ranks, ties and dropped sites that the arm has at that
-moment, on the same batches and in the same phases. What is left between the two is what the method does besides.
+Beside each arm runs its shadow: plain LoRA with the arm's current ranks, ties and dropped sites, on the same batches
+and in the same phases. The difference between the two is the cost of the method's own computation.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from peftprune.strategy.baseline import Baseline
 
 KIND = "overhead"
 _TOGETHER = (("adalora", "adalora-peft"),)
-"""Methods that are compared with each other too."""
+"""Methods that are also compared with each other."""
 _GROUP = 4
-"""Methods that take turns with each other; more would only need more memory."""
+"""Methods that take steps in turn; more would only need more memory."""
 _LONGER = ("lorpa", "prilora", "lora-drop", *_TOGETHER[0])
-"""Methods whose overhead is held against a bound, for which few rounds are too noisy."""
+"""Methods whose overhead is compared with a bound, for which few rounds are too noisy."""
 _ROUNDS, _LONGER_ROUNDS, _SKIPPED = 44, 220, 2
 
 
 def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str, Any]:
-    """Step times of every method relative to its shadow's."""
-    asked = list(methods or (["lora", "prilora"] if request.quick else _deciding()))
+    """Measures the step times of every method relative to its shadow's."""
+    chosen = list(methods or (["lora", "prilora"] if request.quick else _deciding()))
     settings = {"task": "mrpc", "targets": "attention", "budget": "rank=8"} | request.settings
     rows: list[dict[str, Any]] = []
     versus: list[dict[str, Any]] = []
-    for group in _groups(asked):
+    for group in _groups(chosen):
         rounds, skipped = _rounds(group, request.quick)
-        # About two passes over the data, so that methods which begin with a share of it are soon through with that.
+        # About two passes over the data, so that methods that begin with a share of it soon finish that phase.
         options = {"max_train_samples": 16 * rounds} | request.settings
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench("mrpc", request.data_dir, "attention", Path(folder), request.model, settings=options)
@@ -48,19 +48,19 @@ def overhead(request: Request, methods: Sequence[str] | None = None) -> dict[str
         for ours, other in _TOGETHER:
             if {ours, other} <= set(group):
                 versus.append({"method": ours, "against": other, **compared(seconds[ours], seconds[other])})
-    rows.sort(key=lambda row: asked.index(row["method"]))
+    rows.sort(key=lambda row: chosen.index(row["method"]))
     return {"settings": settings, "threads": 1, "rows": rows, "versus": versus}
 
 
 def _rounds(group: Sequence[str], quick: bool) -> tuple[int, int]:
-    """How many are measured, and how many before them are not."""
+    """Returns how many rounds are measured, and how many are skipped before them."""
     if quick:
         return 6, 1
     return (_LONGER_ROUNDS if set(group) & set(_LONGER) else _ROUNDS), _SKIPPED
 
 
 def _deciding() -> list[str]:
-    """All methods but baselines, which decide nothing, unless another one is compared with them."""
+    """Returns all methods except baselines, which decide nothing, unless a method is compared with one."""
     compared_with = {other for _, other in _TOGETHER}
     return [name for name in names() if name in compared_with or not issubclass(load(name), Baseline)]
 
@@ -68,8 +68,8 @@ def _deciding() -> list[str]:
 def _measure(
     bench: Bench, methods: Sequence[str], rounds: int, skipped: int
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds by round of arms and shadows, and how many of the measured steps changed adapters by a decision."""
-    # One step more than is measured, since a turn ends where the next begins.
+    """Returns seconds by round of arms and shadows, and the number of measured steps in which a decision had effect."""
+    # One more step than is measured, since a turn ends where the next begins.
     budget = f"rank=8,steps={rounds + skipped + 1}"
     arms: dict[str, Built] = {}
     shadows: list[Shadow] = []
@@ -96,7 +96,7 @@ def _shadow_name(method: str) -> str:
 
 
 def _groups(methods: Sequence[str]) -> list[list[str]]:
-    """Methods in groups of a few; those that are measured longer, and compared with each other, in one group."""
+    """Returns methods in small groups; the first has those that are measured longer, or compared with each other."""
     longer = [m for m in methods if m in _LONGER]
     rest = [m for m in methods if m not in _LONGER]
     groups = [rest[i : i + _GROUP] for i in range(0, len(rest), _GROUP)]

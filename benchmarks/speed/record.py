@@ -1,4 +1,4 @@
-"""The JSON file of a part: what was found, and all that one must know of how."""
+"""The JSON file of a part: its results, settings, versions and hardware."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from peftprune.study.task_setup import device_name, package_versions
 
 
 def device() -> str:
-    """ "cuda" or "cpu": part of the files' names."""
+    """Returns "cuda" or "cpu", a part of the files' names."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def place(out: Path, part: str) -> Path:
-    """Where a part's results go."""
+    """Returns the path of a part's results."""
     return out / f"speed-{part}-{device()}.json"
 
 
 def write(
     out: Path, part: str, kind: str, settings: Mapping[str, Any], threads: int | None, results: Mapping[str, Any]
 ) -> Path:
-    """Write a part's file, whole or not at all.
+    """Writes a part's file atomically.
 
     Args:
         out: the folder.
-        part: names the file.
-        kind: which table it has in the documents.
+        part: the name of the file.
+        kind: the name of its table in the documents.
         settings: of the part.
-        threads: of each step or arm; None where the results say it.
-        results: what was found.
+        threads: of each step or arm; None where the results state them.
+        results: of the measurement.
     """
     path = place(out, part)
     out.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def write(
 
 
 def surroundings(threads: int | None) -> dict[str, Any]:
-    """Device, cores, threads, dtype and versions."""
+    """Returns device, cores, threads, dtype and versions."""
     return {
         "device": device_name(),
         "processor": _processor(),
@@ -60,7 +60,7 @@ def surroundings(threads: int | None) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """Returns the processor's name where the system provides it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a part is asked for."""
+"""The request for a part of the benchmark."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _LITTLE = {"max_train_samples": 64, "max_length": 64}
 
 
 def spelled(**arguments: Any) -> list[str]:
-    """Arguments as options of a command line; None leaves one out."""
+    """Returns arguments as options of a command line; those that are None are left out."""
     given = ((f"--{name.replace('_', '-')}", str(value)) for name, value in arguments.items() if value is not None)
     return [word for option in given for word in option]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a part is asked for.
+    """The request for a part.
 
     Attributes:
         data_dir: folder in the official GLUE layout.
-        quick: a few steps only, to see that everything works; the figures mean nothing.
+        quick: a few steps only, to check that everything works; the figures mean nothing.
         model: "minilm", or the folder of a BERT and its tokenizer.
     """
 
@@ -31,11 +31,11 @@ class Request:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Of training, other than the defaults."""
+        """Settings of training that differ from the defaults."""
         return dict(_LITTLE) if self.quick else {}
 
     def command(self, **arguments: Any) -> list[str]:
-        """The options of `peftprune compare` that say all this, and further arguments of it."""
-        said = {"data_dir": self.data_dir, "model": self.model} | self.settings
-        said |= {"max_eval_samples": 64} if self.quick else {}
-        return spelled(**(said | arguments))
+        """Returns the options of `peftprune compare` for this request and further arguments."""
+        options = {"data_dir": self.data_dir, "model": self.model} | self.settings
+        options |= {"max_eval_samples": 64} if self.quick else {}
+        return spelled(**(options | arguments))

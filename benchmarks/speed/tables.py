@@ -1,4 +1,4 @@
-"""The tables of the speed benchmarks, from the files in `results/`. Needs nothing but the standard library."""
+"""The tables of the speed benchmarks, from the files in `results/`. It needs only the standard library."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Row = Sequence[str]
 
 
 def sections(results: Path) -> str:
-    """A heading, a line on how it was measured, and a table for each file, in the order of the parts."""
+    """Returns a heading, a line on the measurement, and a table for each file, in the order of the parts."""
     files = [results / f"speed-{part}-{device}.json" for part in _PARTS for device in ("cpu", "cuda")]
     return "\n".join(section(json.loads(path.read_text())) for path in files if path.is_file())
 
 
 def section(found: dict[str, Any]) -> str:
-    """One part's heading, surroundings and table."""
+    """Returns one part's heading, its description and its table."""
     device = "CPU" if found["device"] == "cpu" else found["device"]
     threads = "" if found["threads"] is None else f", threads per arm: {found['threads']}"
     place = f"{device}, {found['cores']} cores{threads}, {found['dtype']}"
     versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "peft"))
-    title, words = _PARTS[found["part"]]
-    return f"### {title} ({device})\n\n{words} Measured on {place}; {versions}.\n\n{_TABLES[found['kind']](found)}"
+    title, text = _PARTS[found["part"]]
+    return f"### {title} ({device})\n\n{text} Measured on {place}; {versions}.\n\n{_TABLES[found['kind']](found)}"
 
 
 def _lines(head: Row, rows: Sequence[Row]) -> str:
-    """A table whose first column is text and whose other columns are numbers."""
+    """Returns a table whose first column is text and whose other columns are numbers."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
 
@@ -65,9 +65,9 @@ def _plain(found: dict[str, Any]) -> str:
         ["wall-clock, the same number of runs", _times(found["ratio"]), "1"],
         ["of it training", _times(found["training_ratio"]), "1"],
     ]
-    said = f"\nDifference in accuracy {gap['difference']:+.4f}, 95 % interval {interval} (Welch, over seeds).\n"
+    last = f"\nDifference in accuracy {gap['difference']:+.4f}, 95 % interval {interval} (Welch, over seeds).\n"
     what = f"{settings['task']}, {settings['targets']}, {settings['method']}"
-    return _lines([what, "study", "scripts"], rows) + said
+    return _lines([what, "study", "scripts"], rows) + last
 
 
 def _limit(found: dict[str, Any]) -> str:
@@ -107,8 +107,8 @@ def _overhead(found: dict[str, Any]) -> str:
         for row in found["rows"]
     ]
     text = _lines(["method", "step", "95 % interval", "all steps", "steps", "events"], rows)
-    said = [f"`{r['method']}` {_times(r['median'])} of `{r['against']}` ({_interval(r)})" for r in found["versus"]]
-    return text + (f"\nStep against step: {'; '.join(said)}.\n" if said else "")
+    versus = [f"`{r['method']}` {_times(r['median'])} of `{r['against']}` ({_interval(r)})" for r in found["versus"]]
+    return text + (f"\nStep against step: {'; '.join(versus)}.\n" if versus else "")
 
 
 def _after_cut(found: dict[str, Any]) -> str:
@@ -136,44 +136,44 @@ def _parallel(found: dict[str, Any]) -> str:
         [row["way"], f"`{row['options']}`", _times(row["median"]), same[found["identical"].get(row["way"])]]
         for row in found["rows"]
     ]
-    text = _lines(["workers × threads", "options", "arms an hour", "results, against 1x1"], rows)
-    return text + "".join(f"\n{way}: not measured, since {why}.\n" for way, why in found["skipped"].items())
+    text = _lines(["workers × threads", "options", "arms an hour", "results, compared with 1x1"], rows)
+    return text + "".join(f"\n{way}: not measured because {why}.\n" for way, why in found["skipped"].items())
 
 
 _SCRIPT = (
-    "A study of all seeds against [a plain script](speed/plain_script.py) of PEFT and Trainer run once a seed; the "
-    "time of the whole study, imports, tokenisation and evaluation included, over that of as many scripts. The "
-    "scripts' median stands for each of them."
+    "A study of all seeds compared with [a plain script](speed/plain_script.py) of PEFT and Trainer, run once per "
+    "seed: the time of the whole study, including imports, tokenisation and evaluation, divided by the time of as many "
+    "scripts, each taken at the scripts' median."
 )
 _PARTS: dict[str, tuple[str, str]] = {
-    "plain-mrpc": ("Against a plain script: MRPC", _SCRIPT),
-    "plain-rte": ("Against a plain script: RTE", _SCRIPT),
-    "plain-adalora": ("Against a plain script: PEFT's AdaLoRA", _SCRIPT),
+    "plain-mrpc": ("Compared with a plain script: MRPC", _SCRIPT),
+    "plain-rte": ("Compared with a plain script: RTE", _SCRIPT),
+    "plain-adalora": ("Compared with a plain script: PEFT's AdaLoRA", _SCRIPT),
     "limit": (
-        "How near a step is to the machine's limit",
-        "The limit is the fastest large square matrix product in the same run; a step's arithmetic is the ledger's, "
-        "and its shares are the operators' own time in a profile, by one thread.",
+        "A step compared with the machine's limit",
+        "The limit is the fastest large square matrix product in the same run. The FLOPs of a step are those of the "
+        "ledger, and its shares are the operators' own time in a profile with one thread.",
     ),
     "overhead": (
-        "What decisions and signals cost",
-        "Each method that decides against plain LoRA that has the same ranks, ties and dropped layers at every step, "
-        "on the same batches, step by step in one process: the median of the steps' ratios, the ratio of all their "
-        "sums, how many steps were measured, and how many of them changed adapters by a decision. `lora` against "
-        "itself shows the noise.",
+        "Cost of decisions and signals",
+        "Each method with decisions compared with plain LoRA that has the same ranks, ties and dropped layers at every "
+        "step, on the same batches, step by step in one process: the median of the steps' ratios, the ratio of their "
+        "sums, the number of measured steps, and the number of them in which a decision changed adapters. `lora` "
+        "compared with itself shows the noise.",
     ),
     "after-cut": (
         "LoRPA after its cut",
-        "Against LoRA that had the final rank all along, step by step in one process.",
+        "Compared with LoRA that has the final rank from the start, step by step in one process.",
     ),
     "growth": (
         "Growth",
-        "Step times relative to the smallest size, step by step in one process; for the arms of a study the time of "
-        "the whole command.",
+        "Step times relative to the smallest size, step by step in one process; for the arms of a study, times of the "
+        "whole command.",
     ),
     "parallel": (
         "Arms side by side",
-        "One small study as a whole command, relative to one worker with two threads (on a GPU with one). "
-        "Ray trains as many arms at once as the machine has cores.",
+        "One small study as a whole command, relative to one worker with two threads (with one on a GPU). "
+        "Ray trains as many arms at a time as the machine has cores.",
     ),
 }
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {

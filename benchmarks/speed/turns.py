@@ -1,8 +1,8 @@
-"""Trainers that take steps in turn, in one process, so that step k of all of them is measured back to back.
+"""Trainers that take steps in turn in one process, so that step k of all of them is measured back to back.
 
-Each trainer runs in a thread of its own and stops before every step until it is given the turn; only one runs at any
-time. A turn is everything from there to the beginning of the next step: forward, backward, optimizer, decisions,
-changes to the adapters, logging and the next batch.
+Each trainer runs in its own thread and waits before every step for its turn; only one runs at any time. A turn lasts
+until the beginning of the next step and includes forward, backward, optimizer, decisions, changes to the adapters,
+logging and the next batch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _ARENAS_MAX = -8
 
 
 class _StoppedError(Exception):
-    """Unwinds a trainer that is not wanted any more."""
+    """Ends a trainer that is no longer needed."""
 
 
 class Turn:
-    """One trainer that takes a step whenever it is told to.
+    """One trainer that takes single steps on request.
 
     Args:
-        name: of what is measured.
+        name: of the measurement.
         trainer: untrained; the gate is added to its callbacks.
-        train: what trains it.
-        threads: that it computes with; None leaves them as they are.
+        train: the function that trains it.
+        threads: for its computation; None leaves them unchanged.
     """
 
     def __init__(self, name: str, trainer: Trainer, train: Callable[[], Any], threads: int | None = None) -> None:
@@ -47,17 +47,17 @@ class Turn:
         self._stopping = False
         self._error: BaseException | None = None
         self._began = self._ended = 0.0
-        # First of all callbacks: what the others do before a step is part of it.
+        # First of all callbacks, so that the others' work before a step is part of the step.
         trainer.callback_handler.callbacks.insert(0, _Gate(self))
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Run to the first step. Raises what the trainer raised."""
+        """Runs to the first step. Raises the trainer's error."""
         self._thread.start()
         self._await()
 
     def step(self) -> float:
-        """Take one step; the seconds it took. Raises what the trainer raised, and RuntimeError after the last one."""
+        """Takes one step and returns its seconds. Raises the trainer's error, and RuntimeError after the last step."""
         if self.finished:
             raise RuntimeError(f"{self.name} has no steps left")
         self._go.release()
@@ -65,14 +65,14 @@ class Turn:
         return self._ended - self._began
 
     def stop(self) -> None:
-        """End the training where it stands."""
+        """Ends the training before its next step."""
         if self._thread.is_alive():
             self._stopping = True
             self._go.release()
             self._thread.join()
 
     def gate(self) -> None:
-        """Give the turn back and wait for the next; called by the trainer's thread."""
+        """Ends the turn and waits for the next one; the trainer's thread calls it."""
         _settle()
         self._ended = time.perf_counter()
         self._back.release()
@@ -80,7 +80,7 @@ class Turn:
         if self._stopping:
             raise _StoppedError
         if self._threads is not None:
-            # What a new thread computes with, and MKL in all of them, is what was set last.
+            # The last setting holds for new threads, and for MKL in all threads.
             torch.set_num_threads(self._threads)
         self._began = time.perf_counter()
 
@@ -113,7 +113,7 @@ class _Gate(TrainerCallback):
 
 @contextmanager
 def started(turns: Sequence[Turn]) -> Iterator[None]:
-    """All of them at their first step, and stopped in the end."""
+    """Starts all of them up to their first step, and stops them in the end."""
     _share_one_heap()
     threads = torch.get_num_threads()
     try:
@@ -127,14 +127,14 @@ def started(turns: Sequence[Turn]) -> Iterator[None]:
 
 
 def one_round(turns: Sequence[Turn], rng: random.Random) -> dict[str, float]:
-    """One step of each, in a random order: name to seconds."""
+    """Takes one step of each, in random order, and returns the seconds by name."""
     order = list(turns)
     rng.shuffle(order)
     return {turn.name: turn.step() for turn in order}
 
 
 def in_rounds(turns: Sequence[Turn], rounds: int, skipped: int = 2) -> dict[str, list[float]]:
-    """Seconds of each step by name; the first `skipped` rounds, in which caches fill, are left out."""
+    """Returns the seconds of each step by name, without the first `skipped` rounds, in which caches fill."""
     rng = random.Random(0)
     with started(turns):
         found = [one_round(turns, rng) for _ in range(skipped + rounds)][skipped:]
@@ -147,6 +147,6 @@ def _settle() -> None:
 
 
 def _share_one_heap() -> None:
-    """Let threads allocate as a single one does: heaps of their own would be given back and taken anew all the time."""
+    """Makes threads allocate from one heap; heaps per thread would be released and allocated again all the time."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_ARENAS_MAX, 1)
