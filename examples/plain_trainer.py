@@ -1,4 +1,4 @@
-"""A plain PEFT script with a rank-pruning method: the line that is marked is all that was added.
+"""A plain PEFT script with a rank-pruning method: only the marked line was added.
 
 python examples/plain_trainer.py [lorpa | prilora | lora-drop | ...] [MODEL_FOLDER]
 """

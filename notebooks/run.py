@@ -1,6 +1,6 @@
-"""Execute the notebooks in order, each in a kernel of this interpreter.
+"""Executes the notebooks in order, each in a kernel of this interpreter.
 
-Checks that they run and changes no notebook; with `--write`, writes the outputs into them.
+It checks that they run and changes no notebook; `--write` writes the outputs into them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METADATA = {
 
 
 class ThisInterpreter(KernelSpecManager):
-    """Knows one kernel, whatever kernels the user has installed."""
+    """Provides one kernel, whatever kernels the user has installed."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=ERROR"]
@@ -42,10 +42,10 @@ class ThisInterpreter(KernelSpecManager):
 
 
 def execute(path: Path, seconds: int) -> Any:
-    """The notebook with the outputs of a fresh run.
+    """Executes a notebook and returns it with its outputs.
 
     Args:
-        path: the notebook, whose folder is the working directory.
+        path: the notebook; its folder is the working directory.
         seconds: time limit of each cell.
 
     Raises:
@@ -74,16 +74,16 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the outputs into the notebooks")
     parser.add_argument("--timeout", type=int, default=900, metavar="SECONDS", help="limit of each cell (900)")
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all, in order")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     os.environ.update(QUIET)
-    for path in [p.resolve() for p in asked.notebooks] or sorted(HERE.glob("*.ipynb")):
+    for path in [p.resolve() for p in arguments.notebooks] or sorted(HERE.glob("*.ipynb")):
         started = time.perf_counter()
         try:
-            notebook = execute(path, asked.timeout)
+            notebook = execute(path, arguments.timeout)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             print(f"{path.name} failed:\n{error}", file=sys.stderr)
             return 1
-        if asked.write:
+        if arguments.write:
             nbformat.write(notebook, path)
         print(f"{path.name}: {time.perf_counter() - started:.0f} s", flush=True)
     return 0

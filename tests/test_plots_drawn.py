@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from peftprune import plots
+from peftprune.stats import pareto_set
 
 BERT = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 ENCODER_DECODER = [
@@ -42,7 +43,9 @@ def quality(ax, names, budgets):
     mean = 0.6 + 0.02 * np.log2(params) + 0.01 * np.arange(len(labels)) % 7
     if len(labels) > 1:
         mean[0] = np.nan
-    return plots.quality_against_parameters(ax, params, mean, mean - 0.01, mean + 0.02, labels, metric="accuracy")
+    best = pareto_set(params, mean)
+    ends = mean - 0.01, mean + 0.02
+    return plots.quality_against_parameters(ax, params, mean, *ends, labels, pareto=best, metric="accuracy")
 
 
 def curves(ax, names):

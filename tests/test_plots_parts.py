@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftprune.plots import not_distinguished, pareto_set
+from peftprune.plots import not_distinguished
 from peftprune.plots.facets import even_columns
 from peftprune.plots.labels import fit, spread, within, wrap
 from peftprune.plots.quality import in_units
 from peftprune.plots.sharing import letters
 from peftprune.plots.style import series_style
+from peftprune.stats import pareto_set
 
 AVERAGE_RANKS = st.lists(st.floats(1, 20), min_size=1, max_size=12)
 

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from peftprune import plots
 from peftprune.errors import UsageError
+from peftprune.stats import pareto_set
 
 KINDS = ["query", "key", "value"]
 RANKS = arrays(float, (5, 3), elements=st.integers(0, 4).map(float) | st.just(np.nan))
@@ -107,7 +108,8 @@ def test_quality_is_drawn_where_it_was_measured():
     params, mean = [200, 100, 100, 200], [0.8, 0.7, 0.6, 0.9]
     low = [0.75, np.nan, 0.5, 0.85]
     high = [0.85, np.nan, 0.7, 0.95]
-    ax = plots.quality_against_parameters(None, params, mean, low, high, ["a", "a", "b", "b"], metric="accuracy")
+    labels, best = ["a", "a", "b", "b"], pareto_set(params, mean)
+    ax = plots.quality_against_parameters(None, params, mean, low, high, labels, pareto=best, metric="accuracy")
     named = {line.get_label(): line for line in ax.lines}
     assert named["a"].get_xdata().tolist() == [100, 200]
     assert named["a"].get_ydata().tolist() == [0.7, 0.8]
@@ -243,21 +245,21 @@ REFUSED = {
     "densities: 50.0": lambda: plots.density_heatmap(None, [[50]], [0], ["q"]),
     "ranks: .* is not layers × kinds": lambda: plots.rank_lines(None, [[1, 2]], [0], ["q"]),
     "kind_labels": lambda: plots.rank_lines(None, np.zeros((1, 0)), [0], []),
-    "steps: .* does not rise": lambda: plots.rank_over_training(None, [1, 1], [[1], [2]], ["q"]),
+    "steps: .* does not increase": lambda: plots.rank_over_training(None, [1, 1], [[1], [2]], ["q"]),
     "total_steps: 5.0": lambda: plots.rank_over_training(None, [0, 9], [[1], [2]], ["q"], total_steps=5),
     "ends before it starts": lambda: plots.rank_over_training(None, [0], [[1]], ["q"], phases=[("a", 5, 2)]),
     "is not steps × labels": lambda: plots.rank_over_training(None, [0], [[1, 2]], ["q"]),
-    "steps: .* is no list": lambda: plots.rank_over_training(None, [], [], ["q"]),
+    "steps: .* is not a list": lambda: plots.rank_over_training(None, [], [], ["q"]),
     "values: .* is not labels × labels": lambda: plots.overlap_matrix(None, [[1, 1]], ["a"]),
     "labels: .* is empty": lambda: plots.overlap_matrix(None, [], []),
     "values: 1.5": lambda: plots.overlap_matrix(None, [[1.5]], ["a"]),
     "groups: -2.0": lambda: plots.sharing_map(None, [[-2]], [0], ["q"]),
     "params: 0.0": lambda: plots.quality_against_parameters(None, [0], [1], None, None, ["a"]),
     "mean: .* does not fit": lambda: plots.quality_against_parameters(None, [1], [1, 2], None, None, ["a"]),
-    "quality: .* another shape": lambda: plots.pareto_set([1], [1, 2]),
+    "quality: .* another shape": lambda: pareto_set([1], [1, 2]),
     "series: .* is empty": lambda: plots.learning_curves(None, {}),
     "more than its steps": lambda: plots.learning_curves(None, {"a": ([1], [[1, 2]])}),
-    "no label of the series": lambda: plots.learning_curves(None, {"a": ([1], [1])}, phases={"b": []}),
+    "not a label of the series": lambda: plots.learning_curves(None, {"a": ([1], [1])}, phases={"b": []}),
     "verdicts: 2": lambda: plots.forest(None, ["a"], [1], [0], [2], verdicts=["better", "worse"]),
     "lows": lambda: plots.forest(None, ["a"], [1], [], [2]),
     "is negative": lambda: plots.cost_by_phase(None, ["a"], {"x": [-1]}, unit="s"),

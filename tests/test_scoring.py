@@ -57,12 +57,12 @@ def test_the_two_forms_differ_where_both_are_defined():
 
 
 def test_hadamard_refuses_other_shapes_and_names_the_cure():
-    with pytest.raises(UsageError, match=r"^form: 'hadamard' .*\(4, 5\).*\(8, 4\).*Use \"outer\""):
+    with pytest.raises(UsageError, match=r"^form: 'hadamard' .*\(4, 5\).*\(8, 4\).*Give \"outer\""):
         rank_magnitude(matrix(4, 5, seed=1), matrix(8, 4, seed=2))
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(UsageError, match=r"^form: 'inner' is unknown. Use \"hadamard\" or \"outer\""):
+    with pytest.raises(UsageError, match=r"^form: 'inner' is unknown. Give \"hadamard\" or \"outer\""):
         rank_magnitude(matrix(4, 5, seed=1), matrix(5, 4, seed=2), "inner")
 
 
@@ -133,7 +133,7 @@ def test_keep_top_gives_ties_to_the_lower_index_among_many():
 
 @pytest.mark.parametrize("n", [-1, 4])
 def test_keep_top_refuses_a_count_out_of_range(n):
-    with pytest.raises(UsageError, match=rf"^n: {n} is outside 0..3\. Keep no more than there are"):
+    with pytest.raises(UsageError, match=rf"^n: {n} is outside 0..3\. Keep at most that many"):
         keep_top(torch.ones(3), n)
 
 

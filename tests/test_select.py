@@ -30,7 +30,7 @@ def test_it_is_the_twin(problem, params, minimum):
     try:
         expected = slow.keep_top_global(scores, costs, params, minimum)
     except ValueError:
-        with pytest.raises(UsageError, match=rf"^params: {params} do not pay"):
+        with pytest.raises(UsageError, match=rf"^params: {params} do not suffice"):
             keep_top_global(tensors, costs, params, minimum)
         return
     assert keep_top_global(tensors, costs, params, minimum) == expected

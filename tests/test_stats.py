@@ -394,7 +394,7 @@ def test_verdicts() -> None:
         (lambda: stats.paired_bootstrap([1, 0], [0, 1], references=[0, 1]), "references without a metric"),
         (lambda: stats.paired_bootstrap([1, 0], [0, 1], metric="f1", references=[0]), "number of examples"),
         (lambda: stats.paired_bootstrap([1, 0], [0, 1], metric="bleurt", references=[0, 1]), "bleurt"),
-        (lambda: stats.detectable_difference(100, 2), "does not say"),
+        (lambda: stats.detectable_difference(100, 2), "does not determine"),
         (lambda: stats.detectable_difference(100, 2, base_rate=0.7, discordance=0.1), "only one"),
         (lambda: stats.detectable_difference(100, 2, base_rate=70), "70"),
         (lambda: stats.detectable_difference(100, 2, base_rate=0.7, common=2), "common"),

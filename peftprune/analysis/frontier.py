@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from peftprune.analysis.predictions import measure
-from peftprune.stats.pareto import pareto_set
+from peftprune.stats import pareto_set
 from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = ["task", "budget", "method", "metric", "params", "mean", "low", "high", "seeds", "pareto"]

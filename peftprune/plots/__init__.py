@@ -1,10 +1,10 @@
-"""Drawings of single results: numbers in, axes in, axes out.
+"""Plots of single results: arrays and matplotlib axes in, axes out.
 
-Every function takes plain arrays or lists and a matplotlib axes, on which it draws and which it returns; None makes a
-figure of its own, of at most 10 inches. Nothing here touches pyplot or the global style, so that it works without a
-display and beside the caller's own plots. Nothing is told by colour alone.
+Every function takes plain arrays or lists, draws on the given axes and returns them; None makes a new figure of at most
+10 inches. The package does not use pyplot or the global style, so it works without a display and beside other plots. No
+information is carried by colour alone.
 
-`facets` gives axes for several drawings in one figure, and `plot_rank_panels` is the one figure that is made whole.
+`facets` makes axes for several plots in one figure; `plot_rank_panels` makes a whole figure.
 """
 
 from peftprune.plots.average_ranks import average_rank_diagram, not_distinguished
@@ -21,7 +21,6 @@ from peftprune.plots.panels import plot_rank_panels
 from peftprune.plots.quality import quality_against_parameters
 from peftprune.plots.sharing import sharing_map
 from peftprune.plots.training import rank_over_training
-from peftprune.stats.pareto import pareto_set
 
 __all__ = [
     "average_rank_diagram",
@@ -34,7 +33,6 @@ __all__ = [
     "learning_curves",
     "not_distinguished",
     "overlap_matrix",
-    "pareto_set",
     "plot_rank_panels",
     "quality_against_parameters",
     "rank_heatmap",

@@ -20,7 +20,7 @@ _GAP = 0.45  # between two names, in lines of text
 
 
 def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> list[tuple[float, float]]:
-    """The largest groups of methods whose average ranks lie no further apart than the critical difference.
+    """Returns the largest groups of methods whose average ranks differ by at most the critical difference.
 
     Args:
         average_ranks: one per method; NaN is left out.
@@ -30,19 +30,19 @@ def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> l
         (lowest, highest) average rank of each group of two or more, ascending. No group lies within another.
 
     Raises:
-        UsageError: the critical difference is not at least 0.
+        UsageError: the critical difference is negative.
     """
     import numpy as np
 
     if not critical_difference >= 0:
-        cure = "Give one of at least 0, such as that of peftprune.stats.critical_difference"
-        raise UsageError.of("critical_difference", critical_difference, "is no difference", cure)
+        cure = "Give at least 0, such as the result of peftprune.stats.critical_difference"
+        raise UsageError.of("critical_difference", critical_difference, "is negative or missing", cure)
     ranks = np.asarray(average_ranks, dtype=float)
     ordered = sorted(float(rank) for rank in ranks[~np.isnan(ranks)])
     groups: list[tuple[float, float]] = []
     reached = -1
     for i, low in enumerate(ordered):
-        # Rounding must not part methods that lie exactly as far apart as allowed.
+        # Rounding must not separate methods whose ranks differ by exactly the critical difference.
         last = max(j for j, high in enumerate(ordered) if high - low <= critical_difference + 1e-9)
         if last > i and last > reached:
             groups.append((low, ordered[last]))
@@ -56,20 +56,18 @@ def average_rank_diagram(
     average_ranks: ArrayLike,
     critical_difference: float,
     *,
-    groups: Sequence[tuple[float, float]] | None = None,
     title: str = "",
 ) -> Axes:
-    """Draw average ranks on a line, the best at the left; thick bars join methods that are not distinguished.
+    """Draws average ranks on a line, the best at the left; thick bars join methods that are not distinguished.
 
     The diagram of Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006), section 3.2.2.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
-        average_ranks: n average ranks over tasks, 1 … n (1 is best); NaN for a method that could not be ranked, which
-            is named below the diagram.
-        critical_difference: two methods differ if their average ranks lie further apart; drawn above the line.
-        groups: (lowest, highest) average rank of each bar; None finds them by `not_distinguished`.
+        average_ranks: n average ranks over tasks, 1 … n (1 is best); NaN for a method without a rank, which is named
+            below the diagram.
+        critical_difference: two methods differ if their average ranks differ by more; drawn above the line.
 
     Raises:
         UsageError: there is no label, lengths differ, a rank is outside 1 … n, or the critical difference is negative.
@@ -82,16 +80,15 @@ def average_rank_diagram(
     wrong = ranks[(ranks < 1) | (ranks > n)]
     if wrong.size:
         raise UsageError.of("average_ranks", float(wrong[0]), f"is outside 1 … {n}", "Rank the methods on each task")
-    bars = not_distinguished(ranks, critical_difference)
-    levels = _levels(bars if groups is None else groups, gap=n / 40)
+    levels = _levels(not_distinguished(ranks, critical_difference), gap=n / 40)
     order = [int(i) for i in np.argsort(ranks, kind="stable") if not np.isnan(ranks[i])]
     half = -(-len(order) // 2)
-    # From the outside inwards, so that no leader crosses another.
+    # From the outside inwards, so that leader lines do not cross.
     sides = (order[:half], order[half:][::-1])
     unranked = ", ".join(str(label) for label, rank in zip(labels, ranks, strict=True) if np.isnan(rank))
     note = fit(f"not ranked: {unranked}", 5.5, 4) if unranked else ""
 
-    # Vertical places are counted in lines of text, downwards from the line of ranks.
+    # Vertical positions are lines of text, downwards from the line of ranks.
     above, first = 4.2, 1.0 + 0.7 * len(levels)
     for lines in (3, 2, 1):
         names = {i: fit(f"{labels[i]} ({ranks[i]:.2f})", _NAME_WIDTH, lines) for i in order}
@@ -107,7 +104,7 @@ def average_rank_diagram(
     _draw_scale(drawn, n, critical_difference, size)
     for level, row in enumerate(levels):
         for low, high in row:
-            # A line of no length would not show that methods of equal rank belong together.
+            # A bar of methods with equal ranks needs some length to be visible.
             if low == high:
                 low, high = low - 0.01 * (n - 1), high + 0.01 * (n - 1)
             drawn.plot([low, high], [0.7 + 0.7 * level] * 2, color="black", linewidth=2.6, solid_capstyle="round")
@@ -125,7 +122,7 @@ def average_rank_diagram(
 
 
 def _levels(groups: Sequence[tuple[float, float]], gap: float) -> list[list[tuple[float, float]]]:
-    """Bars on as few levels as possible, those of one level more than `gap` ranks apart."""
+    """Returns the bars on as few levels as possible; bars of one level are more than `gap` ranks apart."""
     levels: list[list[tuple[float, float]]] = []
     for low, high in sorted(groups):
         for level in levels:
@@ -138,7 +135,7 @@ def _levels(groups: Sequence[tuple[float, float]], gap: float) -> list[list[tupl
 
 
 def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
-    """The line of ranks with its numbers, and above it the critical difference at the same scale."""
+    """Draws the line of ranks with its numbers, and above it the critical difference at the same scale."""
     end = max(n, 2)
     thin = {"color": "black", "linewidth": 0.8, "clip_on": False}
     ax.plot([1, end], [0, 0], **thin)  # type: ignore[arg-type]
@@ -155,7 +152,7 @@ def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
 
 
 def _draw_leader(ax: Axes, rank: float, y: float, edge: float, label: str, align: str, size: float) -> None:
-    """From the line of ranks down, then outwards to the name beside the axes."""
+    """Draws a line from the rank down, then outwards to the name beside the axes."""
     low, high = ax.get_xlim()
     outside = low if edge == 0.0 else high
     ax.plot([rank, rank, outside], [0, y, y], color="black", linewidth=0.7, clip_on=False, solid_joinstyle="miter")

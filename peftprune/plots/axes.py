@@ -1,4 +1,4 @@
-"""What stands around a drawing: its title and axes."""
+"""Titles and axis labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def finish(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
-    """Common looks: small type, short ticks, no frame at the top and right; empty names leave what is there."""
+    """Applies the common style: small type, short ticks, no frame at the top and right; empty texts change nothing."""
     ax.tick_params(labelsize=TICK_SIZE, length=2, pad=2)
     ax.spines[["top", "right"]].set_visible(False)
     if xlabel:
@@ -23,7 +23,7 @@ def finish(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> 
 
 
 def name(ax: Axes, title: str) -> None:
-    """Set the title, wrapped to the width of the axes; an empty one leaves what is there."""
+    """Sets the title, wrapped to the width of the axes; an empty one changes nothing."""
     if title:
-        # Names may hold a dollar sign, which is no formula.
+        # Names may contain a dollar sign, which does not mark a formula.
         ax.set_title(within(title, room(ax)[0], TITLE_SIZE), fontsize=TITLE_SIZE, parse_math=False)

@@ -1,4 +1,4 @@
-"""Phases of training as bands behind a drawing over steps."""
+"""Phases of training as bands behind a plot over steps."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Phase = tuple[str, float, float]
 
 
 def shade_phases(ax: Axes, phases: Sequence[Phase]) -> None:
-    """Shade the phases, (name, start, stop) in steps, in turns lighter and darker."""
+    """Shades the phases, (name, start, stop) in steps, alternately lighter and darker."""
     for i, (_, start, stop) in enumerate(_in_order(phases)):
         ax.axvspan(start, stop, facecolor=GREY, alpha=0.22 if i % 2 else 0.08, linewidth=0, zorder=0.5)
 
 
 def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, share: float) -> None:
-    """Write the names above the axes, upright where a phase is too short for its name.
+    """Writes the names above the axes, vertically where a phase is too short for its name.
 
     Args:
         phases: (name, start, stop) in steps.
         low, high: steps at the ends of the axes.
-        share: which part of the axes' present width remains once legends have their place.
+        share: share of the axes' current width that remains beside legends.
 
     Raises:
         UsageError: a phase ends before it starts.
@@ -41,13 +41,13 @@ def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, s
     names = [fit(name, 1.2, 1) for name, _, _ in ordered]
     middles = [(start + stop) / 2 for _, start, stop in ordered]
     widths = [(text_width(name) + 6) / points for name in names]
-    # The first name may begin a little before the axis does.
+    # The first name may begin slightly before the axis.
     places = spread(middles, widths, low - 10 / points, high)
     moves = [abs(place - middle) for place, middle in zip(places, middles, strict=True)]
     level = all(move <= width / 3 for move, width in zip(moves, widths, strict=True)) and sum(widths) <= high - low
     if not level:
         places = spread(middles, [1.1 * LINE_SPACING * TICK_SIZE / points] * len(names), low, high)
-    # Names as ticks of a second axis move a title out of their way.
+    # As ticks of a second axis, the names move a title out of their way.
     above = ax.secondary_xaxis("top")
     above.set_xticks(places, names, fontsize=TICK_SIZE, parse_math=False)
     above.tick_params(length=0, pad=2, labelrotation=0 if level else 90)
@@ -62,18 +62,18 @@ def _in_order(phases: Sequence[Phase]) -> list[Phase]:
 
 
 def as_steps(steps: ArrayLike, total_steps: float | None) -> tuple[NDArray[np.float64], float]:
-    """The steps as floats, and where the drawing ends.
+    """Returns the steps as floats, and the end of the plot.
 
     Raises:
-        UsageError: there is no step, steps do not rise, or the end lies before the last.
+        UsageError: there is no step, steps do not increase, or the end lies before the last step.
     """
     import numpy as np
 
     found = np.asarray(steps, dtype=float)
     if found.ndim != 1 or not found.size:
-        raise UsageError.of("steps", found.shape, "is no list of steps", "Give at least one step")
+        raise UsageError.of("steps", found.shape, "is not a list of steps", "Give at least one step")
     if not (np.diff(found) > 0).all():
-        raise UsageError.of("steps", found[:5].tolist(), "does not rise", "Give each step once, in order")
+        raise UsageError.of("steps", found[:5].tolist(), "does not increase", "Give each step once, in order")
     end = float(found[-1]) if total_steps is None else float(total_steps)
     if not end >= found[-1]:
         raise UsageError.of("total_steps", end, f"lies before the last step, {found[-1]:g}", "Give the run's length")

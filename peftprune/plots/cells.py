@@ -1,4 +1,4 @@
-"""What all grids of coloured cells share: shapes, ticks, and text that fits into a cell."""
+"""Grids of coloured cells: shapes, ticks, and text that fits into a cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.plots.axes import name
 from peftprune.plots.labels import every, short_kinds, text_width
-from peftprune.plots.style import LABEL_SIZE, LIGHT_INK, SMALLEST_TEXT, TICK_SIZE, room
+from peftprune.plots.style import LABEL_SIZE, LIGHT_INK, SMALLEST_TEXT, TICK_SIZE, contrasting, room
 from peftprune.plots.validation import grid, not_empty
 
 if TYPE_CHECKING:
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 _MAX_LAYER_LABELS = 13
 _MOST_LINED_ROWS = 32
-_LONGEST_UPRIGHT = 3  # characters of a kind that need no turning
+_LONGEST_UPRIGHT = 3  # characters of a kind that fit without rotation
 CLEAR = (0.0, 0.0, 0.0, 0.0)
 
 
 def panel_size(layers: int, kinds: int) -> tuple[float, float]:
-    """(width, height) of one grid of layers × kinds in inches, without what is written around it."""
+    """Returns (width, height) in inches of one grid of layers × kinds, without its labels."""
     return min(max(0.22 * kinds, 1.3), 4.5), min(max(0.15 * layers, 1.3), 3.2)
 
 
 def with_labels(size: tuple[float, float], kind_labels: Sequence[str], beside: float = 0.0) -> tuple[float, float]:
-    """(width, height) of a figure whose only axes are of `size`, with slanted kinds below and `beside` to the right."""
+    """Returns (width, height) of a figure with one axes of `size`, kinds below and `beside` inches at the right."""
     below = 0.7 * text_width("\n".join(short_kinds(kind_labels))) / 72
     return size[0] + beside + max(0.6, below), size[1] + below + 0.4
 
 
 def as_grid(field: str, values: ArrayLike, layer_labels: Sequence[object], kind_labels: Sequence[str]) -> Floats:
-    """The values as floats, layers × kinds; masked cells become NaN.
+    """Returns the values as floats, layers × kinds; masked cells become NaN.
 
     Raises:
-        UsageError: there is no layer or kind, or the shapes do not fit together.
+        UsageError: there is no layer or kind, or the shapes do not match.
     """
     not_empty("layer_labels", layer_labels)
     not_empty("kind_labels", kind_labels)
@@ -47,13 +47,13 @@ def as_grid(field: str, values: ArrayLike, layer_labels: Sequence[object], kind_
 
 
 def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) -> QuadMesh:
-    """Colour cell (row, column) over x = column … column + 1 and y = row … row + 1; NaN stays clear."""
+    """Colours cell (row, column) over x = column … column + 1 and y = row … row + 1; NaN stays clear."""
     import numpy as np
     from matplotlib import colormaps
     from matplotlib.colors import to_rgba
 
     rows, columns = values.shape
-    # Thin lines keep neighbouring cells of similar value apart; they would drown very flat cells.
+    # Thin lines separate neighbouring cells of similar value, but would hide very flat cells.
     line = to_rgba(LIGHT_INK) if rows <= _MOST_LINED_ROWS else CLEAR
     edges = np.where(np.isnan(values).ravel()[:, None], CLEAR, line)
     return ax.pcolormesh(
@@ -69,23 +69,23 @@ def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) 
 
 
 def label_grid(ax: Axes, layer_labels: Sequence[object], kind_labels: Sequence[str], *, title: str = "") -> None:
-    """Layers upwards at the left, short kinds below, both thinned out or turned where they would touch."""
+    """Labels layers upwards at the left and short kinds below; labels that would touch are rotated or left out."""
     import numpy as np
 
     width, height = room(ax)
     # The middle of cell (i, j) is at (j + 0.5, i + 0.5).
     kinds = short_kinds(kind_labels)
-    # A kind is left out only where even upright names would touch; once arranged, axes are about a fifth wider.
+    # A kind is left out only where even vertical names would touch; the final layout is about a fifth wider.
     step = every(len(kinds), 1.2 * width)
     ax.set_xticks(np.arange(0, len(kinds), step) + 0.5, kinds[::step], fontsize=TICK_SIZE, parse_math=False)
     if max(map(len, kinds)) > _LONGEST_UPRIGHT:
-        # Slanted and right-aligned, the end of each name touches its own column. Lines at 45 degrees lie closer
-        # together than the columns by the square root of 2.
+        # Slanted and right-aligned, each name ends at its own column. Lines at 45 degrees are closer together than the
+        # columns by the square root of 2.
         slanted = step * width / len(kinds) > 1.75 * TICK_SIZE
         for label in ax.get_xticklabels():
             align = "top" if slanted else "center"
             label.set(rotation=45 if slanted else 90, ha="right", va=align, rotation_mode="anchor")
-        # Of the figure's part that belongs to these axes, long names take more than is set aside at first.
+        # Long names take more of the figure than is reserved at first.
         height = min(height, height / 0.77 - (0.75 if slanted else 1.0) * text_width("\n".join(kinds)) - 3 * TICK_SIZE)
     rows = len(layer_labels)
     step = max(-(-rows // _MAX_LAYER_LABELS), every(rows, height))
@@ -102,7 +102,7 @@ def write_in_cells(
     shape: tuple[int, int],
     ink: Callable[[int, int], str],
 ) -> bool:
-    """Write a text into each cell (row, column), in the largest type that fits all; nothing if it would be too small.
+    """Writes a text into each cell (row, column), in the largest type that fits all, unless it would be too small.
 
     Returns:
         Whether anything was written.
@@ -110,7 +110,7 @@ def write_in_cells(
     width, height = room(ax)
     rows, columns = shape
     longest = max(map(len, texts.values()), default=1)
-    # A digit is about 0.64 of the type's size wide; some air is left around the text.
+    # A digit is about 0.64 of the type's size wide; some space stays free around the text.
     size = min(TICK_SIZE, 0.78 * height / rows, 0.85 * width / columns / (0.64 * longest))
     if size < SMALLEST_TEXT:
         return False
@@ -128,16 +128,23 @@ def write_in_cells(
 
 
 def hatch_cells(ax: Axes, cells: Sequence[tuple[int, int]], hatch: str, ink: str, alpha: float = 0.45) -> None:
-    """Hatch cells (row, column), without lines around them."""
+    """Hatches cells (row, column), without lines around them."""
     from matplotlib.collections import PolyCollection
 
     if cells:
         corners = [[(j, i), (j + 1, i), (j + 1, i + 1), (j, i + 1)] for i, j in cells]
-        # The hatching takes the colour of the edges, which themselves have no width.
+        # The hatching takes the colour of the edges, which have no width.
         look: dict[str, Any] = {"facecolors": "none", "edgecolors": ink, "linewidth": 0.0, "hatch": hatch}
         ax.add_collection(PolyCollection(corners, alpha=alpha, **look), autolim=False)
 
 
 def where(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """(row, column) of the cells that are chosen."""
+    """Returns (row, column) of the chosen cells."""
     return [(int(row), int(column)) for row, column in zip(*chosen.nonzero(), strict=True)]
+
+
+def ink_on(mesh: QuadMesh, value: float) -> str:
+    """Returns the ink that is legible on the colour of `value`."""
+    import numpy as np
+
+    return contrasting(mesh.to_rgba(np.array([value]))[0][:3])

@@ -1,4 +1,4 @@
-"""What each part of a run costs."""
+"""The cost of each phase of a run."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def cost_by_phase(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw what each phase costs as stacked bars, one for each method, the first at the top, with totals at the end.
+    """Draws the cost of each phase as stacked bars, one per method, the first at the top, with totals at the end.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
-        phases: name to n costs, at least 0, in the order in which they are stacked; NaN where a method has no such
-            phase. A method with NaN in all phases is marked as without result.
+        phases: name to n costs, at least 0, in stacking order; NaN where a method has no such phase. A method with NaN
+            in all phases is marked as without result.
         unit: of the costs, such as "seconds" or "PFLOP".
         legend: name the phases at the right.
 
@@ -60,14 +60,14 @@ def cost_by_phase(
     for i, (name, values) in enumerate(costs.items()):
         face = PALETTE[i % (len(PALETTE) - 1)]
         shown = np.nan_to_num(values)
-        # Hatching takes the colour of the edge.
+        # The hatching takes the colour of the edge.
         look: dict[str, Any] = {"color": face, "edgecolor": contrasting(face), "linewidth": 0.4, "hatch": _hatch(i)}
         drawn.barh(rows, shown, 0.7, left=left, label=name, **look)
         left = left + shown
     known = [any(values[i] == values[i] for values in costs.values()) for i in rows]
     texts = [f"{_number(total)}" if found else _NO_RESULT for total, found in zip(left, known, strict=True)]
     longest = left.max() or 1.0
-    # Room for the totals: a share of the axes that is about as wide as the widest.
+    # Space for the totals: a share of the axes about as wide as the widest of them.
     points = 0.55 * room(drawn)[0]
     taken = min(0.5, (text_width("\n".join(texts)) + 6) / points)
     drawn.set_xlim(0, longest / (1 - taken))
@@ -84,10 +84,10 @@ def cost_by_phase(
 
 
 def _hatch(index: int) -> str:
-    # Colours repeat after six phases, hatches after five: the first phase alone is plain.
+    # Colours repeat after six phases and hatches after five; only the first phase is plain.
     return HATCHES[(index - 1) % len(HATCHES)] if index else ""
 
 
 def _number(value: float) -> str:
-    """Three digits that count, without an exponent as long as that is short."""
+    """Returns three significant digits, without an exponent for numbers that are short enough."""
     return f"{value:.3g}" if value < 1000 or value >= 1e7 else f"{value:,.0f}".replace(",", " ")

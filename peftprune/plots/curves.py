@@ -28,20 +28,20 @@ def learning_curves(
     ylabel: str = "training loss",
     legend: bool = True,
 ) -> Axes:
-    """Draw mean losses over steps, with a band from the least to the largest over seeds.
+    """Draws mean losses over steps, with a band from the smallest to the largest over seeds.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
-        series: label to (steps, losses): n rising steps, and seeds × n losses, or n for one seed, or a list of lists
-            for seeds that stopped early (the rest counts as missing). NaN and infinite losses are left out; a series
+        ax: the axes to draw on; None makes a new figure.
+        series: label to (steps, losses): n increasing steps, and seeds × n losses, or n for one seed, or a list of
+            lists for seeds that stopped early (the rest is missing). NaN and infinite losses are left out; a series
             without any loss is named "(no result)".
         phases: label to its (name, start, stop) in steps; dotted lines in the colour of the series mark where phases
-            begin, in turns where several series share a boundary.
-        ylabel: what the losses are.
+            begin; they alternate where several series share a boundary.
+        ylabel: label of the vertical axis.
         legend: name the series at the right.
 
     Raises:
-        UsageError: there is no series, steps do not rise, or a seed has more losses than there are steps.
+        UsageError: there is no series, steps do not increase, or a seed has more losses than there are steps.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -70,7 +70,7 @@ def learning_curves(
 
 
 def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
-    """Seeds × n losses, masked where they are missing or not finite."""
+    """Returns seeds × n losses, masked where they are missing or not finite."""
     import numpy as np
 
     rows = [losses] if np.ndim(losses[0] if len(losses) else 0.0) == 0 else list(losses)
@@ -86,7 +86,7 @@ def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype
 def _mark_phases(ax: Axes, labels: Sequence[str], phases: Mapping[str, Sequence[Phase]]) -> None:
     unknown = [label for label in phases if label not in labels]
     if unknown:
-        raise UsageError.of("phases", unknown[0], "is no label of the series", f"Labels: {', '.join(labels)}")
+        raise UsageError.of("phases", unknown[0], "is not a label of the series", f"Labels: {', '.join(labels)}")
     marked_labels = [label for label in labels if phases.get(label)]
     dot = 1.6
     gap = dot * max(len(marked_labels), 2)
@@ -95,6 +95,6 @@ def _mark_phases(ax: Axes, labels: Sequence[str], phases: Mapping[str, Sequence[
         first = min(start for _, start, _ in phases[label])
         for _, start, _ in phases[label]:
             if start > first:
-                # Dots in turns, so that boundaries at the same step all show.
+                # Dots alternate, so that all boundaries at the same step show.
                 dots = (turn * dot, (dot, gap - dot + (0.4 if gap > 2 * dot else 0.0)))
                 ax.axvline(start, color=colour, linewidth=1.0, linestyle=dots, zorder=1.2)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) -> tuple[Figure, list[Axes]]:
-    """A figure with one axes for each title, evenly spread over rows.
+    """Makes a figure with one axes per title, evenly distributed over rows.
 
     Args:
         titles: one per axes, in reading order; wrapped to the width.
@@ -37,7 +37,7 @@ def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) ->
             raise UsageError.of(name, value, "is not above 0", "Give inches, such as 3.2")
     columns = even_columns(len(titles), width, margin=0.0)
     rows = -(-len(titles) // columns)
-    # A title is centred on its axes, which a legend beside them moves to the left.
+    # Titles are centred on their axes, and a legend beside the axes moves them to the left.
     wrapped = [fit(title, 0.7 * width, size=TITLE_SIZE) for title in titles]
     title_height = max(text.count("\n") + 1 for text in wrapped) * LINE_SPACING * TITLE_SIZE / 72
     figure = new_figure((min(columns * width, MAX_WIDTH), rows * (height + title_height)))
@@ -50,14 +50,14 @@ def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) ->
 
 
 def common_legend(figure: Figure, axes: Sequence[Axes], *, note: str = "") -> Legend | None:
-    """One legend below all axes, of every name that any of them draws; None if none names anything.
+    """Adds one legend below all axes with every name in any of them; returns None if there is no name.
 
-    Draw the axes with `legend=False` before.
+    Draw on the axes with `legend=False` before.
 
     Args:
-        figure: holds the axes.
-        axes: what the legend explains.
-        note: written above the legend, wrapped to the figure: which methods are missing, for example.
+        figure: the figure of the axes.
+        axes: the axes that the legend explains.
+        note: text above the legend, wrapped to the figure, such as the missing methods.
     """
     found: dict[str, Artist] = {}
     for ax in axes:
@@ -89,7 +89,7 @@ def common_legend(figure: Figure, axes: Sequence[Axes], *, note: str = "") -> Le
 
 
 def even_columns(panels: int, width: float, margin: float = 1.0) -> int:
-    """Panels of `width` inches side by side: as many as fit, evenly spread over the rows that this takes."""
+    """Returns how many panels of `width` inches go side by side: as many as fit, evenly distributed over the rows."""
     most = max(1, int((MAX_WIDTH - margin) / width + 1e-9))
     rows = -(-panels // min(most, 5))
     return -(-panels // rows)

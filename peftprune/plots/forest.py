@@ -1,4 +1,4 @@
-"""Differences to a baseline, with what is known of each."""
+"""Differences from a baseline, with intervals and verdicts."""
 
 from __future__ import annotations
 
@@ -36,17 +36,18 @@ def forest(
     baseline: str = "",
     title: str = "",
 ) -> Axes:
-    """Draw each method's difference to the baseline with its interval, the first method at the top.
+    """Draws each method's difference from the baseline with its interval, the first method at the top.
 
-    At the right stand difference, interval and verdict. Shading shows which differences the study is too small to find.
+    Difference, interval and verdict are written at the right. Shading shows differences that the study is too small to
+    find.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
         differences: n differences method − baseline, in the metric; NaN where there was no comparison.
         lows, highs: n ends of the intervals; NaN where there is none.
         detectable: n smallest detectable differences, at least 0; NaN where unknown, infinite where there is none.
-        verdicts: n outcomes in words; "better" and "worse" have marks and colours of their own.
+        verdicts: n verdicts; "better" and "worse" have their own marks and colours.
         metric: name of the metric. baseline: label of the baseline.
 
     Raises:
@@ -70,7 +71,7 @@ def forest(
         max(fit(word, _OUTCOME_WIDTH).count("\n") + 2 for word in words),
     )
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(1.6, n * (most_lines * LINE_SPACING + 0.8) * TICK_SIZE / 72 + 0.8)))
-    # Rows of a given axes may be lower than the text wants; about a quarter goes to the axis below.
+    # Rows of given axes may be lower than the text needs; about a quarter goes to the axis below.
     row = (0.95 if ax is None else 0.8) * room(drawn)[1] / n
     size = min(TICK_SIZE, max(SMALLEST_TEXT, row / LINE_SPACING))
     lines = max(1, int(row / (LINE_SPACING * size)))
@@ -114,7 +115,7 @@ def _limits(d: Floats, low: Floats, high: Floats, limit: Floats) -> tuple[float,
     values = values[np.isfinite(values)]
     reach = max(float(values.max() - values.min()), 1e-9)
     bands = limit[np.isfinite(limit)]
-    # A band that is far wider than all intervals would squeeze them: it then runs out of the drawing.
+    # A band far wider than all intervals would compress them, so it is cut off at the axes.
     band = min(float(bands.max()), max(reach, 2 * float(np.abs(values).max()))) if bands.size else 0.0
     left, right = min(float(values.min()), -band), max(float(values.max()), band)
     if left == right:
@@ -134,7 +135,7 @@ def _shade(ax: Axes, limit: Floats) -> None:
 
 
 def _outcome(difference: float, low: float, high: float, verdict: str, lines: int) -> str:
-    """Numbers and verdict in at most `lines` lines; numbers go first, as the drawing shows them too."""
+    """Returns numbers and verdict in at most `lines` lines; the numbers are left out first, since they are drawn."""
     import math
 
     if math.isnan(difference):
@@ -152,7 +153,7 @@ def _outcome(difference: float, low: float, high: float, verdict: str, lines: in
 
 
 def _digits(values: Sequence[float]) -> int:
-    """Decimals that leave the largest value three digits that count."""
+    """Returns the decimals that show three significant digits of the largest value."""
     import math
 
     largest = max(map(abs, values), default=0.0)

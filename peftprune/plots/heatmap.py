@@ -10,13 +10,14 @@ from peftprune.plots.cells import (
     as_grid,
     colour_cells,
     hatch_cells,
+    ink_on,
     label_grid,
     panel_size,
     where,
     with_labels,
     write_in_cells,
 )
-from peftprune.plots.style import arrange, axes_or_new, contrasting
+from peftprune.plots.style import arrange, axes_or_new
 from peftprune.plots.validation import in_unit_interval, largest
 
 if TYPE_CHECKING:
@@ -40,19 +41,19 @@ def rank_heatmap(
     shared: ArrayLike | None = None,
     annotate: bool = True,
 ) -> Axes:
-    """Draw the ranks of one allocation: layers upwards (the first at the bottom), kinds of layer to the right.
+    """Draws the ranks of one allocation: layers upwards (the first at the bottom), kinds of layer to the right.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         ranks: layers × kinds, at least 0; NaN where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
         vmin, vmax: ranks at the ends of the colour map; `vmax` None takes the largest rank.
-        cmap: a matplotlib colour map; the default can be read by the colour-blind and in grey.
+        cmap: a matplotlib colour map; the default is legible to the colour-blind and in grey.
         shared: layers × kinds, true where a site shares its factors with another; such cells are hatched.
-        annotate: write each rank, rounded, into its cell, unless the cells are too small for that.
+        annotate: write each rank, rounded, into its cell, unless the cells are too small.
 
     Raises:
-        UsageError: the shapes do not fit together, or there is no layer or kind.
+        UsageError: the shapes do not match, or there is no layer or kind.
     """
     import numpy as np
 
@@ -62,12 +63,12 @@ def rank_heatmap(
         raise UsageError.of("shared", marked.shape, "has another shape than ranks", f"Give {values.shape}")
     top = vmax if vmax is not None else largest(values)
     drawn = axes_or_new(ax, with_labels(panel_size(*values.shape), kind_labels))
-    # A colour map needs two ends, even if all ranks are equal.
+    # A colour map needs two different ends, even if all ranks are equal.
     mesh = colour_cells(drawn, values, vmin, max(top, vmin + 1), cmap)
     label_grid(drawn, layer_labels, kind_labels, title=title)
     by_ink: dict[str, list[tuple[int, int]]] = {}
     for cell in where(marked & ~np.isnan(values)):
-        by_ink.setdefault(_ink(mesh, values[cell]), []).append(cell)
+        by_ink.setdefault(ink_on(mesh, values[cell]), []).append(cell)
     for ink, cells in by_ink.items():
         hatch_cells(drawn, cells, "////", ink)
     if annotate:
@@ -87,17 +88,17 @@ def density_heatmap(
     cmap: str = "cividis",
     annotate: bool = True,
 ) -> Axes:
-    """Draw which share of each site's entries is not zero: layers upwards, kinds of layer to the right.
+    """Draws the share of each site's entries that is not zero: layers upwards, kinds of layer to the right.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         densities: layers × kinds, 0 … 1; NaN where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
-        cmap: a matplotlib colour map; its ends stand for 0 and 1, so that drawings can be compared.
-        annotate: write each density in whole percent into its cell, unless the cells are too small for that.
+        cmap: a matplotlib colour map; its ends are 0 and 1, so that plots are comparable.
+        annotate: write each density in whole percent into its cell, unless the cells are too small.
 
     Raises:
-        UsageError: the shapes do not fit together, there is no layer or kind, or a density is outside 0 … 1.
+        UsageError: the shapes do not match, there is no layer or kind, or a density is outside 0 … 1.
     """
     values = as_grid("densities", densities, layer_labels, kind_labels)
     in_unit_interval("densities", values)
@@ -112,28 +113,21 @@ def density_heatmap(
 
 
 def write_values(ax: Axes, mesh: QuadMesh, values: Floats, pattern: str = "{:.0f}") -> None:
-    """Write the values into the cells of a heat map, if they fit; NaN is left out.
+    """Writes the values into the cells of a heat map, if they fit; NaN is left out.
 
-    Means that are no whole numbers get a decimal, lest unlike cells bear one number.
+    Means that are not whole numbers get a decimal, so that different cells have different numbers.
     """
     import numpy as np
 
     if pattern == "{:.0f}" and has_decimals(values):
         pattern = "{:.1f}"
     texts = {cell: pattern.format(values[cell]).removesuffix(".0") for cell in where(~np.isnan(values))}
-    write_in_cells(ax, texts, values.shape, lambda row, column: _ink(mesh, values[row, column]))
+    write_in_cells(ax, texts, values.shape, lambda row, column: ink_on(mesh, values[row, column]))
 
 
 def has_decimals(values: Floats) -> bool:
-    """Whether any value is shown with a decimal."""
+    """Returns whether any value is shown with a decimal."""
     import numpy as np
 
     known = values[~np.isnan(values)]
     return bool((np.abs(known - known.round()) > 0.05).any())
-
-
-def _ink(mesh: QuadMesh, value: float) -> str:
-    """What can be read on the colour of `value`."""
-    import numpy as np
-
-    return contrasting(mesh.to_rgba(np.array([value]))[0][:3])

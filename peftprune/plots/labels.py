@@ -1,4 +1,4 @@
-"""Names made short enough for a drawing."""
+"""Names short enough for a plot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from peftprune.plots.style import TICK_SIZE, TITLE_SIZE
 
-# What the parts of a kind are called on an axis; each figure keeps the full name where two would become the same.
+# Short forms of the parts of a kind; a plot keeps the full names where two short ones would be equal.
 _SHORT = {
     "attention": "attn",
     "self_attn": "self",
@@ -24,9 +24,9 @@ _GLYPH = 0.6  # mean width of a character, in units of the type's size
 
 
 def short_kinds(kinds: Sequence[str]) -> list[str]:
-    """Shorter names for an axis: `attention.output.dense` becomes `attn.out`, `encoder.q_proj` becomes `enc.q`.
+    """Returns shorter names for an axis: `attention.output.dense` becomes `attn.out`, `encoder.q_proj` becomes `enc.q`.
 
-    Names that would become equal stay as they are, so that the results differ whenever the kinds do.
+    Names that would become equal stay unchanged, so different kinds have different names.
     """
     short = [_short_kind(str(kind)) for kind in kinds]
     return [brief if short.count(brief) == 1 else str(kind) for kind, brief in zip(kinds, short, strict=True)]
@@ -40,12 +40,12 @@ def _short_kind(kind: str) -> str:
 
 
 def text_width(text: str, size: float = TICK_SIZE) -> float:
-    """About how wide the longest line is, in points, at type of `size` points."""
+    """Returns the approximate width of the longest line in points, in type of `size` points."""
     return _GLYPH * size * max(map(len, text.split("\n")), default=0)
 
 
 def wrap(name: str, width: float, size: float = TITLE_SIZE) -> str:
-    """Break a name into lines that fit `width` inches at `size` points, preferably after punctuation."""
+    """Breaks a name into lines that fit `width` inches at `size` points, preferably after punctuation."""
     most = max(8, int(width * 72 / (_GLYPH * size)))
     lines = [""]
     for piece in re.findall(r"[^\s:(,_=./-]*[\s:(,_=./-]|[^\s:(,_=./-]+", name):
@@ -57,7 +57,7 @@ def wrap(name: str, width: float, size: float = TITLE_SIZE) -> str:
 
 
 def fit(name: str, width: float, lines: int = 3, size: float = TICK_SIZE) -> str:
-    """Wrap a name to at most `lines` lines; a longer one loses its middle, as names mostly differ at their ends."""
+    """Wraps a name to at most `lines` lines; a longer one loses its middle, since names mostly differ at their ends."""
     found = wrap(str(name), width, size).split("\n")
     if len(found) <= lines:
         return "\n".join(found)
@@ -70,19 +70,19 @@ def fit(name: str, width: float, lines: int = 3, size: float = TICK_SIZE) -> str
 
 
 def within(text: str, points: float, size: float, lines: int = 3) -> str:
-    """The text, with those of its lines wrapped that are wider than `points`."""
+    """Returns the text with lines wider than `points` wrapped."""
     return "\n".join(
         fit(line, points / 72, lines, size) if text_width(line, size) > points else line for line in text.split("\n")
     )
 
 
 def every(count: int, points: float, size: float = TICK_SIZE) -> int:
-    """Of `count` labels spread over `points`, each how-manieth can be written in lines that do not touch."""
+    """Returns the step at which `count` labels over `points` can be written in lines that do not touch."""
     return max(1, -(-int(count * size * 1.3) // max(int(points), 1)))
 
 
 def spread(middles: Sequence[float], widths: Sequence[float], low: float, high: float) -> list[float]:
-    """Move ascending middles of things so that these do not overlap and, if there is room, stay within low … high."""
+    """Moves ascending centres so that labels of these widths do not overlap and, if they fit, stay in low … high."""
     total = sum(widths)
     if total > high - low:
         widths = [width * (high - low) / total for width in widths]

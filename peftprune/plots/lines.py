@@ -1,4 +1,4 @@
-"""Ranks along the depth of a model."""
+"""Ranks by layer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peftprune.plots.axes import finish
 from peftprune.plots.cells import as_grid
 from peftprune.plots.labels import every, short_kinds, text_width
 from peftprune.plots.legends import legend_beside, legend_height
-from peftprune.plots.overlapping_lines import LEGEND, draw_in_turns
+from peftprune.plots.overlapping_lines import LEGEND, draw_alternating
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, room
 from peftprune.plots.validation import largest
 
@@ -27,18 +27,18 @@ def rank_lines(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw ranks over layers, one line for each kind of layer.
+    """Draws ranks over layers, one line per kind of layer.
 
-    Where kinds have equal ranks, their lines and marks take turns, so that all of them show.
+    Where kinds have equal ranks, their lines and marks alternate, so that all of them show.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         ranks: layers × kinds, at least 0; NaN where there is no site, which breaks the line.
         layer_labels: one per row. kind_labels: one per column.
         legend: name the kinds at the right.
 
     Raises:
-        UsageError: the shapes do not fit together, or there is no layer or kind.
+        UsageError: the shapes do not match, or there is no layer or kind.
     """
     import numpy as np
     from matplotlib.ticker import MaxNLocator
@@ -47,19 +47,19 @@ def rank_lines(
     layers, kinds = values.shape
     names = short_kinds(kind_labels)
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.6, legend_height(names, 2) + 0.6)))
-    draw_in_turns(drawn, np.arange(layers, dtype=float), values, names)
+    draw_alternating(drawn, np.arange(layers, dtype=float), values, names)
     width = 0.7 * room(drawn)[0]
     widest = text_width("\n".join(map(str, layer_labels)))
     step = max(1, -(-int(layers * (widest + 6)) // max(int(width), 1)))
     drawn.set_xticks(np.arange(0, layers, step), [str(label) for label in layer_labels[::step]], parse_math=False)
     if widest > width / 3:
-        # Names of layers, not numbers: upright they need no more than a line each.
+        # Names of layers, not numbers: vertical names need one line each.
         step = every(layers, width)
         drawn.set_xticks(np.arange(0, layers, step), [str(label) for label in layer_labels[::step]], parse_math=False)
         drawn.tick_params(axis="x", labelrotation=90)
     drawn.set_xlim(-0.5, layers - 0.5)
     top = max(largest(values), 1.0)
-    # Marks at rank 0 stay whole with a little room below.
+    # A margin below keeps marks at rank 0 whole.
     drawn.set_ylim(-0.06 * top, 1.08 * top)
     drawn.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     finish(drawn, title=title, xlabel="layer", ylabel="rank")

@@ -1,4 +1,4 @@
-"""How far selections agree: between seeds, or between methods."""
+"""Agreement of selections between seeds or methods."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.plots.axes import name
-from peftprune.plots.cells import colour_cells, hatch_cells, where, write_in_cells
+from peftprune.plots.cells import colour_cells, hatch_cells, ink_on, where, write_in_cells
 from peftprune.plots.labels import every, fit
-from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, arrange, axes_or_new, contrasting, room
+from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, arrange, axes_or_new, room
 from peftprune.plots.validation import grid, in_unit_interval, not_empty
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
@@ -23,15 +22,15 @@ _LABEL_WIDTH = 1.7  # inches
 def overlap_matrix(
     ax: Axes | None, values: ArrayLike, labels: Sequence[object], *, title: str = "", cmap: str = "cividis"
 ) -> Axes:
-    """Draw pairwise overlaps as a square matrix: the first label at the top and at the left.
+    """Draws pairwise overlaps as a square matrix: the first label at the top and at the left.
 
-    Long labels are numbered at the left, and columns bear the numbers. Undefined overlaps are hatched in grey.
+    Long labels are numbered at the left, and columns show the numbers. Undefined overlaps are hatched in grey.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         values: n × n, 0 … 1; NaN where an overlap is undefined, such as that of two empty selections.
-        labels: n, of rows and columns alike.
-        cmap: a matplotlib colour map; its ends stand for 0 and 1.
+        labels: n, of both rows and columns.
+        cmap: a matplotlib colour map; its ends are 0 and 1.
 
     Raises:
         UsageError: there is no label, the shape is not n × n, or a value is outside 0 … 1.
@@ -52,7 +51,7 @@ def overlap_matrix(
     mesh = colour_cells(drawn, shares, 0.0, 1.0, cmap)
     drawn.set(xlim=(0, n), ylim=(n, 0))
     side = min(room(drawn))
-    # A given axes may be too low for three lines.
+    # Given axes may be too low for three lines.
     lines = 3 if ax is None else max(1, min(3, int(side / n / (LINE_SPACING * TICK_SIZE))))
     step = every(n, side)
     middles = np.arange(0, n, step) + 0.5
@@ -68,17 +67,11 @@ def overlap_matrix(
     if ax is None:
         arrange(drawn)
     known = {cell: f"{shares[cell]:.2f}" for cell in where(~np.isnan(shares))}
-    write_in_cells(drawn, known, (n, n), lambda i, j: contrasting(mesh.to_rgba(_single(shares[i, j]))[0][:3]))
+    write_in_cells(drawn, known, (n, n), lambda i, j: ink_on(mesh, shares[i, j]))
     return drawn
 
 
 def _pitch(names: Sequence[str], long: bool) -> float:
-    """Inches for each row: its label's lines, and room for a number."""
+    """Returns the inches of each row: its label's lines, and space for a number."""
     lines = max(fit(name, _LABEL_WIDTH).count("\n") + 1 for name in names) if long else 1
     return max(0.3, (lines * LINE_SPACING + 0.4) * TICK_SIZE / 72)
-
-
-def _single(value: float) -> np.ndarray:
-    import numpy as np
-
-    return np.array([value])

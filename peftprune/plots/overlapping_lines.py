@@ -1,4 +1,4 @@
-"""Lines that stay apart where they coincide: they take turns, so that no value has to be moved."""
+"""Lines that alternate where they coincide, so that all of them show without moving a value."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
     from peftprune.plots.validation import Floats
 
-LEGEND = "where values are equal,\nlines and marks take turns"
-_PIECE = 3.0  # length of a turn, in line widths
-_MOST_MARKED = 16  # points on one line that all may bear a mark
+LEGEND = "where values are equal,\nlines and marks alternate"
+_PIECE = 3.0  # length of a dash, in line widths
+_MOST_MARKED = 16  # points of one line that may all have a mark
 
 
-def draw_in_turns(ax: Axes, x: Floats, values: Floats, labels: Sequence[str], *, held: bool = False) -> None:
-    """Draw the columns of `values` (points × labels) over `x` (points); NaN breaks a line.
+def draw_alternating(ax: Axes, x: Floats, values: Floats, labels: Sequence[str], *, held: bool = False) -> None:
+    """Draws the columns of `values` (points × labels) over `x` (points); NaN interrupts a line.
 
     Each label gets three kinds of artist: an empty one for legends, one with all its points and some of their marks,
-    and its pieces of line.
+    and its line segments.
 
     Args:
-        held: each value holds until the next point, rather than leading there straight.
+        held: each value holds until the next point, instead of a straight line to it.
     """
     import numpy as np
 
@@ -51,21 +51,21 @@ def draw_in_turns(ax: Axes, x: Floats, values: Floats, labels: Sequence[str], *,
 
 
 def _together(begin: Floats, end: Floats) -> dict[int, tuple[int, ...]]:
-    """Each line to all lines that share its way from `begin` to `end`; those that are broken there are absent."""
-    ways: dict[tuple[float, float], list[int]] = {}
+    """Maps each line to all lines with its segment from `begin` to `end`; lines interrupted there are absent."""
+    segments: dict[tuple[float, float], list[int]] = {}
     for i, (a, b) in enumerate(zip(begin, end, strict=True)):
         if a == a and b == b:
-            ways.setdefault((float(a), float(b)), []).append(i)
-    return {i: tuple(members) for members in ways.values() for i in members}
+            segments.setdefault((float(a), float(b)), []).append(i)
+    return {i: tuple(members) for members in segments.values() for i in members}
 
 
 def _turn(turn: int, members: int) -> tuple[float, tuple[float, float]]:
-    """Dashes that leave room for those of the other members."""
+    """Returns dashes with gaps for those of the other members."""
     return _PIECE * ((members - turn) % members), (_PIECE, _PIECE * (members - 1))
 
 
 def _bearing(values: Floats) -> list[list[int]]:
-    """Which points of each line bear its mark. Of equal points one line does; lines of many points have few marks."""
+    """Returns the marked points of each line. One of several equal points has a mark; long lines have few marks."""
     points, lines = values.shape
     if points > _MOST_MARKED:
         return [marked(values[:, i], i, lines) for i in range(lines)]
@@ -77,9 +77,9 @@ def _bearing(values: Floats) -> list[list[int]]:
 
 
 def marked(values: Floats, index: int, count: int) -> list[int]:
-    """Which points of line `index` of `count` bear a mark: all of a few, else every so-manieth, in turns with others.
+    """Returns the marked points of line `index` of `count`: all of a few, else every k-th, alternating with others.
 
-    A point between gaps always does, as no line would show it.
+    A point between gaps always has a mark, since no line shows it.
     """
     import numpy as np
 

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *, note: str = "") -> Figure:
-    """One rank heat map for each method, with a common colour bar.
+    """Draws one rank heat map per method, with a common colour bar.
 
     Args:
-        allocation: one row for each method, seed and site, with the columns `method`, `layer`, `kind`, `rank` and,
+        allocation: one row per method, seed and site, with the columns `method`, `layer`, `kind`, `rank` and,
             optionally, `shared_with` (the site whose factors are shared; empty or missing for none). Ranks are averaged
             over the rows of a cell, which are its seeds; a cell is hatched if at least half of them are shared.
             Methods and kinds keep their order of appearance.
-        path: also save the figure there; the ending chooses the format.
-        note: written below the panels, wrapped to the figure: which methods are missing, for example.
+        path: also save the figure there; the suffix selects the format.
+        note: text below the panels, wrapped to the figure, such as the missing methods.
 
     Raises:
         UsageError: a column is missing or there are no rows.
@@ -41,7 +41,7 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *
     missing = [column for column in ("method", "layer", "kind", "rank") if column not in allocation.columns]
     if missing or allocation.empty:
         problem = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
-        raise UsageError.of("allocation", list(allocation.columns), problem, "Give one row a method, seed and site")
+        raise UsageError.of("allocation", list(allocation.columns), problem, "Give one row per method, seed and site")
     methods = [str(name) for name in allocation["method"].unique()]
     kinds = [str(kind) for kind in allocation["kind"].unique()]
     layers = list(range(int(allocation["layer"].max()) + 1))
@@ -78,9 +78,9 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *
     colour_bar(drawn, "rank" if seeds < 2 else f"rank (mean of {seeds} seeds)", integer=True)
     if below:
         figure.supxlabel("\n".join(below), fontsize=TICK_SIZE, parse_math=False)
-    # The size of the cells is known only once everything around them has its place.
+    # The size of the cells is known only after the layout.
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # and keeps it, so that saving need not arrange everything again
+    figure.set_layout_engine("none")  # so that saving does not compute the layout again
     for name, ax in zip(methods, drawn, strict=True):
         write_values(ax, ax.collections[0], grids[name][0])
     if path is not None:
@@ -91,7 +91,7 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *
 def _grid(
     rows: pd.DataFrame, layers: Sequence[int], kinds: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """(mean ranks, shared) of one method, both layers × kinds; NaN and False where there is no site."""
+    """Returns (mean ranks, shared) of one method, both layers × kinds; NaN and False where there is no site."""
     import pandas as pd
 
     shared = pd.Series(False, index=rows.index)

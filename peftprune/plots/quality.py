@@ -1,4 +1,4 @@
-"""What a method reaches with how many parameters."""
+"""Quality against the number of parameters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from peftprune.plots.labels import text_width
 from peftprune.plots.legends import WIDTH, legend_beside, legend_height
 from peftprune.plots.style import GREY, PAGE_WIDTH, axes_or_new, room, series_style
 from peftprune.plots.validation import column, not_empty
-from peftprune.stats.pareto import pareto_set
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from peftprune.plots.validation import Floats
 
 _LOG_FROM = 4.0  # ratio of the largest to the smallest number of parameters
-_SAME = 0.02  # share of the axis within which points count as at the same place
-_LANE = 7.0  # points between methods at the same place
+_SAME = 0.02  # share of the axis within which points count as equal
+_LANE = 7.0  # points between methods with equal numbers of parameters
 _RING: dict[str, Any] = {
     "marker": "o",
     "markersize": 9.5,
@@ -31,7 +30,7 @@ _RING: dict[str, Any] = {
     "markeredgecolor": "black",
     "markeredgewidth": 0.8,
 }
-_MOST_BUDGETS = 7  # that are written below the axis one by one
+_MOST_BUDGETS = 7  # labelled individually below the axis
 
 
 def quality_against_parameters(
@@ -49,22 +48,22 @@ def quality_against_parameters(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw quality over trainable parameters: one line for each method through its budgets.
+    """Draws quality over trainable parameters: one line per method through its budgets.
 
-    Where several methods have points at about the same number of parameters, each method is drawn a few points of type
-    to the side, so that none hides another; the axis says so. Values stay where they are on the vertical axis. The
-    horizontal axis is logarithmic if the numbers differ by more than a factor of 4.
+    Where several methods have about the same number of parameters, they are drawn a few points side by side, so that
+    all of them show, and the axis says so. Their positions on the vertical axis are exact. The horizontal axis is
+    logarithmic if the numbers differ by more than a factor of 4.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
+        ax: the axes to draw on; None makes a new figure.
         params: n numbers of trainable parameters, above 0.
         mean: n values of the metric; NaN for an arm without a result.
         low, high: n ends of the intervals, in the metric; NaN, or None for all, where there is none.
         labels: n methods; points of equal labels belong together. Methods keep their order of appearance.
-        pareto: n truth values, the points to ring and to join by the frontier; None finds those that no other beats
-            (`pareto_set`).
+        pareto: n truth values, the points with a ring on the frontier, such as `peftprune.stats.pareto_set` returns;
+            None draws no frontier.
         metric: name of the metric. higher_is_better: its direction.
-        limits: (least, greatest) value that the metric can take; intervals that reach further run out of the axes.
+        limits: (least, greatest) value of the metric; longer intervals are cut off at the axes.
         legend: name the methods at the right.
 
     Raises:
@@ -81,17 +80,14 @@ def quality_against_parameters(
     highs = missing if high is None else column("high", high, n)
     if not (size > 0).all():
         raise UsageError.of(
-            "params", float(size[~(size > 0)][0]), "is not above 0", "Leave out what holds no parameter"
+            "params", float(size[~(size > 0)][0]), "is not above 0", "Leave out methods without parameters"
         )
-    if pareto is None:
-        best = pareto_set(size, quality, higher_is_better=higher_is_better)
-    else:
-        best = column("pareto", pareto, n) > 0
+    best = np.zeros(n, bool) if pareto is None else column("pareto", pareto, n) > 0
     methods = list(dict.fromkeys(map(str, labels)))
     of = np.array([methods.index(str(label)) for label in labels])
 
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(3.0, legend_height([*methods, "", ""]) + 0.5)))
-    # Neither the legend nor what is at the left of the axes has its place yet.
+    # The layout of the legend and of the labels at the left is not known yet.
     width = PAGE_WIDTH - 0.8 - (WIDTH if legend else 0.0)
     points = width * 72 if ax is None else (0.65 if legend else 0.9) * room(drawn)[0]
     lanes, places = _horizontal(drawn, size, of, len(methods), points)
@@ -112,14 +108,14 @@ def quality_against_parameters(
 
 
 def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float) -> tuple[list[float], Floats]:
-    """Scale and limit the axis; (each method's shift in points of type, the places where points lie)."""
+    """Sets the axis; returns each method's shift in points of type, and the places with data."""
     import numpy as np
 
     log = bool(size.max() / size.min() > _LOG_FROM)
     ax.set_xscale("log" if log else "linear")
     at = np.log(size) if log else size
     low, high = at.min(), at.max()
-    # Sizes a rounding apart must not look far apart: the axis spans a fifth of the largest at least.
+    # The axis spans at least a fifth of the largest size, so that rounding differences do not look large.
     length = max(high - low, (0.2 if log else 0.2 * abs(high)) or 1.0)
     low, high = (low + high - length) / 2, (low + high + length) / 2
     order = np.argsort(at)
@@ -130,7 +126,7 @@ def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float)
     middles = np.array([np.median(at[cluster == c]) for c in range(cluster.max() + 1)])
     lane = 0.0
     if crowded:
-        # Half of the distance between neighbouring places stays free.
+        # Part of the distance between neighbouring places stays free.
         gap = float(np.diff(middles).min()) / length * 0.8 * points if len(middles) > 1 else points
         lane = max(min(_LANE, 0.6 * gap / methods), 1.5)
     margin = length * (0.06 + 0.6 * lane * methods / points)
@@ -201,7 +197,7 @@ def _vertical(ax: Axes, values: Floats, limits: tuple[float, float] | None) -> N
 
 
 def _tick_budgets(ax: Axes, places: Floats, points: float) -> None:
-    """Ticks at the budgets themselves, if they are few and far apart; rounded to three digits."""
+    """Sets ticks at the budgets if they are few and far apart; labels have three digits."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     ax.xaxis.set_minor_locator(NullLocator())
@@ -217,7 +213,7 @@ def _tick_budgets(ax: Axes, places: Floats, points: float) -> None:
 
 
 def in_units(count: float) -> str:
-    """A number of parameters in three digits: 884736 becomes 885k, 2359296 becomes 2.36M."""
+    """Returns a number of parameters in three digits: 884736 becomes 885k, 2359296 becomes 2.36M."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= 0.9995 * unit:
             return f"{count / unit:.3g}{name}"

@@ -1,4 +1,4 @@
-"""Which sites hold factors of their own, which share them, and which were dropped."""
+"""Which sites have their own factors, which share them, and which were dropped."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def sharing_map(
     title: str = "",
     legend: bool = True,
 ) -> Axes:
-    """Draw which sites share factors: layers upwards (the first at the bottom), kinds of layer to the right.
+    """Draws which sites share factors: layers upwards (the first at the bottom), kinds of layer to the right.
 
-    Groups are lettered A, B, … in the order of their ids. Where cells are too small for letters, groups are hatched;
-    then no more than 30 can be told apart.
+    Groups have letters A, B, … in the order of their ids. Where cells are too small for letters, groups are hatched,
+    and at most 30 can be distinguished.
 
     Args:
-        ax: where to draw; None makes a figure of its own.
-        groups: layers × kinds, whole numbers: 0 for an adapter of its own, k > 0 for sharing group k, −1 for a dropped
+        ax: the axes to draw on; None makes a new figure.
+        groups: layers × kinds, whole numbers: 0 for a separate adapter, k > 0 for sharing group k, −1 for a dropped
             site (rank 0); NaN or masked where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
         ranks: layers × kinds, written after the group's letter, if given.
         legend: explain colours and letters at the right.
 
     Raises:
-        UsageError: the shapes do not fit together, there is no layer or kind, or a group is no whole number from −1.
+        UsageError: the shapes do not match, there is no layer or kind, or a group is not a whole number from −1.
     """
     import numpy as np
 
@@ -65,7 +65,7 @@ def sharing_map(
     wrong = known[(known < -1) | (known != np.round(known))]
     if wrong.size:
         cure = "Give 0 for own, k > 0 for a group, -1 for dropped"
-        raise UsageError.of("groups", float(wrong[0]), "is no whole number from -1", cure)
+        raise UsageError.of("groups", float(wrong[0]), "is not a whole number from -1", cure)
     numbers = None if ranks is None else as_grid("ranks", ranks, layer_labels, kind_labels)
     order = {int(group): i for i, group in enumerate(np.unique(known[known > 0]))}
 
@@ -80,7 +80,7 @@ def sharing_map(
     if ax is None:
         arrange(drawn)
     texts = _texts(ids, order, numbers)
-    # Only letters tell groups apart without colour; ranks alone would not.
+    # Without colour only letters distinguish groups, not ranks alone.
     written = write_in_cells(drawn, texts, ids.shape, lambda i, j: _ink(int(ids[i, j]), order))
     if not written and numbers is not None:
         written = write_in_cells(drawn, _texts(ids, order, None), ids.shape, lambda i, j: _ink(int(ids[i, j]), order))
@@ -95,7 +95,7 @@ def sharing_map(
 
 
 def letters(index: int) -> str:
-    """Name of the group at `index`, from 0: A … Z, AA, AB, …"""
+    """Returns the name of the group at `index`, from 0: A … Z, AA, AB, …"""
     name = ""
     index += 1
     while index:
@@ -149,7 +149,7 @@ def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tup
 
 
 def _explain(ax: Axes, ids: Floats, order: dict[int, int]) -> Legend | None:
-    """The legend, groups last; they get their hatches once it is known that letters do not fit."""
+    """Adds the legend, groups last; they are hatched later if letters do not fit."""
     from matplotlib.patches import Patch
 
     handles: list[Any] = []

@@ -1,7 +1,7 @@
-"""Sizes, colours and marks that all drawings share, and figures outside pyplot.
+"""Sizes, colours and marks of all plots, and figures without pyplot.
 
-Reports in a dark page swap pure black ink and pure white ground for the page's own colours. Ink that lies on a coloured
-cell must not follow the page, hence `DARK_INK` and `LIGHT_INK`, which are neither quite black nor quite white.
+A report with a dark page replaces pure black ink and a pure white background by the page's colours. Ink on a coloured
+cell must stay, so `DARK_INK` and `LIGHT_INK` are not quite black and not quite white.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 8.0, 8.0, 6.5
 SMALLEST_TEXT = 5.0
 LINE_SPACING = 1.2  # distance of two lines of text, in units of their size
 
-# A line may be read as its own colour even where the page is dark: grey lies between both grounds.
+# Grey is visible on light and dark pages.
 GREY = "#808080"
 DARK_INK, LIGHT_INK = "#010101", "#fefefe"
 
@@ -26,12 +26,12 @@ DARK_INK, LIGHT_INK = "#010101", "#fefefe"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 _ON_OFF = ((), (4.0, 1.5), (1.2, 1.2), (6.0, 1.5, 1.2, 1.5), (6.0, 1.2, 1.2, 1.2, 1.2, 1.2))
-# No empty hatch: together with the palette's period, 35 neighbours differ in both.
+# Without an empty hatch, 35 neighbours differ in colour and hatch.
 HATCHES = ("////", "....", "\\\\\\\\", "xxxx", "||||")
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """How the series at `index` looks; colours, marks and dashes repeat after 7, 13 and 5, hence together after 455."""
+    """Returns the style of the series at `index`; colours, marks and dashes together repeat after 7 · 13 · 5 = 455."""
     return {
         "color": PALETTE[index % len(PALETTE)],
         "marker": MARKERS[index % len(MARKERS)],
@@ -45,7 +45,7 @@ def series_style(index: int) -> dict[str, Any]:
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """A figure of `size` (width, height) in inches with its own canvas, outside pyplot."""
+    """Makes a figure of `size` (width, height) in inches with its own canvas, without pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,29 +55,29 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 
 def axes_or_new(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure; without ground of their own, so that the page shows."""
+    """Returns the given axes, or those of a new figure with a transparent background."""
     if ax is not None:
         return ax
     return new_figure((min(size[0], MAX_WIDTH), min(size[1], MAX_HEIGHT))).add_subplot(facecolor="none")
 
 
 def room(ax: Axes) -> tuple[float, float]:
-    """(width, height) of the axes in points: exact once the figure is arranged, an estimate before."""
+    """Returns (width, height) of the axes in points: exact after the layout, an estimate before."""
     box = ax.get_window_extent()
     points = 72.0 / ax.get_figure(root=True).dpi  # type: ignore[union-attr]
     return box.width * points, box.height * points
 
 
 def arrange(ax: Axes) -> None:
-    """Arrange the figure now, so that `room` is exact. Slow in a figure of many axes."""
+    """Computes the layout now, so that `room` is exact. Slow in a figure of many axes."""
     ax.get_figure(root=True).draw_without_rendering()  # type: ignore[union-attr]
 
 
 def contrasting(colour: Any) -> str:
-    """`DARK_INK` or `LIGHT_INK`, whichever stands out more from the colour, by the contrast that WCAG 2 defines."""
+    """Returns `DARK_INK` or `LIGHT_INK`, whichever has more contrast with the colour as WCAG 2 defines it."""
     from matplotlib.colors import to_rgb
 
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-    # Contrast with black exceeds that with white above the geometric mean of 0.05 and 1.05.
+    # Above the geometric mean of 0.05 and 1.05, black has more contrast than white.
     return DARK_INK if (luminance + 0.05) ** 2 > 1.05 * 0.05 else LIGHT_INK

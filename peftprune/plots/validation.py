@@ -1,4 +1,4 @@
-"""Inputs as arrays, refused with the field's name where they do not fit."""
+"""Checked inputs as arrays; errors name the field."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 
 def not_empty(field: str, values: Sequence[object] | Any) -> None:
-    """Refuse an empty input."""
+    """Checks that the input is not empty."""
     if len(values) == 0:
-        raise UsageError.of(field, list(values), "is empty", "Give at least one; draw nothing where nothing was found")
+        raise UsageError.of(field, list(values), "is empty", "Give at least one")
 
 
 def column(field: str, values: ArrayLike, n: int) -> Floats:
-    """`n` values, one for each label."""
+    """Returns `n` values, one per label."""
     found = _floats(values)
     if found.shape != (n,):
-        raise UsageError.of(field, found.shape, "does not fit the labels", f"Give {n}, one for each label")
+        raise UsageError.of(field, found.shape, "does not fit the labels", f"Give {n}, one per label")
     return found
 
 
 def grid(field: str, values: ArrayLike, rows: tuple[str, int], columns: tuple[str, int]) -> Floats:
-    """Values over rows and columns, each given as (what they are, how many); masked ones become NaN."""
+    """Returns values over rows and columns, each given as (name, number); masked ones become NaN."""
     found = _floats(values)
     if found.shape != (rows[1], columns[1]):
         cure = f"There are {rows[1]} {rows[0]} and {columns[1]} {columns[0]}"
@@ -38,14 +38,14 @@ def grid(field: str, values: ArrayLike, rows: tuple[str, int], columns: tuple[st
 
 
 def in_unit_interval(field: str, values: Floats) -> None:
-    """Refuse values outside 0 … 1; NaN is allowed."""
+    """Checks that values are within 0 … 1 or NaN."""
     wrong = values[(values < 0) | (values > 1)]
     if wrong.size:
         raise UsageError.of(field, float(wrong[0]), "is outside 0 … 1", "Give shares, not percent")
 
 
 def largest(values: Floats) -> float:
-    """The largest value that is not NaN; 0 if there is none."""
+    """Returns the largest value that is not NaN; 0 if there is none."""
     known = values[values == values]
     return float(known.max()) if known.size else 0.0
 

@@ -1,6 +1,6 @@
-"""Importance scores: pure functions on tensors, free of schedules and models.
+"""Importance scores: pure functions on tensors, without schedules or models.
 
-Names are imported when they are first used, so that a method can be described without torch.
+Names are imported on first use, so that a method can be described without torch.
 """
 
 from __future__ import annotations

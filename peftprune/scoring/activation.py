@@ -1,4 +1,4 @@
-"""Scores from weights and activations together."""
+"""Scores from weights and activations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def weight_times_input_norm(A: Tensor, input_norm: Tensor) -> Tensor:
-    """PRILoRA's score of each entry of A: S_kj = |A_kj| · x̄_j, the form that Wanda uses.
+    """Returns PRILoRA's score of each entry of A: S_kj = |A_kj| · x̄_j, as in Wanda.
 
     Args:
         A: (r, d_in).
@@ -16,25 +16,25 @@ def weight_times_input_norm(A: Tensor, input_norm: Tensor) -> Tensor:
     Returns:
         (r, d_in), at least 0.
 
-    Source: Benedek and Wolf, Findings of EACL 2024, section 3 (the score's form as given by secondary summaries).
+    Source: Benedek and Wolf, Findings of EACL 2024, section 3 (the form of the score from secondary summaries).
     """
     return A.abs() * input_norm
 
 
 def output_energy(A: Tensor, B: Tensor, x: Tensor, mask: Tensor | None, scaling: float) -> float:
-    """LoRA-drop's measure of one site on one batch: Σ over real tokens of ‖scaling · B A x‖².
+    """Returns LoRA-drop's score of one site on one batch: Σ over real tokens of ‖scaling · B A x‖².
 
     Args:
         A: (r, d_in).
         B: (d_out, r).
         x: (batch, length, d_in), the site's input.
-        mask: (batch, length), 1 for real tokens; None counts all.
-        scaling: factor on B A.
+        mask: (batch, length), 1 for real tokens; None includes all.
+        scaling: factor of B A.
 
     Returns:
         The energy, at least 0.
 
-    Source: Zhou et al., COLING 2025, section 3 (squared norm as given by secondary summaries).
+    Source: Zhou et al., COLING 2025, section 3 (the squared norm from secondary summaries).
     """
     y = torch.nn.functional.linear(torch.nn.functional.linear(x, A), B) * scaling
     squares = y.float().square().sum(-1)

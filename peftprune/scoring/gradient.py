@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def sensitivity(param: Tensor, grad: Tensor) -> Tensor:
-    """|w · ∇w|, the first-order estimate of the loss change when w is set to zero. Shaped like `param`.
+    """Returns |w · ∇w|, the first-order estimate of the loss change when w becomes zero, in the shape of `param`.
 
     Source: Zhang et al., ICLR 2023 (AdaLoRA), equation 8.
     """
@@ -37,22 +37,22 @@ class SmoothedSensitivity:
         self.uncertainty: dict[str, Tensor] = {}
 
     def update(self, name: str, param: Tensor, grad: Tensor) -> None:
-        """Take in one step's weight and gradient of the tensor called `name`."""
+        """Adds one step's weight and gradient of the tensor `name`."""
         self.add(name, sensitivity(param, grad))
 
     def add(self, name: str, value: Tensor) -> None:
-        """Take in one step's sensitivity of what is called `name`; at least 0, always of the same shape."""
+        """Adds one step's sensitivity of `name`, at least 0 and always of the same shape."""
         mean = self.mean.get(name, value.new_zeros(value.shape))
         uncertainty = self.uncertainty.get(name, value.new_zeros(value.shape))
         self.mean[name] = mean = self.beta1 * mean + (1 - self.beta1) * value
         self.uncertainty[name] = self.beta2 * uncertainty + (1 - self.beta2) * (value - mean).abs()
 
     def score(self, name: str) -> Tensor:
-        """Ī · U of the tensor called `name`, in its shape."""
+        """Returns Ī · U of the tensor `name`, in its shape."""
         return self.mean[name] * self.uncertainty[name]
 
     def keep(self, name: str, indices: Sequence[int], dim: int) -> None:
-        """Forget all but these indices along one dimension, as the tensor was cut."""
+        """Keeps only these indices along one dimension, after the tensor was pruned."""
         for average in (self.mean, self.uncertainty):
             if name in average:
                 import torch
@@ -61,7 +61,7 @@ class SmoothedSensitivity:
                 average[name] = average[name].index_select(dim, index)
 
     def grow(self, name: str, extra: int, dim: int) -> None:
-        """Append `extra` entries along one dimension, as the tensor grew; their averages start at zero."""
+        """Appends `extra` entries along one dimension, after the tensor grew; their averages start at zero."""
         for average in (self.mean, self.uncertainty):
             if name in average:
                 import torch
@@ -71,10 +71,10 @@ class SmoothedSensitivity:
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both averages, for a checkpoint."""
+        """Returns both averages, for a checkpoint."""
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restores the result of `state_dict`."""
         self.mean = dict(state["mean"])
         self.uncertainty = dict(state["uncertainty"])

@@ -12,30 +12,30 @@ Form = Literal["hadamard", "outer"]
 
 
 def rank_magnitude(A: Tensor, B: Tensor, form: Form = "hadamard") -> Tensor:
-    """LoRPA's score of each rank component.
+    """Returns LoRPA's score of each rank component.
 
     `hadamard`: S_k = Σ_i |B[i, k] · A[k, i]|, as in the authors' released code; needs d_in = d_out.
-    `outer`: S_k = Σ_ij |B[i, k] · A[k, j]| = ‖B[:, k]‖₁ · ‖A[k, :]‖₁; a convention of ours for other shapes.
+    `outer`: S_k = Σ_ij |B[i, k] · A[k, j]| = ‖B[:, k]‖₁ · ‖A[k, :]‖₁; a convention for other shapes.
 
     Args:
         A: (r, d_in).
         B: (d_out, r).
-        form: which of the two.
+        form: one of the two.
 
     Returns:
         (r,), at least 0.
 
     Raises:
-        UsageError: for `hadamard` with d_in ≠ d_out, or an unknown form.
+        UsageError: `hadamard` with d_in ≠ d_out, or an unknown form.
 
     Source: Kim, Kim and Kang, Mathematics 2024, 12(23), 3744, and its code.
     """
     if form == "outer":
         return B.abs().sum(0) * A.abs().sum(1)
     if form != "hadamard":
-        raise UsageError.of("form", form, "is unknown", 'Use "hadamard" or "outer"')
+        raise UsageError.of("form", form, "is unknown", 'Give "hadamard" or "outer"')
     if A.shape[1] != B.shape[0]:
         raise UsageError.of(
-            "form", form, f"multiplies A {tuple(A.shape)} and B {tuple(B.shape)} elementwise", 'Use "outer" here'
+            "form", form, f"multiplies A {tuple(A.shape)} and B {tuple(B.shape)} elementwise", 'Give "outer"'
         )
     return (B.T * A).abs().sum(1)

@@ -1,4 +1,4 @@
-"""How far rank components are from being orthonormal: the penalty that AdaLoRA and its successors train with."""
+"""The orthogonality penalty of AdaLoRA and its successors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PenaltyForm = Literal["norm", "square"]
 
 
 def orthogonality(sites: Mapping[str, LiveTensors], form: PenaltyForm = "norm") -> Tensor:
-    """‖A Aᵀ − I‖ and ‖Bᵀ B − I‖ in the Frobenius norm, over all sites; differentiable.
+    """Returns the distance of all rank components from orthonormality: ‖A Aᵀ − I‖ and ‖Bᵀ B − I‖, differentiable.
 
-    `norm`: their mean over all matrices, as the authors' code has it. `square`: the sum of their squares, as the paper
-    has it (equation 4).
+    `norm`: the mean of the Frobenius norms over all matrices, as in the authors' code. `square`: the sum of their
+    squares, as in the paper (equation 4).
 
     Args:
         sites: trainable tensors by site; at least one.
-        form: which of the two.
+        form: one of the two.
 
     Returns:
         A scalar, at least 0.

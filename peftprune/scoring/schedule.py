@@ -1,17 +1,15 @@
-"""How a budget moves over the steps of a run."""
+"""Schedules of a budget over the steps of a run."""
 
 from __future__ import annotations
 
 
 def cubic_decay(start: float, end: float, progress: float) -> float:
-    """From `start` to `end` as AdaLoRA's budget falls: fast at first, slow at last.
-
-    end + (start − end) · (1 − progress)³.
+    """Returns AdaLoRA's cubic decay, fast at first and slow at last: end + (start − end) · (1 − progress)³.
 
     Args:
         start: value at progress 0.
         end: value at progress 1.
-        progress: share of the way, in [0, 1].
+        progress: in [0, 1].
 
     Source: Zhang et al., ICLR 2023 (AdaLoRA), section 3.3.
     """
@@ -19,8 +17,8 @@ def cubic_decay(start: float, end: float, progress: float) -> float:
 
 
 def cubic_fade(start: float, progress: float) -> float:
-    """From `start` to 0 as ElaLoRA's exchange does: slow at first, fast at last. start · (1 − progress³).
+    """Returns ElaLoRA's decay to 0, slow at first and fast at last: start · (1 − progress³).
 
-    Source: code of ElaLoRA (2025), its scheduler of b.
+    Source: code of ElaLoRA (2025), the scheduler of b.
     """
     return start * (1 - progress**3)

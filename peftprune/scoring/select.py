@@ -1,4 +1,4 @@
-"""Choosing by score: exact counts, and ties always to the lower index."""
+"""Selection by score: exact counts, and among equal scores the lower index first."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from peftprune.errors import UsageError
 
 
 def keep_top(scores: Tensor, n: int) -> list[int]:
-    """Indices of the `n` highest scores, ascending. Exactly n; among equal scores the lower index is kept.
+    """Returns the indices of the `n` highest scores, ascending. Among equal scores the lower index is kept.
 
     Args:
         scores: (r,), finite.
         n: 0 ≤ n ≤ r.
 
     Raises:
-        UsageError: for n out of range or scores that are not finite.
+        UsageError: n is out of range, or scores are not finite.
     """
     if not 0 <= n <= len(scores):
-        raise UsageError.of("n", n, f"is outside 0..{len(scores)}", "Keep no more than there are")
+        raise UsageError.of("n", n, f"is outside 0..{len(scores)}", "Keep at most that many")
     if not bool(torch.isfinite(scores).all()):
         raise UsageError.of("scores", scores.tolist(), "are not all finite", "Check the loss; lower the learning rate")
     order = torch.sort(scores, descending=True, stable=True).indices[:n]
@@ -29,21 +29,21 @@ def keep_top(scores: Tensor, n: int) -> list[int]:
 
 
 def lowest_mask(scores: Tensor, n: int) -> Tensor:
-    """A boolean mask of the `n` lowest scores in each row. Exactly n a row; among equal scores the lower index goes.
+    """Returns a boolean mask of the `n` lowest scores in each row. Among equal scores the lower index comes first.
 
     Args:
         scores: (rows, columns).
         n: 0 ≤ n ≤ columns.
 
     Returns:
-        (rows, columns), True for the lowest.
+        (rows, columns), True for exactly n entries per row.
     """
     order = torch.sort(scores, dim=1, stable=True).indices[:, :n]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
 def share_held(scores: Tensor, held: Tensor) -> float:
-    """What of the total score the held entries have: 1.0 for all of it, 0.0 where every score is 0.
+    """Returns the share of the total score in the held entries; 0.0 where every score is 0.
 
     Args:
         scores: of any shape, at least 0.
@@ -54,7 +54,7 @@ def share_held(scores: Tensor, held: Tensor) -> float:
 
 
 def until_share(scores: dict[str, float], share: float) -> list[str]:
-    """Names in descending score until their sum first reaches `share` of the total; the crossing one is included.
+    """Returns names in descending score until their sum first reaches `share` of the total, the last one included.
 
     Args:
         scores: name to score, each at least 0; equal scores keep their order.
@@ -67,7 +67,7 @@ def until_share(scores: dict[str, float], share: float) -> list[str]:
     for name in sorted(scores, key=lambda n: -scores[n]):
         kept.append(name)
         running += scores[name]
-        # A sum that reaches the share exactly must not miss it by its last bit.
+        # A sum that equals the share must reach it in spite of rounding.
         if running >= share * total * (1 - 1e-12):
             break
     return kept
@@ -76,29 +76,29 @@ def until_share(scores: dict[str, float], share: float) -> list[str]:
 def keep_top_global(
     scores: Mapping[str, Tensor], unit_costs: Mapping[str, int], params: int, minimum: int = 0
 ) -> dict[str, list[int]]:
-    """The highest-scoring rank components of all sites together whose cost meets a number of parameters.
+    """Returns the highest-scoring rank components of all sites together that fit a number of parameters.
 
-    Components are taken in descending score; one that costs more than what is left is passed over, and cheaper ones
-    further down are still taken. So what is left at the end is less than the cost of any component that was not taken.
+    Components are taken in descending score. One that costs more than the remaining parameters is skipped, and cheaper
+    ones with lower scores are still taken, so the remainder is less than the cost of any component that was not taken.
 
     Args:
         scores: site to the scores of its components, (r,), finite. Among equal scores the earlier site comes first,
             then the lower index.
-        unit_costs: site to the cost of one component there, above 0.
+        unit_costs: site to the cost of one of its components, above 0.
         params: parameters to spend, at least 0.
-        minimum: the best components that every site keeps whatever their score, at least 0; sites that have fewer
+        minimum: the number of best components that every site keeps whatever their score, at least 0; sites with fewer
             keep all.
 
     Returns:
         Each site's kept indices, ascending; an empty list where nothing is kept.
 
     Raises:
-        UsageError: for scores that are not finite, or a minimum that alone costs more than `params`.
+        UsageError: scores are not finite, or the minimum alone costs more than `params`.
     """
     if not scores:
         return {}
     sizes = [len(s) for s in scores.values()]
-    # One transfer to the host; doubles hold every score of a narrower type, so that ties stay what they were.
+    # One transfer to the host. Doubles represent every score of a narrower type exactly, so ties stay ties.
     flat = torch.cat([s.detach().flatten().float() if s.dtype != torch.float64 else s for s in scores.values()])
     flat = flat.cpu().double()
     if not bool(torch.isfinite(flat).all()):
@@ -108,7 +108,7 @@ def keep_top_global(
     order = torch.sort(flat, descending=True, stable=True).indices
     first = torch.zeros(len(flat), dtype=torch.bool)
     if minimum > 0:
-        # A second stable sort, by site, leaves each site's components in descending score.
+        # A second stable sort, by site, keeps each site's components in descending score.
         by_site = order[torch.sort(site[order], stable=True).indices]
         starts = torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
         place = torch.arange(len(flat)) - starts[site[by_site]]
@@ -116,13 +116,16 @@ def keep_top_global(
     left = params - int(cost[first].sum())
     if left < 0:
         raise UsageError.of(
-            "params", params, f"do not pay for {minimum} components at each site", "Allow more, or lower the minimum"
+            "params",
+            params,
+            f"do not suffice for {minimum} components at each site",
+            "Allow more, or lower the minimum",
         )
     kept = first
     order = order[~first[order]]
     while len(order):
         order = order[cost[order] <= left]
-        # Every round ends at a component that does not fit, and with it all of its cost: there are few rounds.
+        # Every round ends at a component that does not fit, which excludes all of its cost, so there are few rounds.
         fits = torch.cumsum(cost[order], 0) <= left
         kept[order[fits]] = True
         left -= int(cost[order[fits]].sum())
@@ -134,19 +137,19 @@ def keep_top_global(
 def units_that_fit(
     ranks: Mapping[str, int], unit_costs: Mapping[str, int], caps: Mapping[str, int], params: int
 ) -> dict[str, int]:
-    """Further units of rank that the budget still pays for at live sites: the dearest that fits, then the next.
+    """Returns further units of rank that fit the budget at live sites, the most expensive sites first.
 
-    `keep_top_global` can leave a unit's worth over where every component of the cheapest sites is kept already; a plan
-    that grows those sites by what is returned here meets the budget.
+    `keep_top_global` can leave enough for another unit where every component of the cheapest sites is kept already; a
+    plan that grows those sites by the result meets the budget.
 
     Args:
         ranks: site to rank; sites of rank 0 get nothing.
         unit_costs: site to the cost of one unit.
-        caps: site to the largest rank it can have.
+        caps: site to its largest possible rank.
         params: the whole budget.
 
     Returns:
-        Site to units, above 0; empty where nothing more fits.
+        Site to units, above 0; empty where no further unit fits.
     """
     left = params - sum(rank * unit_costs[name] for name, rank in ranks.items())
     found: dict[str, int] = {}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def update_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The singular value decomposition of B A without ever forming it, by QR of both factors: cost (d_in + d_out) · r².
+    """Returns the singular value decomposition of B A from QR of both factors, at a cost of (d_in + d_out) · r².
 
     Args:
         A: (r, d_in).
@@ -15,9 +15,9 @@ def update_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         U (d_out, r) and V (r, d_in) with orthonormal columns and rows, and the singular values (r,), descending:
-        B A = U · diag(S) · V. In double precision, except on devices that have none.
+        B A = U · diag(S) · V. Double precision, except on devices without it.
     """
-    # Squaring never happens, but values far below the largest would still be lost in single precision.
+    # Even without squaring, single precision would lose values far below the largest.
     exact = torch.float32 if A.device.type == "mps" else torch.float64
     left, core_B = torch.linalg.qr(B.to(exact))
     right, core_A = torch.linalg.qr(A.to(exact).T)

@@ -1,4 +1,4 @@
-"""Thresholding operators: how gates become exactly zero."""
+"""Thresholding operators, which make gates exactly zero."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def soft_threshold(x: Tensor, t: float) -> Tensor:
-    """sign(x) · max(|x| − t, 0), the proximal operator of t · ‖x‖₁. Shaped like `x`.
+    """Returns sign(x) · max(|x| − t, 0), the proximal operator of t · ‖x‖₁, in the shape of `x`.
 
     Args:
         x: any shape.
@@ -17,7 +17,7 @@ def soft_threshold(x: Tensor, t: float) -> Tensor:
 
 
 def hard_threshold(x: Tensor, k: int) -> Tensor:
-    """The k entries of largest magnitude, the others set to zero: the projection onto ‖x‖₀ ≤ k. Shaped like `x`.
+    """Returns `x` with all but the k entries of largest magnitude set to zero, the projection onto ‖x‖₀ ≤ k.
 
     Args:
         x: (n,). Among equal magnitudes the lower index stays.

@@ -1,4 +1,4 @@
-"""AdaLoRA's scores of rank components, kept up while components come and go."""
+"""AdaLoRA's scores of rank components while components are pruned and added."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RANK_DIMENSION = {"A": 0, "B": 1, "gate": 0}
 
 
 class TripletSensitivity:
-    """The smoothed sensitivity of every entry of A, B and gate, joined into one score for each rank component.
+    """The smoothed sensitivity of every entry of A, B and gate, combined into one score per rank component.
 
     A component k is the triplet of gate[k], A[k, :] and B[:, k]; its score is
     s(gate[k]) + mean_j s(A[k, j]) + mean_j s(B[j, k]), with s as in `SmoothedSensitivity`.
@@ -31,7 +31,7 @@ class TripletSensitivity:
         self.entries = SmoothedSensitivity(beta1, beta2)
 
     def update(self, sites: Mapping[str, Site]) -> None:
-        """Take in the weights and gradients that the sites show; dropped sites are passed over."""
+        """Adds the sites' current weights and gradients; dropped sites are skipped."""
         for name, site in sites.items():
             if site.is_dropped:
                 continue
@@ -41,7 +41,7 @@ class TripletSensitivity:
                     self.entries.update(f"{name}/{tensor}", value.float(), grad.float())
 
     def scores(self, site: Site) -> Tensor:
-        """(rank,) scores of the site's components, at least 0; zeros before the first update."""
+        """Returns the scores of the site's components, (rank,), at least 0; zeros before the first update."""
         import torch
 
         total = torch.zeros(site.rank, device=site.A.device)
@@ -52,19 +52,19 @@ class TripletSensitivity:
         return total
 
     def keep(self, name: str, indices: Sequence[int]) -> None:
-        """Forget the site's components that are cut out."""
+        """Keeps only these components of the site, after the others were pruned."""
         for tensor, dim in RANK_DIMENSION.items():
             self.entries.keep(f"{name}/{tensor}", indices, dim)
 
     def grow(self, name: str, extra: int) -> None:
-        """Make room for new components, whose averages start at 0."""
+        """Appends new components, whose averages start at 0."""
         for tensor, dim in RANK_DIMENSION.items():
             self.entries.grow(f"{name}/{tensor}", extra, dim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Both averages, for a checkpoint."""
+        """Returns both averages, for a checkpoint."""
         return self.entries.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restores the result of `state_dict`."""
         self.entries.load_state_dict(state)

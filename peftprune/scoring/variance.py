@@ -1,4 +1,4 @@
-"""Principal components of a layer's inputs, from their summed moments."""
+"""Principal components of a layer's inputs from their summed moments."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from torch import Tensor
 
 
 def explained_variance(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions of largest variance, and the share of the total variance that each of them explains.
+    """Returns the share of the total variance that each principal direction explains, and the directions.
 
-    These are the right singular vectors of the centred inputs, and their squared singular values over the sum of all.
+    They are the squared singular values of the centred inputs, divided by their sum, and the right singular vectors.
 
     Args:
         moments: (d + 1, d + 1), the sum of y yᵀ over tokens with y = (x, 1), see `Signal.INPUT_MOMENTS`.
 
     Returns:
         Shares (d,), descending, all 0 where the inputs do not vary; directions (d, d), one a row, orthonormal, each
-        with its largest entry positive. In double precision, except on devices that have none.
+        with its largest entry positive. Double precision, except on devices without it.
     """
     moments = moments.to(torch.float32 if moments.device.type == "mps" else torch.float64)
     second, sums, tokens = moments[:-1, :-1], moments[-1, :-1], moments[-1, -1]
     covariance = second - torch.outer(sums, sums) / tokens.clamp(min=1)
     values, vectors = torch.linalg.eigh(covariance)
-    # Ascending, and rounding leaves what should be 0 a little below it.
+    # `eigh` is ascending, and rounding can make zeros slightly negative.
     values, directions = values.flip(0).clamp(min=0), vectors.flip(1).T
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
     total = values.sum()

@@ -1,19 +1,20 @@
 """Statistics for comparing methods: pure functions on plain arrays.
 
-Nothing here knows of studies, arms or files. Arrays are named by what their axes count: seeds × examples for the
-predictions of one method on one task, tasks × methods for a table of scores.
+Docstrings name arrays by their axes: seeds × examples for the predictions of one method on one task, tasks × methods
+for a table of scores.
 
-Which one to use: `paired_bootstrap` for two methods on one task (it is the only one that can reach significance with
-few seeds, because it also uses the examples), `paired_permutation` for pairs pooled over tasks and seeds, `mcnemar`
-for two models (one seed each), `friedman` and `critical_difference` for many methods over many tasks, and `holm`
-over whatever was tested side by side. `detectable_difference` says what a study of this size can find at all, and
-`verdict` gives the outcome.
+Use `paired_bootstrap` for two methods on one task (it also uses the examples, so it can reach significance with few
+seeds), `paired_permutation` for pairs pooled over tasks and seeds, `mcnemar` for two models (one seed each), `friedman`
+and `critical_difference` for many methods over many tasks, and `holm` for tests made side by side.
+`detectable_difference` computes the smallest difference that a study of a given size can find, and `verdict` gives
+the outcome. `peftprune.stats.metrics` defines the metrics.
 """
 
 from peftprune.stats.effects import effect_size, probability_of_improvement
 from peftprune.stats.intervals import Summary, summary
 from peftprune.stats.multiple_testing import holm
 from peftprune.stats.paired import PairedDifference, paired_bootstrap
+from peftprune.stats.pareto import pareto_set
 from peftprune.stats.permutation import paired_permutation, smallest_permutation_p
 from peftprune.stats.power import detectable_difference, detectable_from
 from peftprune.stats.proportions import mcnemar
@@ -36,6 +37,7 @@ __all__ = [
     "mcnemar",
     "paired_bootstrap",
     "paired_permutation",
+    "pareto_set",
     "probability_of_improvement",
     "score_interval",
     "smallest_permutation_p",

@@ -1,4 +1,4 @@
-"""How large a difference is, apart from whether it is significant."""
+"""Effect sizes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from peftprune.stats.validation import finite, pair
 
 
 def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
-    """The mean difference of pairs in units of its standard deviation: Hedges' g_z, or Cohen's d_z if not `corrected`.
+    """Returns the mean difference of pairs in standard deviations: Hedges' g_z, or Cohen's d_z if not `corrected`.
 
-    d_z = mean(a − b) / std(a − b), with n − 1. For few pairs it overestimates; g_z = J·d_z with
-    J = Γ(m/2) / (√(m/2)·Γ((m − 1)/2)), m = n − 1, takes that out (Hedges 1981). It does not exist
-    for fewer than 3 pairs.
+    d_z = mean(a − b) / std(a − b), with n − 1. It overestimates for few pairs; g_z = J·d_z with
+    J = Γ(m/2) / (√(m/2)·Γ((m − 1)/2)), m = n − 1, corrects that (Hedges 1981) and needs 3 pairs.
 
     Args:
         a: n scores, in any one- or two-dimensional shape.
@@ -22,11 +21,11 @@ def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
         corrected: g_z instead of d_z.
 
     Returns:
-        Any real number, positive where a is larger; 0 for identical scores; ±inf where all pairs differ by the same.
-        NaN for fewer pairs than it takes (3, or 2 if not `corrected`) that differ.
+        A real number, positive where a is larger; 0 for identical scores; ±inf where all differences are equal; NaN for
+        different scores of fewer than 3 pairs (2 if not `corrected`).
 
     Raises:
-        UsageError: shapes that differ, no pairs, or values that are not finite.
+        UsageError: different shapes, no pairs, or values that are not finite.
     """
     first, second = pair(a, b)
     d = (first - second).ravel()
@@ -36,7 +35,7 @@ def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
     if len(d) < 2 or (corrected and len(d) < 3):
         return math.nan
     spread = float(d.std(ddof=1))
-    # A constant difference leaves a spread of rounding errors only.
+    # The spread of a constant difference consists of rounding errors.
     if spread <= 1e-12 * abs(mean):
         return math.copysign(math.inf, mean)
     return mean / spread * (_hedges_factor(len(d) - 1) if corrected else 1.0)
@@ -47,17 +46,17 @@ def _hedges_factor(degrees: int) -> float:
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
-    """Chance that a run of a beats a run of b: P(a > b) + P(a = b)/2, over all pairs of runs (Agarwal et al. 2021).
+    """Returns the probability that a run of a is better: P(a > b) + P(a = b)/2 over all pairs (Agarwal et al. 2021).
 
     Args:
-        a: runs, or runs × tasks; with tasks, the mean of the tasks' values.
-        b: the other method's, with as many tasks; the number of runs may differ.
+        a: runs, or runs × tasks; with tasks, the result is the mean over tasks.
+        b: scores of the other method, with as many tasks; the number of runs may differ.
 
     Returns:
         A value in [0, 1]; 0.5 for identical scores.
 
     Raises:
-        UsageError: no scores, values that are not finite, or another number of tasks.
+        UsageError: no scores, values that are not finite, or different numbers of tasks.
     """
     first, second = finite("a", a, (1, 2)), finite("b", b, (1, 2))
     pair(first[:1], second[:1])  # one task column for each

@@ -1,4 +1,4 @@
-"""Mean, spread and interval of one method's scores."""
+"""Mean, standard deviation and interval of one method's scores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from peftprune.stats.validation import finite, share
 
 
 class Summary(NamedTuple):
-    """What a table shows of one method: `mean`, `std` (n − 1), the interval's ends `low` and `high`, and `n`."""
+    """The summary of one method: `mean`, `std` (n − 1), the interval's ends `low` and `high`, and `n`."""
 
     mean: float
     std: float
@@ -21,17 +21,16 @@ class Summary(NamedTuple):
 
 
 def summary(scores: ArrayLike, confidence: float = 0.95) -> Summary:
-    """Mean, standard deviation (n − 1) and Student's t interval of the mean: mean ± t_{n−1}·std/√n.
+    """Returns mean, standard deviation (n − 1) and Student's t interval of the mean: mean ± t_{n−1}·std/√n.
 
-    The t interval is used because there are few seeds: it holds its level for normal scores at any n ≥ 2, where a
-    bootstrap of so few values does not.
+    The t interval has its nominal coverage for normal scores at any n ≥ 2; a bootstrap of a few seeds does not.
 
     Args:
-        scores: n scores, one a seed.
+        scores: n scores, one per seed.
         confidence: strictly between 0 and 1.
 
     Returns:
-        A `Summary`; std, low and high are NaN for a single score, which says nothing of its own spread.
+        A `Summary`; std, low and high are NaN for a single score.
 
     Raises:
         UsageError: no scores, a score that is not finite, or a confidence outside (0, 1).

@@ -10,17 +10,16 @@ from peftprune.stats.validation import Floats
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's step-down adjustment (1979): comparing each with α keeps the chance of any false positive at α.
+    """Returns p values adjusted by Holm's step-down procedure (1979), which keeps the chance of a false positive at α.
 
-    The i-th smallest of m values becomes max over j ≤ i of min(1, (m − j + 1)·p_(j)), j from 1. No assumption is made
-    on how the tests depend on each other.
+    The i-th smallest of m values becomes max over j ≤ i of min(1, (m − j + 1)·p_(j)), j from 1. The tests may depend on
+    each other in any way.
 
     Args:
-        p_values: m values in [0, 1]; NaN marks a comparison that could not be made (its arm failed). It stays NaN and
-            is not counted in m.
+        p_values: m values in [0, 1]; NaN marks a missing comparison (its arm failed), stays NaN and is not counted.
 
     Returns:
-        The adjusted values, in the order given.
+        The adjusted values, in the given order.
 
     Raises:
         UsageError: not one-dimensional, or a value outside [0, 1].

@@ -1,18 +1,17 @@
-"""Which points no other beats in both size and quality."""
+"""The Pareto set of size and quality."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.errors import UsageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
 
 def pareto_set(params: ArrayLike, quality: ArrayLike, *, higher_is_better: bool = True) -> NDArray[np.bool_]:
-    """Which points are not dominated: no other has at most their parameters and at least their quality, one strictly.
+    """Returns which points are not dominated by one with at most their parameters and at least their quality.
+
+    A point dominates another if one of the two inequalities is strict.
 
     Args:
         params: n numbers of parameters.
@@ -25,13 +24,11 @@ def pareto_set(params: ArrayLike, quality: ArrayLike, *, higher_is_better: bool 
     Raises:
         UsageError: the lengths differ.
     """
-    import numpy as np
-
     size = np.asarray(params, dtype=float)
     good = np.asarray(quality, dtype=float) * (1 if higher_is_better else -1)
     if size.ndim != 1 or size.shape != good.shape:
         raise UsageError.of("quality", good.shape, "has another shape than params", f"Give {size.shape}")
-    # Row i, column j: whether j beats i. Comparisons with NaN are false.
+    # Row i, column j: whether j dominates i. Comparisons with NaN are false.
     no_worse = (size[None] <= size[:, None]) & (good[None] >= good[:, None])
     better = (size[None] < size[:, None]) | (good[None] > good[:, None])
     return ~(no_worse & better).any(axis=1) & ~np.isnan(size) & ~np.isnan(good)

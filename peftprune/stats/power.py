@@ -12,7 +12,7 @@ from peftprune.stats.paired import PairedDifference
 from peftprune.stats.validation import Floats, at_least, share
 
 _NODES = 150
-"""Quantiles that stand for a chi-squared distribution; 400 change the result by less than 0.2 %."""
+"""Quantiles that represent a chi-squared distribution; 400 change the result by less than 0.2 %."""
 
 
 def detectable_difference(
@@ -27,38 +27,38 @@ def detectable_difference(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> float:
-    """The smallest true difference that `paired_bootstrap` finds with the given power.
+    """Returns the smallest true difference that `paired_bootstrap` finds with the given power.
 
     With N examples, S seeds, σ = `example_std`, c = `common`, τ = `seed_std`:
 
         V_ex = σ²·(c + (1 − c)/S)/N      noise of the examples in the mean difference
-        V_int = σ²·(1 − c)/(S·N)         the part of it that also shows as a difference between seeds
+        V_int = σ²·(1 − c)/(S·N)         the part of it that also appears as a difference between seeds
         V = V_ex + τ²/S                  variance of the mean difference
 
-    With X and X' independent χ² of S − 1 degrees of freedom, the test sees V̂ = (V_int + τ²/S)·X/(S − 1) between seeds
-    and rejects where |D| exceeds q(V̂), the upper alpha/2 point of a normal value with the variance
+    With X and X' independent χ² of S − 1 degrees of freedom, the test observes V̂ = (V_int + τ²/S)·X/(S − 1) between
+    seeds and rejects where |D| exceeds q(V̂), the upper alpha/2 point of a normal value with the variance
     V_ex + max(0, V̂·(S − 1)/X' − V_int). The result is the δ at which E[Φ((δ − q)/√V) + Φ((−δ − q)/√V)] over V̂ equals
-    the power. Without noise from seeds and with c = 1 it is the familiar (z_{1−alpha/2} + z_power)·σ/√N.
+    the power. Without noise from seeds and with c = 1 it is the textbook (z_{1−alpha/2} + z_power)·σ/√N.
 
     Args:
         n_examples: in the evaluation set.
-        n_seeds: pairs of runs. With one, `seed_std` must be 0: the answer is for the two trained models.
-        base_rate: accuracy of both methods; takes their errors as independent, σ² = 2·p·(1 − p), the largest
-            value unless they err on different examples by design. For planning, when nothing else is known.
+        n_seeds: pairs of runs. With one, `seed_std` must be 0, and the result concerns the two trained models.
+        base_rate: accuracy p of both methods, whose errors are taken as independent: σ² = 2·p·(1 − p), the largest
+            value unless they are designed to fail on different examples. For planning without further knowledge.
         discordance: share of examples on which exactly one method is right; σ² is that share.
-        example_std: σ itself, for any metric that is a mean over examples; exactly one of the three is needed.
-        common: share of σ² common to all seeds, in [0, 1]: 1 where all seeds err on the same examples, so that more of
-            them do not help against a small evaluation set; 0 where they err independently, which looks like a
-            difference between seeds. None takes the least favourable share.
+        example_std: σ, for any metric that is a mean over examples; exactly one of the three is needed.
+        common: share of σ² that all seeds have in common, in [0, 1]: 1 where all seeds fail on the same examples, so
+            that more seeds do not compensate for a small evaluation set; 0 where they fail independently, which appears
+            as a difference between seeds. None takes the least favourable share.
         seed_std: τ, standard deviation of the true difference over seeds.
-        alpha: level of the test; divide by the number of comparisons to allow for Holm's correction.
-        power: wanted chance of finding the difference.
+        alpha: level of the test; divide it by the number of comparisons to account for Holm's correction.
+        power: probability of finding the difference.
 
     Returns:
-        A difference on the metric's own scale; it may exceed what the metric can reach. 0 without any noise.
+        A difference on the metric's scale, possibly beyond its range; 0 without any noise.
 
     Raises:
-        UsageError: a number out of its range, or none or several of base_rate, discordance, example_std.
+        UsageError: a number out of its range, or not exactly one of base_rate, discordance, example_std.
     """
     n, seeds = at_least("n_examples", n_examples, 2), at_least("n_seeds", n_seeds, 1)
     level, wanted = share("alpha", alpha), share("power", power)
@@ -85,7 +85,7 @@ def _detectable(variance: float, common: float, over_seeds: float, seeds: int, a
 
 
 def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """`detectable_difference` for a study like the one that gave `found`: its sizes, and its estimates of the noise.
+    """Returns `detectable_difference` for the sizes and the estimated noise of a result of `paired_bootstrap`.
 
     Raises:
         UsageError: alpha or power out of range.
@@ -102,29 +102,29 @@ def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: floa
 
 
 def _example_variance(base_rate: float | None, discordance: float | None, example_std: float | None) -> float:
-    given = {
+    known = {
         name: value
         for name, value in (("base_rate", base_rate), ("discordance", discordance), ("example_std", example_std))
         if value is not None
     }
-    if len(given) != 1:
+    if len(known) != 1:
         cure = "Give base_rate, discordance or example_std, and only one of them"
-        raise UsageError.of("example noise", given, "does not say how much examples vary", cure)
-    ((name, value),) = given.items()
+        raise UsageError.of("example noise", known, "does not determine how much examples vary", cure)
+    ((name, value),) = known.items()
     if not value >= 0 or (name != "example_std" and value > 1) or not math.isfinite(value):
         raise UsageError.of(name, value, "is out of range", "Rates lie in [0, 1], a standard deviation is at least 0")
     return {"base_rate": 2 * value * (1 - value), "discordance": value, "example_std": value**2}[name]
 
 
 def _chi2_nodes(degrees: int) -> Floats:
-    """Equally likely values of chi-squared."""
+    """Returns equally likely values of chi-squared."""
     from scipy.stats import chi2
 
     return np.asarray(chi2.ppf((np.arange(_NODES) + 0.5) / _NODES, degrees), dtype=float)
 
 
 def _thresholds(over_examples: float, interaction: float, over_seeds: float, degrees: int, alpha: float) -> Floats:
-    """q(V̂) for equally likely V̂, by bisection of P(N(0, V_ex + V₊) > q) = E[Φ(−q/√(V_ex + V₊))] = alpha/2."""
+    """Returns q(V̂) for equally likely V̂, by bisection of E[Φ(−q/√(V_ex + V₊))] = alpha/2."""
     from scipy.special import ndtr
     from scipy.stats import norm
 
@@ -143,7 +143,7 @@ def _thresholds(over_examples: float, interaction: float, over_seeds: float, deg
 
 
 def _solve(thresholds: Floats, power: float) -> float:
-    """The shift, in standard deviations, at which the power is reached."""
+    """Returns the shift, in standard deviations, at which the power is reached."""
     from scipy.optimize import brentq
     from scipy.special import ndtr
 

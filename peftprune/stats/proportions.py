@@ -10,21 +10,21 @@ from peftprune.stats.validation import pair
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Exact two-sided p of McNemar's test (1947): are the examples that only one model gets right one-sided?
+    """Returns the exact two-sided p of McNemar's test (1947) on the examples that only one of two models gets right.
 
-    Under the null each of those n examples falls to either model with probability 1/2, so that
-    p = min(1, 2·P(X ≤ min(n_a, n_b))) with X binomial(n, 1/2). It compares two trained models, not two methods: use it
-    per seed and never on pooled seeds, whose examples are not independent.
+    Under the null hypothesis each of these n examples belongs to either model with probability 1/2, so
+    p = min(1, 2·P(X ≤ min(n_a, n_b))) with X binomial(n, 1/2). The test compares two trained models, not two methods:
+    use it for each seed and not on pooled seeds, whose examples are not independent.
 
     Args:
-        correct_a: per example, whether the first model is right (true or false, 1 or 0).
-        correct_b: the second model, same examples in the same order.
+        correct_a: for each example, whether the first model is right (true or false, 1 or 0).
+        correct_b: the same for the second model.
 
     Returns:
         p in (0, 1]; 1 where the models are right on the same examples.
 
     Raises:
-        UsageError: lengths that differ, no examples, or values other than 0 and 1.
+        UsageError: different lengths, no examples, or values other than 0 and 1.
     """
     from scipy.stats import binom
 
@@ -33,7 +33,7 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     if not np.isin(values, (0.0, 1.0)).all():
         odd = float(values[~np.isin(values, (0.0, 1.0))][0])
         raise UsageError.of(
-            "correct_a and correct_b", odd, "is neither right nor wrong", "Give True or False per example"
+            "correct_a and correct_b", odd, "is neither right nor wrong", "Give True or False for each example"
         )
     only_a, only_b = int((first > second).sum()), int((first < second).sum())
     return min(1.0, 2.0 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))

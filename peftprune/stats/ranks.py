@@ -1,4 +1,4 @@
-"""Many methods over many tasks: ranks, Friedman's test and Nemenyi's critical difference."""
+"""Comparisons of many methods over many tasks: ranks, Friedman's test and Nemenyi's critical difference."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from peftprune.stats.validation import Floats, at_least, finite, share
 
 
 def average_ranks(scores: ArrayLike, higher_is_better: bool = True) -> Floats:
-    """Each method's rank (1 is best) averaged over tasks; methods that tie on a task share the mean of their ranks.
+    """Returns each method's rank (1 is best) averaged over tasks; methods that tie on a task get their mean rank.
 
     Args:
-        scores: tasks × methods; tasks may be measured on different scales.
-        higher_is_better: the direction, one for all tasks.
+        scores: tasks × methods; tasks may have different scales.
+        higher_is_better: the direction, the same for all tasks.
 
     Returns:
-        One rank a method, in [1, methods]; they sum to methods·(methods + 1)/2.
+        One rank per method, in [1, methods]; they sum to methods·(methods + 1)/2.
 
     Raises:
-        UsageError: another shape, or values that are not finite.
+        UsageError: a different shape, or values that are not finite.
     """
     from scipy.stats import rankdata
 
@@ -40,10 +40,10 @@ class FriedmanTest(NamedTuple):
 
 
 def friedman(scores: ArrayLike) -> FriedmanTest:
-    """Do any of the methods differ? Friedman's rank test (1937) with correction for ties, chi-squared approximation.
+    """Tests whether any of the methods differ: Friedman's rank test (1937) with correction for ties.
 
-    With ranks r_ij and their sums R_j, χ² = (k − 1)·Σ_j (R_j − N(k + 1)/2)² / Σ_ij (r_ij − (k + 1)/2)², compared with
-    k − 1 degrees of freedom. With fewer than about 10 tasks the approximation is rough (on the safe side).
+    With ranks r_ij and their sums R_j, χ² = (k − 1)·Σ_j (R_j − N(k + 1)/2)² / Σ_ij (r_ij − (k + 1)/2)² is approximately
+    chi-squared with k − 1 degrees of freedom. With fewer than about 10 tasks this is rough and conservative.
 
     Args:
         scores: N tasks × k ≥ 3 methods.
@@ -58,7 +58,7 @@ def friedman(scores: ArrayLike) -> FriedmanTest:
 
     values = finite("scores", scores, (2,))
     if values.shape[0] < 2 or values.shape[1] < 3:
-        cure = "It takes two tasks and three methods; compare two methods with paired_permutation"
+        cure = "Give two tasks and three methods; compare two methods with paired_permutation"
         raise UsageError.of("scores", values.shape, "is too small", cure)
     if (values == values[:, :1]).all():
         return FriedmanTest(0.0, 1.0)
@@ -67,10 +67,10 @@ def friedman(scores: ArrayLike) -> FriedmanTest:
 
 
 def critical_difference(n_methods: int, n_datasets: int, alpha: float = 0.05) -> float:
-    """Nemenyi's critical difference: two methods differ if their average ranks lie further apart than this.
+    """Returns Nemenyi's critical difference: two methods differ if their average ranks differ by more.
 
     CD = q_α/√2 · √(k(k + 1)/(6N)), q_α the upper α point of the studentized range of k normal values with infinitely
-    many degrees of freedom (Demšar 2006). It already corrects for all pairs.
+    many degrees of freedom (Demšar 2006). It includes the correction for all pairs.
 
     Args:
         n_methods: k ≥ 2.
@@ -78,7 +78,7 @@ def critical_difference(n_methods: int, n_datasets: int, alpha: float = 0.05) ->
         alpha: strictly between 0 and 1.
 
     Returns:
-        A difference of ranks, above 0. Where it exceeds k − 1, no pair can differ.
+        A difference of ranks, above 0. If it exceeds k − 1, no pair can differ.
 
     Raises:
         UsageError: a count that is too small, or alpha outside (0, 1).

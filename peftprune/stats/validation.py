@@ -1,4 +1,4 @@
-"""What every statistic demands of its input."""
+"""Checks of inputs that the statistics share."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Floats = NDArray[np.float64]
 
 
 def finite(name: str, values: ArrayLike, dimensions: tuple[int, ...] = (1,)) -> Floats:
-    """`values` as floats.
+    """Returns `values` as floats.
 
     Raises:
-        UsageError: nothing in it, another number of dimensions, or a value that is missing or not finite.
+        UsageError: no values, a different number of dimensions, or a value that is missing or not finite.
     """
     array = np.asarray(values, dtype=float)
     if array.ndim not in dimensions or not array.size:
         wanted = " or ".join(str(n) for n in dimensions)
-        raise UsageError.of(name, array.shape, "is no shape to compute with", f"Give {wanted} dimension(s), not empty")
+        raise UsageError.of(name, array.shape, "is not a valid shape", f"Give {wanted} dimension(s), not empty")
     bad = int((~np.isfinite(array)).sum())
     if bad:
-        cure = "Leave out runs that failed, and their partners in the other method"
+        cure = "Leave out failed runs and their partners in the other method"
         raise UsageError.of(name, f"{bad} of {array.size} values", "are missing or not finite", cure)
     return array
 
@@ -30,35 +30,35 @@ def finite(name: str, values: ArrayLike, dimensions: tuple[int, ...] = (1,)) -> 
 def pair(
     a: ArrayLike, b: ArrayLike, dimensions: tuple[int, ...] = (1, 2), names: str = "a and b"
 ) -> tuple[Floats, Floats]:
-    """Both as floats, of one shape: entry i of the one belongs to entry i of the other.
+    """Returns both as floats of one shape, whose entries are pairs.
 
     Raises:
-        UsageError: as `finite`, or shapes that differ.
+        UsageError: as for `finite`, or different shapes.
     """
     first, second = finite(names, a, dimensions), finite(names, b, dimensions)
     if first.shape != second.shape:
-        cure = "Pairs need a partner each: compare on the seeds, tasks and examples that both have"
-        raise UsageError.of(names, (first.shape, second.shape), "are not of one shape", cure)
+        cure = "Compare the seeds, tasks and examples that both have"
+        raise UsageError.of(names, (first.shape, second.shape), "do not have the same shape", cure)
     return first, second
 
 
 def share(name: str, value: float) -> float:
-    """A number strictly between 0 and 1.
+    """Returns a number strictly between 0 and 1.
 
     Raises:
-        UsageError: anything else.
+        UsageError: it is not between them.
     """
     if not 0 < value < 1:
-        raise UsageError.of(name, value, "is not between 0 and 1", "Take 0.05 for a level, 0.95 for a confidence")
+        raise UsageError.of(name, value, "is not between 0 and 1", "Give 0.05 for a level, 0.95 for a confidence")
     return float(value)
 
 
 def at_least(name: str, value: int, least: int) -> int:
-    """A count that is large enough.
+    """Returns a count of at least `least`.
 
     Raises:
-        UsageError: it is not, or no whole number.
+        UsageError: it is smaller, or not a whole number.
     """
     if isinstance(value, bool) or int(value) != value or value < least:
-        raise UsageError.of(name, value, "is too small or no whole number", f"Give at least {least}")
+        raise UsageError.of(name, value, "is too small or not a whole number", f"Give at least {least}")
     return int(value)
