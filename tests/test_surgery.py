@@ -16,7 +16,6 @@ from peftprune.adapters.surgery import (
     add_gates,
     apply_plan,
     check_optimizer,
-    compact,
     fold,
     restore_structure,
     set_multipliers,
@@ -25,6 +24,7 @@ from peftprune.adapters.surgery import (
 from peftprune.errors import RunError
 from peftprune.strategy.plan import PruningPlan
 from peftprune.training.ledger import count_adapter, stored_parameters
+from tests.reference.masking import compact, mask_plan, masked
 from tests.tiny import adapt, logits, random_batch, stir, tiny_bert, train_steps, trainable
 
 BASE = tiny_bert()
@@ -173,27 +173,28 @@ def test_a_gate_is_cut_along():
 def test_masked_and_cut_models_train_alike(gate):
     """The same plan, masked and cut: equal outputs now and after 50 more steps, and the same model once compacted."""
     models = [adapt(BASE, gate=gate) for _ in range(2)]
+    models[1] = models[1][0], masked(models[1][1])
     optimizers = [OPTIMIZERS["adamw"](trainable(m)) for m, _ in models]
     keep = {n: [[0, 2], [1, 2, 3], [3]][i % 3] for i, n in enumerate(models[0][1])}
-    for (model, sites), optimizer, physical in zip(models, optimizers, (True, False), strict=True):
+    for (model, sites), optimizer, apply in zip(models, optimizers, (apply_plan, mask_plan), strict=True):
         stir(sites)
         train_steps(model, optimizer, 3)
-        apply_plan(sites, PruningPlan(keep=keep), optimizer=optimizer, physical=physical)
+        apply(sites, PruningPlan(keep=keep), optimizer=optimizer)
         assert sites.ranks == {n: len(k) for n, k in keep.items()}
-    (cut, cut_sites), (masked, masked_sites) = models
-    torch.testing.assert_close(logits(masked), logits(cut), atol=1e-6, rtol=0)
-    assert stored_parameters(cut_sites) == stored_parameters(masked_sites)
+    (cut, cut_sites), (twin, twin_sites) = models
+    torch.testing.assert_close(logits(twin), logits(cut), atol=1e-6, rtol=0)
+    assert stored_parameters(cut_sites) == stored_parameters(twin_sites)
 
     for (model, _), optimizer in zip(models, optimizers, strict=True):
         train_steps(model, optimizer, 50, seed=1)
-    torch.testing.assert_close(logits(masked), logits(cut), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(twin), logits(cut), atol=1e-5, rtol=0)
 
-    before = logits(masked)
-    compact(masked_sites, optimizers[1])
-    torch.testing.assert_close(logits(masked), before, atol=1e-6, rtol=0)
-    assert_consistent(masked, masked_sites)
+    before = logits(twin)
+    compact(twin_sites, optimizers[1])
+    torch.testing.assert_close(logits(twin), before, atol=1e-6, rtol=0)
+    assert_consistent(twin, twin_sites)
     for name, site in cut_sites.items():
-        other = masked_sites[name]
+        other = twin_sites[name]
         torch.testing.assert_close(other.A, site.A, atol=1e-5, rtol=0)
         torch.testing.assert_close(other.B, site.B, atol=1e-5, rtol=0)
         for mine, theirs in ((site._lora_A, other._lora_A), (site._lora_B, other._lora_B)):
@@ -202,59 +203,7 @@ def test_masked_and_cut_models_train_alike(gate):
             assert moments[0]["exp_avg_sq"].shape == moments[1]["exp_avg_sq"].shape
     for (model, _), optimizer in zip(models, optimizers, strict=True):
         train_steps(model, optimizer, 2, seed=2)
-    torch.testing.assert_close(logits(masked), logits(cut), atol=1e-5, rtol=0)
-
-
-def test_a_second_mask_refers_to_what_the_first_left(model_and_sites):
-    model, sites = model_and_sites
-    A = sites[UP].A.clone()
-    apply_plan(sites, PruningPlan(keep={UP: [0, 2, 3]}), physical=False)
-    apply_plan(sites, PruningPlan(keep={UP: [1, 2]}), physical=False)
-    assert torch.equal(sites[UP].A, A[[2, 3]])
-    assert_consistent(model, sites)
-
-
-def test_a_cut_after_a_mask_refers_to_what_the_mask_left(model_and_sites):
-    model, sites = model_and_sites
-    A = sites[UP].A.clone()
-    apply_plan(sites, PruningPlan(keep={UP: [0, 2, 3]}), physical=False)
-    apply_plan(sites, PruningPlan(keep={UP: [1, 2]}))
-    assert torch.equal(sites[UP].A, A[[2, 3]])
-    assert_consistent(model, sites)
-
-
-def test_a_masked_drop_becomes_a_drop(model_and_sites):
-    model, sites = model_and_sites
-    apply_plan(sites, PruningPlan(drop=frozenset({UP}), keep={Q0: []}), physical=False)
-    masked = logits(model)
-    assert sites.ranks[UP] == sites.ranks[Q0] == 0
-    compact(sites)
-    assert sites[UP].is_dropped
-    assert sites[Q0].is_dropped
-    torch.testing.assert_close(logits(model), masked, atol=1e-6, rtol=0)
-    assert_consistent(model, sites)
-
-
-@pytest.mark.parametrize("plan", [PruningPlan(grow={UP: 2}), PruningPlan(reinit={UP: 3})], ids=["grow", "reinit"])
-def test_masked_sites_can_change_their_rank(model_and_sites, plan):
-    model, sites = model_and_sites
-    apply_plan(sites, PruningPlan(keep={UP: [0, 2]}), physical=False)
-    kept = sites[UP].A.clone()
-    apply_plan(sites, plan, rng=rng(), physical=False)
-    assert sites.ranks[UP] == (4 if plan.grow else 3)
-    if plan.grow:
-        assert torch.equal(sites[UP].A[:2], kept)
-    assert_consistent(model, sites)
-
-
-def test_values_and_zeros_reach_the_live_components_of_a_masked_site(model_and_sites):
-    _, sites = model_and_sites
-    apply_plan(sites, PruningPlan(keep={UP: [1, 3]}), physical=False)
-    values = torch.arange(2.0 * sites[UP].d_in).reshape(2, -1) + 1
-    zero = torch.zeros(2, sites[UP].d_in, dtype=torch.bool)
-    zero[1, ::2] = True
-    apply_plan(sites, PruningPlan(assign={UP: {"A": values}}, zero={UP: {"A": zero}}))
-    assert torch.equal(sites[UP].A, values.masked_fill(zero, 0))
+    torch.testing.assert_close(logits(twin), logits(cut), atol=1e-5, rtol=0)
 
 
 # --- growing, dropping, sharing ------------------------------------------------------------------------------------
@@ -513,11 +462,10 @@ def test_gates_scale_components(kind):
 
 
 @pytest.mark.parametrize("kind", ["none", "rank", "site"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_folding_keeps_the_function(kind, masked):
+def test_folding_keeps_the_function(kind):
     model, sites = adapt(BASE, gate=kind)
     stir(sites)
-    apply_plan(sites, PruningPlan(keep={UP: [0, 3]}, drop=frozenset({V1}), share=[[Q0, Q1]]), physical=not masked)
+    apply_plan(sites, PruningPlan(keep={UP: [0, 3]}, drop=frozenset({V1}), share=[[Q0, Q1]]))
     before = logits(model)
     fold(sites)
     torch.testing.assert_close(logits(model), before, atol=1e-6, rtol=0)
@@ -525,7 +473,6 @@ def test_folding_keeps_the_function(kind, masked):
         assert site.scaling == 1.0
         assert site.gate is None
         assert site._layer.lora_alpha["default"] == site._layer.r["default"] == site.rank
-        assert site._active is None
     assert not any("rank_gate" in name for name, _ in model.named_parameters())
     assert sites.peft_config.lora_alpha == sites.peft_config.r
     assert sites.peft_config.alpha_pattern == sites.peft_config.rank_pattern
@@ -548,17 +495,6 @@ def test_multipliers_scale_components_until_they_are_removed(model_and_sites):
     assert sites[UP].grad_A[:2].any()
     set_multipliers(sites, None)
     assert torch.equal(logits(model), before)
-
-
-def test_multipliers_of_a_masked_site_refer_to_its_live_components(model_and_sites):
-    model, sites = model_and_sites
-    apply_plan(sites, PruningPlan(keep={UP: [1, 3]}), physical=False)
-    set_multipliers(sites, {UP: torch.tensor([0.0, 2.0])})
-    twin_model, twin = adapt(BASE)
-    stir(twin)
-    apply_plan(twin, PruningPlan(keep={UP: [3]}))
-    apply_plan(twin, PruningPlan(assign={UP: {"B": twin[UP].B * 2}}))
-    torch.testing.assert_close(logits(model), logits(twin_model), atol=1e-6, rtol=0)
 
 
 # --- saving and restoring ------------------------------------------------------------------------------------------

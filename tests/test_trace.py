@@ -46,12 +46,12 @@ def test_components_are_those_whose_rows_are_left(seed: int) -> None:
             plan = PruningPlan(grow={name: 1}, reason="grow")
         if plan.is_empty:
             continue
-        apply_plan(sites, plan, rng=rng)
+        changes = apply_plan(sites, plan, rng=rng)
         if step == 3:
             for member in [name, *groups[name]]:
                 sites[member].A[-1] = float(grown[name])
                 grown[member] = grown[name] + 1
-        trace.record(sites, plan, step, "first")
+        trace.record(sites, plan, changes, step, "first")
         state: dict[str, dict] = {}
         for row in trace.rows:
             state |= row["sites"]
@@ -66,8 +66,8 @@ def test_sites_that_start_afresh_share_or_are_dropped() -> None:
     trace = Trace()
     trace.begin(sites, "probe")
     plan = PruningPlan(reinit={a: 3}, share=[[a, same]], drop=frozenset({other}), scores={a: 0.75}, reason="decided")
-    apply_plan(sites, plan, rng=torch.Generator().manual_seed(0))
-    trace.record(sites, plan, 5, "probe")
+    changes = apply_plan(sites, plan, rng=torch.Generator().manual_seed(0))
+    trace.record(sites, plan, changes, 5, "probe")
     row = trace.rows[-1]
     assert (row["step"], row["reason"], row["scores"]) == (5, "decided", {a: 0.75})
     assert row["sites"][a] == {"rank": 3, "density": None, "shared_with": [same], "components": None}
@@ -75,10 +75,12 @@ def test_sites_that_start_afresh_share_or_are_dropped() -> None:
     assert row["sites"][other] == {"rank": 0, "density": None, "shared_with": [], "components": []}
     # A cut of a shared adapter is one of all its holders.
     cut = PruningPlan(keep={a: [0, 2]})
-    apply_plan(sites, cut)
-    trace.record(sites, cut, 6, "finetune")
+    trace.record(sites, cut, apply_plan(sites, cut), 6, "finetune")
     assert trace.rows[-1]["sites"][a]["components"] == trace.rows[-1]["sites"][same]["components"] == [0, 2]
     assert set(trace.rows[-1]["sites"]) == {a, same}
+    grow = PruningPlan(grow={same: 2})
+    trace.record(sites, grow, apply_plan(sites, grow, rng=torch.Generator().manual_seed(0)), 7, "finetune")
+    assert [trace.rows[-1]["sites"][n]["components"] for n in (a, same)] == [[0, 2, 3, 4]] * 2
 
 
 def test_a_restored_trace_goes_on_as_if_nothing_happened() -> None:
@@ -87,13 +89,12 @@ def test_a_restored_trace_goes_on_as_if_nothing_happened() -> None:
     first.begin(sites, "train")
     name = next(n for n, s in sites.items() if s.rank > 2)
     plan = PruningPlan(keep={name: list(range(1, sites[name].rank))})
-    apply_plan(sites, plan)
-    first.record(sites, plan, 1, "train")
+    first.record(sites, plan, apply_plan(sites, plan), 1, "train")
     second = Trace()
     second.load_state_dict(first.state_dict())
     again = PruningPlan(keep={name: list(range(1, sites[name].rank))})
-    apply_plan(sites, again)
+    changes = apply_plan(sites, again)
     for trace in (first, second):
-        trace.record(sites, again, 2, "train")
+        trace.record(sites, again, changes, 2, "train")
     assert first.rows == second.rows
     assert first.rows[-1]["sites"][name]["components"][0] == 2

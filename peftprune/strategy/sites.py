@@ -87,56 +87,41 @@ class Site:
         return self._adapter not in self._layer.lora_A
 
     @property
-    def _active(self) -> Tensor | None:
-        """Indices of the components that a mask left alive; None without a mask."""
-        mask = None if self.is_dropped else getattr(self._lora_A, "rank_mask", None)
-        return None if mask is None else mask.nonzero().flatten()
-
-    def _shown(self, tensor: Tensor | None, dim: int) -> Tensor | None:
-        if tensor is None:
-            return None
-        active = self._active
-        tensor = tensor.detach()
-        return tensor if active is None or tensor.shape[dim] == 1 else tensor.index_select(dim, active)
-
-    @property
     def rank(self) -> int:
-        """Rank components that are alive; 0 where the site was dropped."""
-        if self.is_dropped:
-            return 0
-        active = self._active
-        return self._lora_A.weight.shape[0] if active is None else len(active)
+        """Number of rank components; 0 where the site was dropped."""
+        return 0 if self.is_dropped else int(self._lora_A.weight.shape[0])
 
     @property
     def A(self) -> Tensor:
         """(rank, d_in)."""
-        return self._require(self._shown(None if self.is_dropped else self._lora_A.weight, 0))
+        return self._required("_lora_A").weight.detach()
 
     @property
     def B(self) -> Tensor:
         """(d_out, rank)."""
-        return self._require(self._shown(None if self.is_dropped else self._lora_B.weight, 1))
+        return self._required("_lora_B").weight.detach()
 
     @property
     def gate(self) -> Tensor | None:
         """(rank,) or (1,), or None where the site has no gate."""
-        return None if self.is_dropped else self._shown(self._gate_parameter, 0)
+        gate = None if self.is_dropped else self._gate_parameter
+        return None if gate is None else gate.detach()
 
     @property
     def grad_A(self) -> Tensor | None:
         """(rank, d_in), or None where there is no gradient."""
-        return None if self.is_dropped else self._shown(self._lora_A.weight.grad, 0)
+        return None if self.is_dropped else self._lora_A.weight.grad
 
     @property
     def grad_B(self) -> Tensor | None:
         """(d_out, rank), or None where there is no gradient."""
-        return None if self.is_dropped else self._shown(self._lora_B.weight.grad, 1)
+        return None if self.is_dropped else self._lora_B.weight.grad
 
     @property
     def grad_gate(self) -> Tensor | None:
         """Shaped like `gate`, or None."""
         gate = None if self.is_dropped else self._gate_parameter
-        return None if gate is None else self._shown(gate.grad, 0)
+        return None if gate is None else gate.grad
 
     @property
     def frozen_width(self) -> int:
@@ -159,20 +144,14 @@ class Site:
         """The trainable tensors themselves."""
         return LiveTensors(self._lora_A.weight, self._lora_B.weight, self._gate_parameter)
 
-    def differentiable(self) -> LiveTensors:
-        """What of the trainable tensors is alive, with gradients flowing into it, for a penalty."""
-        live, active = self.live(), self._active
-        if active is None:
-            return live
-        gate = live.gate
-        if gate is not None and gate.shape[0] > 1:
-            gate = gate.index_select(0, active)
-        return LiveTensors(live.A.index_select(0, active), live.B.index_select(1, active), gate)
+    def parameters(self) -> list[nn.Parameter]:
+        """Those of the trainable tensors that the site has."""
+        return [tensor for tensor in vars(self.live()).values() if tensor is not None]
 
-    def _require(self, tensor: Tensor | None) -> Tensor:
-        if tensor is None:
+    def _required(self, module: str) -> Any:
+        if self.is_dropped:
             raise RunError(f"site {self.name!r} was dropped and has no tensors. Skip sites whose rank is 0")
-        return tensor
+        return getattr(self, module)
 
     def __repr__(self) -> str:
         return f"Site({self.name!r}, rank={self.rank}, {self.d_out}×{self.d_in})"
@@ -211,6 +190,10 @@ class SiteSet(Mapping[str, Site]):
             if not site.is_dropped:
                 found.setdefault(id(site._lora_A.weight), []).append(site)
         return list(found.values())
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter of every site, tied ones once."""
+        return [param for group in self.groups() for param in group[0].parameters()]
 
     def shared_with(self) -> dict[str, list[str]]:
         """Site name to the other sites that hold the same tensors."""

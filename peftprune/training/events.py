@@ -207,7 +207,7 @@ class PruningEvents(TrainerCallback):
     def _add_penalty(self, model: nn.Module) -> None:
         # Added to the gradients once per step, before the first backward: the loss that is logged and evaluated stays
         # free of it, and the sum over micro-batches needs no weighing.
-        penalty = self.strategy.penalty({n: s.differentiable() for n, s in self.sites.items() if s.rank})
+        penalty = self.strategy.penalty({n: s.live() for n, s in self.sites.items() if s.rank})
         if penalty is None:
             return
         params = [p for p in model.parameters() if p.requires_grad]
@@ -217,12 +217,12 @@ class PruningEvents(TrainerCallback):
 
     def _apply(self, plan: PruningPlan, step: int, optimizer: torch.optim.Optimizer) -> None:
         if not isinstance(plan, PruningPlan):
-            raise RunError(f"plan: {plan!r} is no PruningPlan. Return PruningPlan() to change nothing")
+            raise RunError(f"plan: {plan!r} is not a PruningPlan. Return PruningPlan() to change nothing")
         if plan.is_empty:
             return
-        surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
+        changes = surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
         check_agreement(lambda: surgery.structure(self.sites), f"the ranks after step {step + 1}")
-        self.trace.record(self.sites, plan, step + 1, phase_at(self.phases, step).name)
+        self.trace.record(self.sites, plan, changes, step + 1, phase_at(self.phases, step).name)
 
     def _charge(self, step: int, current: PhaseRange) -> None:
         samples, tokens, padded = self._step_cost(step)

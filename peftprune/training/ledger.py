@@ -232,5 +232,5 @@ def trained_tensors(model: nn.Module, head: Sequence[str]) -> tuple[list[nn.Para
 
 def head_parameters(model: nn.Module, sites: SiteSet) -> int:
     """Trainable parameters outside the sites."""
-    adapter = {id(t) for site in sites.values() if not site.is_dropped for t in vars(site.live()).values()}
+    adapter = {id(p) for p in sites.parameters()}
     return sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in adapter)
