@@ -1,30 +1,43 @@
 """The errors that peftprune raises on purpose.
 
-Every message names the field, the value that was given and what to do about it, so that it can be shown to a user
-without a traceback.
+Every message names the field, its value, the problem and the cure, so that it can be shown without a traceback.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class PeftPruneError(Exception):
-    """Base of all errors raised on purpose. `exit_code` is what the command line returns for it."""
+    """Base class of the errors raised on purpose. The command line exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(PeftPruneError, ValueError):
-    """The request itself is wrong; nothing was computed."""
+    """The request is invalid; nothing was computed."""
 
     exit_code = 2
 
     @classmethod
     def of(cls, field: str, value: object, problem: str, cure: str) -> UsageError:
-        """Build the message that every field-related error uses: field, value, problem, cure."""
+        """Builds the message from field, value, problem and cure."""
         return cls(f"{field}: {value!r} {problem}. {cure}")
 
 
 class RunError(PeftPruneError, RuntimeError):
-    """The request was fine, but running it failed."""
+    """The request is valid, but running it failed."""
 
     exit_code = 1
+
+
+def closest(name: object, known: Iterable[str]) -> str | None:
+    """Returns the known name that is spelled most like `name`; None where none is close."""
+    return next(iter(get_close_matches(str(name), list(known), n=1)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Returns "Did you mean 'x'? " for the closest known name; "" where none is close."""
+    close = closest(name, known)
+    return "" if close is None else f"Did you mean {close!r}? "

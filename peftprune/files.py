@@ -1,29 +1,31 @@
-"""Writes files whole or not at all, and reads them back."""
+"""Writes files and folders whole or not at all, and reads files back."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
-
-
 _ASIDE = ".tmp"
-"""Ends the names of files that are being written."""
+"""Ends the names of files and folders that are being written."""
+
+
+def _beside(path: Path) -> Path:
+    # Processes on several machines may write to the same path, so a process id would not be unique.
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ASIDE}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write aside, sync, rename: readers see the old file or the new one, never a part."""
+    """Writes to a temporary file, syncs and renames it: readers see the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes on several machines may write the same file, so that their numbers do not tell them apart.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ASIDE}")
+    aside = _beside(path)
     try:
         with aside.open("wb") as f:
             f.write(data)
@@ -36,7 +38,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file where a user asked for it.
+    """Writes a file that a user asked for.
 
     Raises:
         UsageError: when it cannot be written.
@@ -49,15 +51,69 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON document, atomically."""
+    """Writes one JSON document atomically."""
     write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
-    """One JSON document a line, atomically."""
+    """Writes one JSON document per line, atomically."""
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The rows of a file that `write_jsonl` wrote."""
+    """Returns the rows of a file that `write_jsonl` wrote."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the files that a killed process was writing in a folder."""
+    for path in folder.glob(f".*{_ASIDE}"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_folder(target: Path) -> Iterator[Path]:
+    """Yields a new folder beside `target`, which replaces `target` at the end; after an error nothing of it is left.
+
+    Raises:
+        UsageError: when the folder cannot be made.
+    """
+    aside = _beside(target)
+    try:
+        aside.mkdir(parents=True)
+    except OSError as error:
+        problem, cure = f"cannot be written ({error.strerror})", "Name a folder in a place you may write to"
+        raise UsageError.of("out", str(target), problem, cure) from None
+    try:
+        yield aside
+        _sync(aside)
+        replace_folder(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Renames a synced folder to `target`. A folder that is there is removed afterwards, and kept on failure."""
+    old = _beside(target)
+    if target.exists():
+        os.replace(target, old)
+    try:
+        os.replace(source, target)
+    except OSError:
+        if old.exists():
+            os.replace(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Flushes every file and gives it the default mode: safetensors makes its files unreadable to other users."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+            with file.open("rb") as f:
+                os.fsync(f.fileno())

@@ -17,13 +17,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import peftprune
 from peftprune import PruningCallback, UsageError
-from peftprune.callback.callback import STATE_FILE
 from peftprune.callback.compatibility import check_trainer
 from peftprune.errors import RunError
 from peftprune.methods.registry import load, names
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.phases import Phase, PhaseRange
 from peftprune.training import distributed as processes
+from peftprune.training.checkpoints import STATE_FILE
 from peftprune.training.losses import classification_loss
 from peftprune.training.schedule import rewarm_factors
 from tests.helpers import make_arm, same

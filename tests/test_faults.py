@@ -84,7 +84,7 @@ RAISED = {
     "I/O error: No space left on device (os error 28)": "no space is left on the disk. Free some, and the same command",
     "PytorchStreamWriter failed writing file data/0: file write failed": "Is the disk full",
     "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0": "could not be written to its end. Is",
-    "basic_ios::clear: iostream error": "MB are free now)? Free some, and the same command goes on",
+    "basic_ios::clear: iostream error": "MB are free now)? Free some, and the same command resumes",
 }
 
 

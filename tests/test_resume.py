@@ -228,6 +228,6 @@ def test_a_damaged_checkpoint_is_named_and_gives_way_to_the_one_before(
     assert found == checkpoints / "checkpoint-6"
     (message,) = caplog.messages
     assert "lora-s0-abc: checkpoint-9 is damaged" in message
-    assert "goes on from the newest whole checkpoint" in message
+    assert "resumes from the newest complete checkpoint" in message
     # Else the next checkpoint, an earlier one, would be the oldest and deleted.
     assert [p.name for p in checkpoints_in(checkpoints)] == ["checkpoint-6", "checkpoint-3"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from peftprune.adapters.formats.folder import check_out, staged
+from peftprune.adapters.formats.folder import check_out
 from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import peft_contents, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
-from peftprune.files import write_json
+from peftprune.files import write_folder, write_json
 
 
 def convert(
@@ -44,7 +44,7 @@ def convert(
         raise UsageError.of("uniform", uniform, f"has no meaning for {format}", "Leave it out")
     source = read_adapter(adapter, alpha=alpha)
     target = check_out(Path(out), overwrite, source.path)
-    with staged(target) as aside:
+    with write_folder(target) as aside:
         if format == "native":
             write_native(native_contents(source, head=head), aside)
         else:

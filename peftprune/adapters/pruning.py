@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual
-from peftprune.adapters.formats.folder import check_out, staged
+from peftprune.adapters.formats.folder import check_out
 from peftprune.adapters.formats.peft import folded_config, peft_contents, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
-from peftprune.files import write_json
+from peftprune.files import write_folder, write_json
 from peftprune.scoring import keep_top, keep_top_global, rank_magnitude
 from peftprune.scoring.spectrum import update_svd
 from peftprune.strategy.budget import Budget, solve_ranks
@@ -91,7 +91,7 @@ def prune(
     source = read_adapter(adapter, alpha=alpha)
     target = check_out(Path(out), overwrite, source.path)
     done = prune_adapter(source, method, parse_target(budget), uniform=uniform)
-    with staged(target) as aside:
+    with write_folder(target) as aside:
         write_peft(*peft_contents(done.adapter), aside)
         write_json(aside / METADATA_FILE, dict(done.adapter.facts))
     return replace(done, path=target)

@@ -6,6 +6,7 @@ from typing import Any
 
 from peftprune.study.store import ArmFolder
 from peftprune.study.stored_study import StoredStudy
+from peftprune.training.checkpoints import checkpoints_in, step_of
 
 
 def arm_states(study: StoredStudy) -> list[dict[str, Any]]:
@@ -22,11 +23,10 @@ def _state(folder: ArmFolder) -> dict[str, Any]:
     error = folder.error()
     if folder.result() is not None:
         return {"state": "done", "step": None, "error": None}
-    steps = [p.name.rpartition("-")[2] for p in folder.checkpoints.glob("checkpoint-*")]
     started = (folder.path / "config.json").exists()
     state = "training" if folder.held else "failed" if error is not None else "interrupted" if started else "waiting"
     return {
         "state": state,
-        "step": max((int(s) for s in steps if s.isdecimal()), default=None),
+        "step": next(map(step_of, checkpoints_in(folder.checkpoints)), None),
         "error": None if error is None or state == "training" else error["error"],
     }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
-import os
-import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
@@ -29,13 +26,12 @@ from peftprune.strategy.phases import phase_at, resolve_phases
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import AdapterSpec, check_spec
+from peftprune.training.checkpoints import STATE_FILE, checkpoint_path, read_state, write_state
 from peftprune.training.distributed import GradientAverage, check_agreement, leave_to_us, same_start, sum_over_processes
 from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.ledger import Ledger, count_adapter, headroom, stored_parameters
 from peftprune.training.schedule import learning_rate_factors, rewarm_factors
 from peftprune.training.trace import Trace
-
-STATE_FILE = "peftprune_state.pt"
 
 
 class PruningCallback(TrainerCallback):
@@ -381,12 +377,10 @@ class PruningCallback(TrainerCallback):
         if not self._training or self.events is None or not args.should_save:
             return
         assert args.output_dir is not None
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        folder = checkpoint_path(Path(args.output_dir), state.global_step)
         self.ledger.tokens += self._meter.tokens()
         saved = self.events.state_dict() | {"identity": self._identity(), "best_metric": state.best_metric}
-        aside = folder / f"{STATE_FILE}.part"
-        torch.save(saved, aside)
-        os.replace(aside, folder / STATE_FILE)
+        write_state(folder, saved)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -449,10 +443,9 @@ class PruningCallback(TrainerCallback):
 
     def _load_adapter(self, load: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
         """The model's own `load_adapter`, for checkpoints: the sites take on the saved ranks and ties first."""
-        path = Path(model_id) / STATE_FILE
         if self._sites is None or not Path(model_id).is_dir():
             return load(model_id, *args, **kwargs)
-        saved = self._read(path)
+        saved = read_state(Path(model_id), ("identity", "structure", "strategy"))
         for name, own in self._identity().items():
             if saved["identity"][name] != own:
                 raise UsageError.of(
@@ -468,19 +461,6 @@ class PruningCallback(TrainerCallback):
             # PEFT knows no gates; they are loaded all the same.
             warnings.filterwarnings("ignore", message="(?s).*rank_gate")
             return load(model_id, *args, **kwargs)
-
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        problem = f"has no {path.name} that can be read: it is torn, or was made without this callback"
-        try:
-            saved = torch.load(path, weights_only=True)
-            if isinstance(saved, dict) and {"identity", "structure", "strategy"} <= saved.keys():
-                return copy.copy(saved)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError):
-            pass
-        raise UsageError.of(
-            "resume_from_checkpoint", str(path.parent), problem, "Resume from an older checkpoint, or start anew"
-        )
 
 
 def _parameters(sites: SiteSet) -> Iterator[nn.Parameter]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 from peftprune.strategy.budget import Budget
 from peftprune.training.settings import NUMBERS, WHOLE
 
@@ -45,9 +44,8 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     known = _arguments()
     for name in found:
         if name not in known:
-            close = get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}"
-            raise UsageError.of(f"{file.name}: argument", name, "does not exist", hint)
+            cure = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
+            raise UsageError.of(f"{file.name}: argument", name, "does not exist", cure)
     values = {name: _number(file, name, value) if name in NUMBERS else value for name, value in found.items()}
     if "task" in values:
         values["task"] = _each(values["task"], _task)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from peftprune.strategy import Baseline, RankPruningStrategy
@@ -104,6 +103,5 @@ def load(name: str) -> type[Any]:
         module, _, attribute = _BUILT_IN[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
     known = names()
-    close = get_close_matches(name, known, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    raise UsageError.of("method", name, "is unknown", f"{hint}Known methods: {', '.join(known)}")
+    cure = f"{did_you_mean(name, known)}Known methods: {', '.join(known)}"
+    raise UsageError.of("method", name, "is unknown", cure)

@@ -16,10 +16,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, closest
 from peftprune.strategy.sites import SiteShape, Stream
 
 if TYPE_CHECKING:
@@ -218,9 +217,9 @@ def _nothing_found(value: str, problem: str, linears: Sequence[_Linear]) -> Usag
     if all(linear.layer is None for linear in linears):
         return UsageError.of("target_modules", value, problem, f"Its linear layers are: {', '.join(names)}")
     # A short name may exist in several places (`dense`); offering the last component would hide that.
-    close = get_close_matches(value, names, n=1)
+    close = closest(value, names)
     attention = [name for name in names if "attn" in name or "attention" in name.lower()]
-    example = close or attention[:1] or list(names)[:1]
+    example = [close] if close else attention[:1] or list(names)[:1]
     cure = f"The linear layers of a block are: {', '.join(names)}. Name some of them in a list, for example {example!r}"
     return UsageError.of("target_modules", value, problem, cure)
 

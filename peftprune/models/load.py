@@ -17,13 +17,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlsplit
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
 from peftprune.models.layers import head_modules, language_model_head
 from peftprune.models.packaged import SMALL_DECODER, packaged_file
@@ -203,8 +202,7 @@ def _read_config(name: str | Path) -> Any:
 
 
 def _not_found(name: str | Path, error: Exception) -> UsageError:
-    close = get_close_matches(str(name).rpartition("/")[2], bundled_names(), n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
+    hint = did_you_mean(str(name).rpartition("/")[2], bundled_names())
     tried = (
         f"tried the folder {str(Path(name).expanduser())!r} (no config.json), "
         f"the bundled names ({', '.join(bundled_names())}) and the hub ({_first_line(error)})"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from peftprune import plots
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import KEY, in_cell
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 from peftprune.report.findings import in_words
 from peftprune.study.stored_study import StoredStudy
 
@@ -55,9 +54,8 @@ def draw(frames: Frames, kind: str) -> Figure:
         UsageError: the kind is unknown, or the study has nothing to show for it.
     """
     if kind not in KINDS:
-        close = get_close_matches(kind, KINDS, n=1)
-        hint = f"Did you mean {close[0]!r}? " if close else ""
-        raise UsageError.of("kind", kind, "is unknown", f"{hint}Kinds: {', '.join(KINDS)}")
+        cure = f"{did_you_mean(kind, KINDS)}Kinds: {', '.join(KINDS)}"
+        raise UsageError.of("kind", kind, "is unknown", cure)
     figure = _DRAWN[kind](frames)
     # Without a layout engine, saving does not repeat the arrangement.
     figure.draw_without_rendering()

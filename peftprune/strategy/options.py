@@ -5,11 +5,10 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Literal
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 
 Source = Literal["paper", "authors' code", "secondary summary", "convention"]
 
@@ -81,9 +80,8 @@ def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
     known = {f.name: f for f in fields(config)}
     for name, value in options.items():
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"Options: {', '.join(known) or 'none'}"
-            raise UsageError.of(f"{method} option", name, "does not exist", hint)
+            cure = f"{did_you_mean(name, known)}Options: {', '.join(known) or 'none'}"
+            raise UsageError.of(f"{method} option", name, "does not exist", cure)
         check_range(method, name, value, known[name])
     missing = [
         n for n, f in known.items() if n not in options and f.default is MISSING and f.default_factory is MISSING

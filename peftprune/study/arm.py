@@ -31,7 +31,6 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.study.disk import require_space
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import SCHEMA, ArmFolder
-from peftprune.training.checkpoints import KEPT_CHECKPOINTS
 from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import evaluate
 from peftprune.training.events import BaselineEvents, Progress, PruningEvents
@@ -76,9 +75,7 @@ def run_arm(
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / "config.json", config)
     model, sites = _prepare(plan, inputs, seed)
-    saves = plan.settings.checkpoints
-    # Old ones go only when a new one is whole.
-    require_space(folder.path, model, min(saves, KEPT_CHECKPOINTS + 1))
+    require_space(folder.path, model, plan.settings.checkpoints)
     trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
     ledger = trainer.pruning.ledger
     with _quiet_transformers():

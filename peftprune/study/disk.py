@@ -1,4 +1,4 @@
-"""Running out of room, or of the right to write: seen before training where possible, and said in words."""
+"""Explains errors from a full or read-only disk, and checks free space before training."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from pathlib import Path
 from torch import nn
 
 from peftprune.errors import RunError
+from peftprune.training.checkpoints import KEPT_CHECKPOINTS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _CUT_OFF = ("PytorchStreamWriter", "inline_container", "iostream error")
-"""In what torch says when a file cannot be written to its end; it does not say why."""
-_LATER = "the same command goes on from the last checkpoint; everything finished is kept"
+"""Parts of torch's messages about a file that cannot be written to its end; they do not name the reason."""
+_LATER = "the same command resumes from the last checkpoint; everything finished is kept"
 _PER_WEIGHT = 12
-"""Bytes of a checkpoint for each trained number: itself and the two moments of AdamW, in float32."""
-_BESIDE = 100_000
-"""Bytes of what lies beside the weights in a checkpoint, and in a finished arm: states of the run, and records."""
+"""Bytes of a checkpoint per trained parameter: the value and AdamW's two moments, in float32."""
+_OTHER_FILES = 100_000
+"""Bytes of a checkpoint's, or a finished arm's, files other than weights."""
 
 
 def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
-    """What to tell a user about an error that came of a full disk or a folder that cannot be written; else None.
+    """Returns the error to show a user where a disk is full or a folder is not writable; None for other errors.
 
     Args:
-        error: what was raised; what it came from is looked through too.
+        error: what was raised; its causes are examined too.
         folder: where was written.
     """
     while error is not None:
-        # Libraries in C++ and Rust raise errors of their own, which say no more than the text.
+        # Errors raised by C++ and Rust libraries carry their reason in the text alone.
         code, text = getattr(error, "errno", None), str(error)
         if code in _FULL or "os error 28" in text:
             return RunError(f"{folder}: no space is left on the disk. Free some, and {_LATER}")
@@ -45,18 +46,20 @@ def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
 
 
 def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
-    """Refuse to train where what is to be stored plainly does not fit.
+    """Refuses to train an arm whose files do not fit on the disk.
 
     Args:
         folder: the arm's, which exists.
         model: with the weights to be trained.
-        checkpoints: how many are there at the same time.
+        checkpoints: number of checkpoints that the run writes.
 
     Raises:
-        RunError: naming what is free and what is needed.
+        RunError: naming the free and the needed space.
     """
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    needed = _BESIDE + 4 * trained + checkpoints * (_BESIDE + _PER_WEIGHT * trained)
+    # An old checkpoint is removed after a new one is complete.
+    held = min(checkpoints, KEPT_CHECKPOINTS + 1)
+    needed = _OTHER_FILES + 4 * trained + held * (_OTHER_FILES + _PER_WEIGHT * trained)
     free = _free(folder)
     if free < needed:
         raise RunError(

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from peftprune.errors import PeftPruneError, UsageError
-from peftprune.files import _ASIDE, read_jsonl, write_json
+from peftprune.files import read_jsonl, remove_unfinished, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,8 +128,7 @@ class ArmFolder:
 
     def tidy(self) -> None:
         """Removes what a killed process left: half-written files and, if the arm is finished, checkpoints and error."""
-        for path in self.path.glob(f".*{_ASIDE}"):
-            path.unlink(missing_ok=True)
+        remove_unfinished(self.path)
         if self.result() is not None:
             self.clear_error()
             shutil.rmtree(self.checkpoints, ignore_errors=True)

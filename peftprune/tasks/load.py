@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 from peftprune.tasks import entailment_mini
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset, split_features
 from peftprune.tasks.generation import GENERATION, GenerationInfo, find_file, hub_pairs, in_evaluation, in_training
@@ -56,9 +55,7 @@ def task_info(name: str) -> TaskInfo:
     keys = {_key(known): info for known, info in TASKS.items()}
     if _key(name) in keys:
         return keys[_key(name)]
-    close = difflib.get_close_matches(_key(name), keys, n=1)
-    hint = f"Did you mean {keys[close[0]].name!r}? " if close else ""
-    cure = f"{hint}Choose among {', '.join(TASKS)}, or give files of your own."
+    cure = f"{did_you_mean(name.lower(), TASKS)}Choose among {', '.join(TASKS)}, or give files of your own."
     raise UsageError.of("task", name, "is no known task", cure)
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from transformers import DataCollatorWithPadding
 
 from peftprune.errors import UsageError
+from peftprune.files import write_atomically
 from peftprune.strategy.rng import stream_seed
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ def cached(model: LoadedModel, before: str, after: str, encode: Callable[[], pa.
     table = encode()
     # The cache saves time only: where it cannot be written, tokenising again is right.
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.tmp")
-        pq.write_table(table, aside)
-        os.replace(aside, path)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_atomically(path, sink.getvalue())
     return table.to_pylist()
 
 

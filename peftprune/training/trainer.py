@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,11 +37,11 @@ from peftprune.strategy.phases import phase_at
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.spec import ParameterGroup
 from peftprune.training.checkpoints import (
-    KEPT_CHECKPOINTS,
-    STATE_FILE,
-    checkpoints_in,
+    incomplete_folder,
+    new_checkpoint,
+    read_state,
     usable_checkpoint,
-    write_manifest,
+    write_state,
 )
 from peftprune.training.events import PruningEvents
 from peftprune.training.sampler import PhaseBatchSampler
@@ -181,30 +180,15 @@ class PruningTrainer(Trainer):
         self.model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.checkpoints / "incomplete")
+        return str(incomplete_folder(self.checkpoints))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint aside, sync it, and move it into place with its manifest."""
-        aside = Path(self._get_output_dir(trial))
-        shutil.rmtree(aside, ignore_errors=True)
-        name = f"checkpoint-{self.state.global_step}"
-        try:
-            with warnings_ignored():
-                super()._save_checkpoint(model, trial)
-            torch.save(self.pruning.state_dict(), aside / name / STATE_FILE)
-            write_manifest(aside / name)
-            final = self.checkpoints / name
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(aside / name, final)
-        finally:
-            # On a full disk above all, where half a checkpoint would leave no room for the report of the failure.
-            shutil.rmtree(aside, ignore_errors=True)
-        for old in checkpoints_in(self.checkpoints)[KEPT_CHECKPOINTS:]:
-            shutil.rmtree(old)
+        with new_checkpoint(self.checkpoints, self.state.global_step) as checkpoint, warnings_ignored():
+            super()._save_checkpoint(model, trial)
+            write_state(checkpoint, self.pruning.state_dict())
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        path = Path(resume_from_checkpoint) / STATE_FILE
-        self.pruning.load_state_dict(torch.load(path, weights_only=True))
+        self.pruning.load_state_dict(read_state(Path(resume_from_checkpoint)))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,50 +92,6 @@ def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
         problem = f"has no {METADATA_FILE}, so peftprune did not write it and will not overwrite it"
         raise UsageError.of("out", str(out), problem, "Name another folder, or delete this one yourself")
     return target
-
-
-@contextmanager
-def staged(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write into, which takes its place at the end; after an error nothing is left of it.
-
-    Raises:
-        UsageError: when nothing can be written there.
-    """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    except OSError as error:
-        problem, cure = f"cannot be written ({error.strerror})", "Name a folder in a place you may write to"
-        raise UsageError.of("out", str(target), problem, cure) from None
-    try:
-        yield aside
-        _sync(aside)
-        if target.exists():
-            target.rename(old)
-        try:
-            aside.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _sync(folder: Path) -> None:
-    """Flush every file, with the mode that a file has here: safetensors keeps its own from all other users."""
-    probe = folder / ".mode"
-    probe.touch()
-    mode = probe.stat().st_mode
-    probe.unlink()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
-            with file.open("rb") as f:
-                os.fsync(f.fileno())
 
 
 def folder_bytes(folder: Path) -> int:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftprune.adapters.formats.adapter import Adapter
-from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json, staged
+from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json
 from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, peft_contents, read_peft, write_peft
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
+from peftprune.files import write_folder
 from peftprune.models.load import OFFLINE_MODEL, quiet_transformers
 from peftprune.report.export.choose import Chosen, choose
 from peftprune.report.export.hub import push
@@ -107,7 +108,7 @@ def export(
         cure = "Delete the arm's folder and run the same compare again"
         raise UsageError.of("adapter", str(source), "is missing or incomplete", cure)
     write = {"peft": _peft, "native": _native, "merged": _merged}[format]
-    with staged(target) as aside:
+    with write_folder(target) as aside:
         done = write(chosen, aside, uniform, head)
         facts = {**read_json(source / METADATA_FILE), **chosen.key, "format": format, **done.facts}
         (aside / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
