@@ -127,7 +127,7 @@ def test_given_equal_weights_it_keeps_what_compare_keeps(method: str, tiny_bert:
     ours.run()
     callback = PruningCallback(method, budget=BUDGET)
     rows = peftprune.sampler(examples())
-    late = SameWeights(lambda: callback._sites)
+    late = SameWeights(lambda: callback._start.sites)
     plain_trainer(adapted(tiny_bert), arguments(tmp_path), late, callback, rows=rows).train()
     kept = [[row["sites"] for row in rows] for rows in (ours.pruning.trace.rows, callback.trace.rows)]
     components = [[{n: s["components"] for n, s in row.items()} for row in rows] for rows in kept]
@@ -159,8 +159,8 @@ def test_other_methods_resize_the_sites_and_keep_the_function_and_the_scaling(ti
     callback = started("prilora", model, tmp_path)
     assert list(callback.summary()["ranks"].values()) == [2, 2, 6, 6]
     assert torch.equal(logits(model), before)
-    assert callback._sites is not None
-    assert {s.scaling for s in callback._sites.values()} == {4.0}
+    assert callback._start is not None
+    assert {s.scaling for s in callback._start.sites.values()} == {4.0}
 
 
 @pytest.mark.parametrize(

@@ -1,36 +1,28 @@
-"""Initial values of a site's tensors, from streams of the seed alone."""
+"""Initial values of a site's tensors, drawn from random streams of the seed alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-from peftprune.strategy.sites import SiteShape
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-
-from collections.abc import Iterable
-
+import torch
 from torch import Tensor
 
 from peftprune.strategy.rng import generator
+from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 
 
 def initial_values(
     shapes: Iterable[SiteShape], ranks: Mapping[str, int], spec: AdapterSpec, seed: int, *, draw_A: bool = True
 ) -> dict[str, dict[str, Tensor]]:
-    """What every site's tensors start with; tensors that are not named stay as PEFT made them (B at zero).
+    """Returns the initial tensors of every site; a tensor that is left out keeps PEFT's values (B is zero).
 
     Args:
         shapes: the sites.
         ranks: site to starting rank, at least 1.
-        spec: replaces the default values where it says so.
+        spec: may replace the default values.
         seed: arms with the same seed start alike, whatever their ranks.
-        draw_A: False leaves A alone where the spec says nothing of it.
+        draw_A: False leaves out every A for which the spec defines no values.
     """
     values: dict[str, dict[str, Tensor]] = {}
     for shape in shapes:
@@ -44,26 +36,21 @@ def initial_values(
 
 
 def init_lora_A(rank: int, d_in: int, rng: torch.Generator) -> Tensor:
-    """The initial A of a site, (rank, d_in): uniform in ±1/√d_in, which is PEFT's Kaiming-uniform with a = √5.
+    """Returns an initial A, (rank, d_in): uniform in ±1/√d_in, which is PEFT's Kaiming-uniform with a = √5.
 
-    The bound does not depend on the rank and rows are drawn one after another, so that with one seed the rows at a
-    small rank are the first rows at a larger one.
+    The bound does not depend on the rank and rows are drawn one after another, so with one seed the rows at a small
+    rank are the first rows at a larger one.
     """
-    import torch
-
     return (torch.rand(rank, d_in, generator=rng) * 2 - 1) / d_in**0.5
 
 
 def init_normal(kind: str, shape: SiteShape, rank: int, std: float, rng: torch.Generator) -> Tensor:
-    """Normal initial values of a site's "A", (rank, d_in), "B", (d_out, rank), or "gate", (rank,).
+    """Returns normal initial values of "A", (rank, d_in), "B", (d_out, rank), or "gate", (rank,).
 
-    Components are drawn one after another, so that with one seed those at a small rank are the first ones at a larger
-    rank.
+    Components are drawn one after another, so with one seed those at a small rank are the first ones at a larger rank.
     """
-    import torch
-
     width = {"A": shape.d_in, "B": shape.d_out, "gate": 1}[kind]
-    # torch.randn draws in blocks, so that its first values depend on how many are asked for; torch.rand does not.
+    # torch.randn draws in blocks, so its first values depend on how many are drawn; torch.rand does not.
     uniform = torch.rand(rank, width, generator=rng, dtype=torch.float64).clamp(min=1e-12)
     rows = (std * 2**0.5 * torch.erfinv(2 * uniform - 1)).float()
     return {"A": rows, "B": rows.T.contiguous(), "gate": rows.flatten()}[kind]

@@ -1,4 +1,4 @@
-"""Putting plain PEFT LoRA into a model at the ranks a strategy asked for."""
+"""Injects plain PEFT LoRA into a model at the ranks of a spec."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ ADAPTER = "default"
 
 
 def task_type_of(model: nn.Module) -> TaskType:
-    """PEFT's name for what the model is for: generating text, or classification and regression."""
+    """Returns PEFT's task type of the model: generating text, or classification and regression."""
     if language_model_head(model) is None:
         return TaskType.SEQ_CLS
     return TaskType.SEQ_2_SEQ_LM if cast(Any, model).config.is_encoder_decoder else TaskType.CAUSAL_LM
 
 
 def share_weights(model: nn.Module) -> nn.Module:
-    """A copy of the module tree that holds the same frozen tensors: one backbone in memory for all arms."""
+    """Returns a copy of the modules that holds the same frozen tensors: all arms share one backbone in memory."""
     model.requires_grad_(False)
     memo = {id(t): t for t in [*model.parameters(), *model.buffers()]}
     return copy.deepcopy(model, memo)
@@ -49,10 +49,10 @@ def inject(
     task_type: TaskType | Literal["auto"] | None = "auto",
     **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
-    """Adapt a model that keeps the base's weights shared.
+    """Adapts a model without copying the base's weights.
 
-    The head and every site's A are initialised from streams of the seed alone, so that arms with the same seed start
-    alike whatever their ranks.
+    The head and every A are initialised from random streams of the seed alone, so that arms of one seed start alike
+    whatever their ranks.
 
     Args:
         base: the pretrained model; its parameters are frozen and shared, not copied.
@@ -62,7 +62,7 @@ def inject(
         seed: the arm's seed.
         head: names of the head's modules, trained in full.
         lora_dropout: dropout on the adapters' input, in [0, 1).
-        task_type: PEFT's task type; decides which PeftModel class wraps the model. "auto": that of the model's head.
+        task_type: PEFT's task type, which decides the class of the wrapper; "auto" takes that of the model's head.
         options: further fields of PEFT's `LoraConfig`.
 
     Returns:
@@ -97,22 +97,29 @@ def inject(
         adapted = get_peft_model(model, config, adapter_name=ADAPTER)
     # PEFT adds the usual names of heads, whether or not the model has them.
     adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
-    sites = collect(adapted, shapes)
-    initial = initial_values(sites.shapes, ranks, spec, seed)
-    if spec.gate != "none":
-        surgery.add_gates(sites, spec.gate, spec.gate_init)
-    dropped = frozenset(n for n, r in spec.ranks.items() if r == 0)
-    surgery.apply_plan(sites, PruningPlan(assign=initial))
-    surgery.apply_plan(sites, PruningPlan(drop=dropped))
+    inner = adapted.get_base_model()
+    layers: dict[str, Any] = {s.name: inner.get_submodule(s.name) for s in shapes}
+    sites = SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, adapted.peft_config[ADAPTER])
+    surgery.apply_plan(sites, PruningPlan(drop=frozenset(n for n, r in spec.ranks.items() if r == 0)))
+    initialise(sites, spec, seed)
     for site in sites.values():
         if not site.is_dropped:
             surgery.enable_resizing_load(site)
-    surgery.freeze(sites, [kind for kind in ("A", "B") if not spec.groups.get(kind, ParameterGroup()).trained])
     return adapted, sites
 
 
-def collect(model: PeftModel, shapes: Sequence[SiteShape]) -> SiteSet:
-    """The live sites of an adapted model, for the given shapes."""
-    inner = model.get_base_model()
-    layers = {s.name: inner.get_submodule(s.name) for s in shapes}
-    return SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, model.peft_config[ADAPTER])
+def initialise(sites: SiteSet, spec: AdapterSpec, seed: int, *, draw_A: bool = True) -> None:
+    """Gives the sites the gates, the initial values and the frozen tensors that a spec defines.
+
+    Args:
+        sites: at their starting ranks.
+        spec: gates, initial values and parameter groups.
+        seed: of the initial values.
+        draw_A: False keeps every A for which the spec defines no values.
+    """
+    if spec.gate != "none":
+        surgery.add_gates(sites, spec.gate, spec.gate_init)
+    ranks = {name: rank for name, rank in sites.ranks.items() if rank}
+    shapes = [shape for shape in sites.shapes if shape.name in ranks]
+    surgery.apply_plan(sites, PruningPlan(assign=initial_values(shapes, ranks, spec, seed, draw_A=draw_A)))
+    surgery.freeze(sites, [kind for kind in ("A", "B") if not spec.groups.get(kind, ParameterGroup()).trained])

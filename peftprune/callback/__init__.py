@@ -1,1 +1,1 @@
-"""Rank pruning in somebody else's Trainer, in one process or several: `PruningCallback`, `prepare` and `sampler`."""
+"""Rank pruning in your own Hugging Face or TRL Trainer: `PruningCallback`, `prepare` and `sampler`."""

@@ -1,10 +1,14 @@
-"""What a callback cannot work with in somebody else's trainer, said before anything is trained."""
+"""Refuses trainers and runs in which ranks cannot change, before anything is trained."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from peftprune.errors import UsageError
+from peftprune.strategy.phases import PhaseRange
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.training.checkpoints import STATE_FILE
 
 _SHARDED = {
     "FSDP": "Use DDP (torchrun without fsdp)",
@@ -16,7 +20,7 @@ _NOT_SHAPED = ("adafactor", "8bit", "galore", "apollo", "lomo", "muon", "anyprec
 
 
 def check_trainer(args: Any) -> None:
-    """Refuse ways of training in which ranks cannot change.
+    """Refuses ways of training in which ranks cannot change.
 
     Args:
         args: the trainer's TrainingArguments, after its accelerator was made.
@@ -27,27 +31,52 @@ def check_trainer(args: Any) -> None:
     if getattr(args, "fsdp", None):
         raise UsageError.of("fsdp", args.fsdp, "shards tensors whose ranks would change", _SHARDED["FSDP"])
     if getattr(args, "deepspeed", None):
-        raise UsageError.of(
-            "deepspeed", args.deepspeed, "holds the optimizer's state in flat pieces", _SHARDED["DEEPSPEED"]
-        )
+        problem = "holds the optimizer's state in flat pieces"
+        raise UsageError.of("deepspeed", args.deepspeed, problem, _SHARDED["DEEPSPEED"])
     kind = _distributed_type()
     if kind in _SHARDED:
-        raise UsageError.of(
-            "distributed_type", kind, "holds tensors in pieces whose ranks cannot change", _SHARDED[kind]
-        )
+        problem = "holds tensors in pieces whose ranks cannot change"
+        raise UsageError.of("distributed_type", kind, problem, _SHARDED[kind])
     if getattr(args, "n_gpu", 1) > 1:
-        raise UsageError.of(
-            "n_gpu", args.n_gpu, "copies the model in every step", "Start one process per GPU: torchrun"
-        )
+        raise UsageError.of("n_gpu", args.n_gpu, "copies the model in every step", "Use one process per GPU: torchrun")
     optim = str(getattr(args.optim, "value", args.optim))
     if any(name in optim for name in _NOT_SHAPED):
-        raise UsageError.of(
-            "optim", optim, "keeps state that is not shaped like the parameter", 'Use "adamw_torch" or "sgd"'
-        )
+        problem = "keeps state that is not shaped like the parameter"
+        raise UsageError.of("optim", optim, problem, 'Use "adamw_torch" or "sgd"')
     if getattr(args, "auto_find_batch_size", False):
-        raise UsageError.of(
-            "auto_find_batch_size", True, "starts training anew with ranks already changed", "Set the batch size"
-        )
+        problem = "restarts training after ranks have changed"
+        raise UsageError.of("auto_find_batch_size", True, problem, "Set the batch size")
+
+
+def check_optimizer_before_gates(optimizer: Any, method: str, spec: AdapterSpec) -> None:
+    """Refuses gates where the optimizer was made before them. Raises UsageError."""
+    if spec.gate != "none":
+        cure = "Let the trainer make its optimizer (optim=..., learning_rate=...)"
+        problem = f"was made before the gates that {method} trains"
+        raise UsageError.of("optimizers", type(optimizer).__name__, problem, cure)
+
+
+def check_run(args: Any, state: Any, phases: Sequence[PhaseRange], *, resumed: bool) -> None:
+    """Refuses a run whose state or precision the callback cannot handle.
+
+    Args:
+        args: the trainer's TrainingArguments.
+        state: its TrainerState.
+        phases: the run's step ranges.
+        resumed: whether a checkpoint with the callback's state was loaded.
+
+    Raises:
+        UsageError: naming the argument and the cure.
+    """
+    if state.is_hyper_param_search:
+        raise UsageError.of("hyperparameter_search", True, "is not supported", "Train once per setting")
+    if state.global_step > 0 and not resumed:
+        problem = f"steps were made without this callback: the checkpoint has no {STATE_FILE}"
+        cure = "Resume from an older checkpoint, with the callback in callbacks=[...]"
+        raise UsageError.of("resume_from_checkpoint", state.global_step, problem, cure)
+    if args.fp16 and not args.max_grad_norm and any(r.phase.kind == "forward" for r in phases):
+        problem, cure = "lets float16 scaling meet steps without gradients", "Set it to 1.0, or use bf16"
+        raise UsageError.of("max_grad_norm", 0, problem, cure)
 
 
 def _distributed_type() -> str:

@@ -1,4 +1,4 @@
-"""Serving a run's phases through the data loader of somebody else's trainer."""
+"""Serves a run's phases through a Trainer's data loader."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from peftprune.training.sampler import PhaseBatchSampler, stratified_subset
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How examples are laid out over steps and processes.
+class BatchLayout:
+    """The distribution of examples over steps and processes.
 
     Attributes:
         batch_size: examples per optimizer step, over all processes.
         accumulation: micro-batches per step and process.
-        process: this one's number.
-        processes: how many there are.
+        process: index of this process.
+        processes: number of processes.
     """
 
     batch_size: int
@@ -32,15 +32,15 @@ class Layout:
     processes: int
 
 
-class Order(Protocol):
-    """What serves the phases."""
+class DataOrder(Protocol):
+    """Serves the phases of a run."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration serves."""
+        """Sets the epoch of the next iteration."""
 
 
 class OrderedDataset(Dataset[Any]):
-    """A dataset that is served in the order of `compare`; see `sampler`."""
+    """A dataset to be served in the order of `compare`; see `sampler`."""
 
     def __init__(self, dataset: Any, seed: int | None, lengths: Sequence[int], strata: Sequence[int] | None) -> None:
         self.dataset = dataset
@@ -56,22 +56,21 @@ class OrderedDataset(Dataset[Any]):
 
 
 def sampler(dataset: Any, *, seed: int | None = None) -> OrderedDataset:
-    """Serve a tokenised dataset to somebody else's Trainer in the order of `compare`: the same batches in every step.
+    """Makes a Trainer serve a tokenised dataset in the order of `compare`: the same batches in every step.
 
-    `Trainer(train_dataset=peftprune.sampler(dataset), callbacks=[PruningCallback(...)])`. Where a trainer prepares its
-    dataset itself, as TRL's do: `trainer.train_dataset = peftprune.sampler(trainer.train_dataset)`.
+    `Trainer(train_dataset=peftprune.sampler(dataset), callbacks=[PruningCallback(...)])`. TRL's trainers prepare the
+    dataset themselves: `trainer.train_dataset = peftprune.sampler(trainer.train_dataset)`.
 
-    The order depends on the seed and the epoch alone, groups by length, and serves the phases that ask for a stratified
-    sample of the data. Without it a callback leaves the user's order as it is, and serves such phases a sample of its
-    own in between.
+    The order depends on the seed and the epoch alone, groups examples by length, and serves stratified samples of the
+    data to the phases that train on one. Without `sampler` the callback keeps your order outside of such phases.
 
     Args:
-        dataset: examples in any order, each with "input_ids"; whole numbers under "labels" or "label", where there
-            are any, make the strata of samples.
+        dataset: examples in any order, each with "input_ids"; whole numbers under "labels" or "label" are the strata
+            of samples.
         seed: the arm's; None takes the callback's.
 
     Raises:
-        UsageError: where examples cannot be counted, or have no token ids.
+        UsageError: if the dataset has no length or no token ids.
     """
     if not isinstance(dataset, Sized) or len(dataset) == 0:
         raise UsageError.of("dataset", type(dataset).__name__, "has no examples to count", "Give a map-style dataset")
@@ -82,7 +81,7 @@ def sampler(dataset: Any, *, seed: int | None = None) -> OrderedDataset:
 
 
 def column(dataset: Any, name: str) -> list[Any] | None:
-    """One value per example; None where examples lack it."""
+    """Returns one value per example; None where examples lack it."""
     names = getattr(dataset, "column_names", None)
     if names is not None:
         return list(dataset[name]) if name in names else None
@@ -93,7 +92,7 @@ def column(dataset: Any, name: str) -> list[Any] | None:
 
 
 def strata_of(dataset: Any) -> list[int] | None:
-    """The class of each example; None where labels are no whole numbers."""
+    """Returns the class of each example; None where labels are not whole numbers."""
     for name in ("labels", "label"):
         found = column(dataset, name)
         if found is not None:
@@ -103,7 +102,7 @@ def strata_of(dataset: Any) -> list[int] | None:
 
 
 class PhasedOrder(Sampler[int]):
-    """The user's own order, but for the steps of phases that ask for a sample of the data.
+    """The user's own order, except in phases that train on a sample of the data.
 
     Args:
         inner: the user's sampler.
@@ -137,7 +136,7 @@ class PhasedOrder(Sampler[int]):
         self._order: list[int] = []
 
     def start_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration serves, of the user's sampler too."""
+        """Sets the epoch of the next iteration, and of the user's sampler."""
         self.epoch = epoch
         if hasattr(self.inner, "set_epoch"):
             self.inner.set_epoch(epoch)
@@ -147,7 +146,7 @@ class PhasedOrder(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         first = self.epoch * self.steps_per_epoch
-        # The user's sampler goes on underneath, so that what follows is what would have followed.
+        # The user's sampler advances in every phase, so that later steps get the examples they would have had.
         for position, index in enumerate(self.inner):
             step = first + position // self.batch_size
             current = phase_at(self.phases, step)
@@ -169,12 +168,12 @@ class PhasedOrder(Sampler[int]):
 
 
 class ProcessBatches(Sampler[list[int]]):
-    """One process's micro-batches of the order of `compare`.
+    """One process's micro-batches, in the order of `compare`.
 
     Args:
-        whole: the batches of all processes; a step has as many parts as there are micro-batches in all processes.
-        process: which of them.
-        processes: how many.
+        whole: the micro-batches of all processes.
+        process: index of this process.
+        processes: number of processes.
     """
 
     def __init__(self, whole: PhaseBatchSampler, process: int, processes: int) -> None:
@@ -185,7 +184,7 @@ class ProcessBatches(Sampler[list[int]]):
         self.drop_last = False
 
     def start_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration serves."""
+        """Sets the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -197,17 +196,19 @@ class ProcessBatches(Sampler[list[int]]):
             yield from self.whole.micro_batches(step)[self.process :: self.processes]
 
 
-def serve(loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: Layout, seed: int) -> Order | None:
-    """Have a loader serve the phases. Returns None where it may stay as it is.
+def serve_phases(
+    loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: BatchLayout, seed: int
+) -> DataOrder | None:
+    """Makes a loader serve the phases. Returns None where its own order serves them.
 
     Args:
         loader: the trainer's, before its first iteration.
         phases: the run's step ranges.
-        layout: of the examples.
-        seed: for samples, and for the order where the dataset brings none.
+        layout: the distribution of examples over steps and processes.
+        seed: of samples, and of the order of an `OrderedDataset` without a seed.
 
     Raises:
-        UsageError: where a phase asks for a sample that this loader cannot serve.
+        UsageError: where a phase trains on a sample that this loader cannot serve.
     """
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):
@@ -232,11 +233,11 @@ def serve(loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: Layout,
 
 
 def _serve_ordered(
-    loader: DataLoader[Any], dataset: OrderedDataset, phases: Sequence[PhaseRange], layout: Layout, seed: int
-) -> Order:
+    loader: DataLoader[Any], dataset: OrderedDataset, phases: Sequence[PhaseRange], layout: BatchLayout, seed: int
+) -> DataOrder:
     batch_size, accumulation = layout.batch_size, layout.accumulation
     left = len(dataset) % batch_size or batch_size
-    # As many micro-batches as the trainer counts on in the last step of an epoch, in every process.
+    # Micro-batches that the trainer expects in the last step of an epoch, over all processes.
     last = (len(loader) % accumulation or accumulation) * layout.processes
     if len(loader) != -(-len(dataset) // (batch_size // accumulation)) or left < last:
         raise UsageError.of(
@@ -255,7 +256,7 @@ def _serve_ordered(
         last,
     )
     order = ProcessBatches(whole, layout.process, layout.processes)
-    # A loader refuses a new batch sampler, since that could change its length; this one has the same.
-    # accelerate's loaders pass everything on to one that they hold.
+    # DataLoader forbids a new batch sampler because its length could differ; this one has the same length.
+    # accelerate's loaders wrap the loader to change.
     object.__setattr__(getattr(loader, "base_dataloader", loader), "batch_sampler", order)
     return order

@@ -1,7 +1,7 @@
-"""Lending an optimizer other settings for one step, and taking them back.
+"""Temporarily overrides parameter-group settings for one optimizer step.
 
-The optimizer and its schedule belong to the user: between steps, and so in checkpoints, their parameter groups are as
-the user's trainer made them.
+The optimizer and its schedule are the user's: between steps, and so in checkpoints, the parameter groups are as the
+user's trainer made them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import ParameterGroup
 
 
-class StepGroups:
+class StepParamGroups:
     """Parameter groups for one optimizer step at a time.
 
     Args:
-        settings: what the method asks for, for "A", "B", "gate" and "head".
-        learning_rate: the run's peak rate, to which a rate of its own is scaled with the schedule.
+        settings: the method's optimizer settings for "A", "B", "gate" and "head".
+        learning_rate: the run's peak rate; a method's own `lr` follows the same schedule.
         weight_decay: the run's.
     """
 
@@ -31,14 +31,14 @@ class StepGroups:
             for kind, group in settings.items()
             if (group.lr_scale, group.lr) != (1.0, None) or group.weight_decay not in (None, weight_decay)
         }
-        self._held: list[dict[str, Any]] | None = None
+        self._own: list[dict[str, Any]] | None = None
 
-    def lend(self, optimizer: Optimizer, sites: SiteSet, factor: float) -> None:
-        """Multiply every learning rate by `factor`, and give the tensors with settings of their own their groups."""
-        self._held = optimizer.param_groups
+    def override(self, optimizer: Optimizer, sites: SiteSet, factor: float) -> None:
+        """Multiplies every learning rate by `factor` and moves tensors with their own settings to their own groups."""
+        self._own = optimizer.param_groups
         kinds = self._kinds(sites)
         groups = []
-        for group in self._held:
+        for group in self._own:
             parts: dict[str, list[Any]] = {}
             for param in group["params"]:
                 kind = kinds.get(id(param), "head")
@@ -46,10 +46,10 @@ class StepGroups:
             groups += [self._group(group, kind, params, factor) for kind, params in parts.items()]
         optimizer.param_groups = groups
 
-    def take_back(self, optimizer: Optimizer) -> None:
-        """Give the optimizer its own groups again."""
-        if self._held is not None:
-            optimizer.param_groups, self._held = self._held, None
+    def restore(self, optimizer: Optimizer) -> None:
+        """Restores the optimizer's own groups."""
+        if self._own is not None:
+            optimizer.param_groups, self._own = self._own, None
 
     def _kinds(self, sites: SiteSet) -> dict[int, str]:
         if not self.settings:
@@ -66,7 +66,7 @@ class StepGroups:
         wanted = self.settings.get(kind)
         if wanted is not None:
             lr = lr * wanted.lr_scale if wanted.lr is None else lr * wanted.lr / self.learning_rate
-            # Biases have no decay, whatever the others have.
+            # Biases have no weight decay.
             if wanted.weight_decay is not None and (kind != "head" or group.get("weight_decay")):
                 changed["weight_decay"] = wanted.weight_decay
         return {**changed, "lr": lr}

@@ -1,4 +1,4 @@
-"""Counting what somebody else's trainer puts through the model."""
+"""Counts the examples and tokens that a Trainer passes through the model."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class StepMeter:
-    """Counts examples and tokens of each step's forward passes; no number is read from the device before `tokens`."""
+class TokenCounter:
+    """Counts examples and tokens of each step's forward passes. Only `tokens` waits for the device."""
 
     def __init__(self, model: nn.Module) -> None:
         self._handle = model.register_forward_pre_hook(self._count, with_kwargs=True)
-        self._open = False
+        self._counting = False
         self._samples = self._padded = 0
         self._tokens: Tensor | int = 0
 
     def start(self) -> None:
-        """A step begins."""
-        self._open = True
+        """Starts counting: a step begins."""
+        self._counting = True
         self._samples = self._padded = 0
 
     def stop(self) -> None:
-        """Its passes are over: what follows may be an evaluation."""
-        self._open = False
+        """Stops counting: the next forward pass may be an evaluation's."""
+        self._counting = False
 
     def cost(self, step: int) -> tuple[int, int, int]:
-        """(examples, 0, tokens with padding) of the step that has just ended, in this process."""
+        """Returns (examples, 0, tokens with padding) of this process's last step."""
         return max(1, self._samples), 0, self._padded
 
     def tokens(self) -> int:
-        """Tokens without padding since the last call."""
+        """Returns the tokens without padding since the last call."""
         found, self._tokens = int(self._tokens), 0
         return found
 
     def remove(self) -> None:
-        """Take the hook off the model."""
+        """Removes the hook from the model."""
         self._handle.remove()
 
     def _count(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self._open:
+        if not self._counting:
             return
         ids = kwargs.get("input_ids", kwargs.get("inputs_embeds", args[0] if args else None))
         if not isinstance(ids, Tensor):

@@ -1,0 +1,159 @@
+"""The events of a training run in a Trainer that peftprune did not make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from peftprune.adapters import surgery
+from peftprune.callback.attach import base_cost
+from peftprune.callback.data_order import BatchLayout, serve_phases
+from peftprune.callback.param_groups import StepParamGroups
+from peftprune.callback.start import Start
+from peftprune.callback.token_counter import TokenCounter
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.phases import PhaseRange, phase_at
+from peftprune.training.distributed import GradientAverage, broadcast, check_agreement, sum_over_processes
+from peftprune.training.events import PruningEvents, inner_optimizer
+from peftprune.training.ledger import count_adapter, stored_parameters
+from peftprune.training.schedule import learning_rate_factors, rewarm_factors
+
+
+class UserTrainerEvents(PruningEvents):
+    """Runs phases, learning rates and gradient averaging through the hooks of any Trainer.
+
+    Args:
+        strategy, budget, phases, seed: as for `PruningEvents`.
+        start: the sites and the starting spec.
+        model: the model that is trained.
+        args: the trainer's arguments.
+        loader: its training data loader, which is made to serve the phases.
+        schedule, warmup_ratio: as for `PruningCallback`.
+    """
+
+    def __init__(
+        self,
+        strategy: RankPruningStrategy,
+        start: Start,
+        budget: ArmBudget,
+        phases: Sequence[PhaseRange],
+        *,
+        seed: int,
+        model: Any,
+        args: Any,
+        loader: Any,
+        schedule: str,
+        warmup_ratio: float,
+    ) -> None:
+        accumulation = args.gradient_accumulation_steps
+        layout = BatchLayout(budget.batch_size, accumulation, args.process_index, args.world_size)
+        self._order = serve_phases(loader, phases, layout, seed)
+        self._steps_per_epoch = 0 if self._order is None else -(-len(loader) // accumulation)
+        self._factors = (learning_rate_factors if schedule == "restart" else rewarm_factors)(phases, warmup_ratio)
+        self._groups = StepParamGroups(start.spec.groups, args.learning_rate, args.weight_decay)
+        self._counter = TokenCounter(model)
+        self._average = GradientAverage()
+        self._hidden_best: tuple[Any] | None = None
+        super().__init__(
+            strategy,
+            start.sites,
+            budget,
+            phases,
+            seed=seed,
+            step_cost=self._counter.cost,
+            base_cost=base_cost(model),
+            full_steps=True,
+        )
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        check_agreement(lambda: surgery.structure(self.sites), "the ranks at the start")
+        broadcast(self.sites.parameters())
+        self._average.add(self.sites.parameters())
+        super().on_train_begin(args, state, control, **kwargs)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore_best(state)
+        if self._order is not None:
+            self._order.start_epoch(state.global_step // self._steps_per_epoch)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore_best(state)
+        self._counter.start()
+        if self._forward_only(state.global_step):
+            model = kwargs["model"]
+            # The trainer switches to training mode before every micro-batch.
+            model.train = lambda mode=True: nn.Module.train(model, False)
+        super().on_step_begin(args, state, control, **kwargs)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._counter.stop()
+        if self._forward_only(state.global_step):
+            model = kwargs["model"]
+            del model.train
+            for param in model.parameters():
+                param.grad = None
+        super().on_pre_optimizer_step(args, state, control, **kwargs)
+        factor = self._factors[min(state.global_step, len(self._factors) - 1)]
+        self._groups.override(inner_optimizer(kwargs["optimizer"]), self.sites, factor)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._groups.restore(inner_optimizer(kwargs["optimizer"]))
+        super().on_optimizer_step(args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_step_end(args, state, control, **kwargs)
+        self._average.add(self.sites.parameters())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs:
+            return
+        if "learning_rate" in logs and 0 < state.global_step <= len(self._factors):
+            logs["learning_rate"] *= self._factors[state.global_step - 1]
+            if state.log_history:
+                state.log_history[-1]["learning_rate"] = logs["learning_rate"]
+        super().on_log(args, state, control, logs=logs, **kwargs)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_evaluate(args, state, control, **kwargs)
+        if args.metric_for_best_model is not None and self._hidden_best is None and not self._within_budget():
+            # The trainer compares the metric with the best one next. Nothing beats infinity.
+            self._hidden_best = (state.best_metric,)
+            state.best_metric = math.inf if args.greater_is_better else -math.inf
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.restore_best(state)
+
+    def restore_best(self, state: Any) -> None:
+        """Gives the trainer its best metric back after an evaluation above the budget."""
+        if self._hidden_best is not None:
+            (state.best_metric,), self._hidden_best = self._hidden_best, None
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Removes every hook and sums the ledger over all processes."""
+        super().on_train_end(args, state, control, **kwargs)
+        self.restore_best(state)
+        self._counter.remove()
+        self._average.remove(kwargs["model"])
+        ledger = self.ledger
+        ledger.tokens += self._counter.tokens()
+        spent = ("samples", "tokens", "forward_only_samples", "base_flops", "adapter_flops")
+        sums = {n: torch.tensor(float(getattr(ledger, n)), dtype=torch.float64, device=args.device) for n in spent}
+        sum_over_processes(sums)
+        for name, value in sums.items():
+            setattr(ledger, name, type(getattr(ledger, name))(value.item()))
+
+    def state_dict(self) -> dict[str, Any]:
+        self.ledger.tokens += self._counter.tokens()
+        return super().state_dict()
+
+    def _within_budget(self) -> bool:
+        nonzero = self.budget.count == "nonzero"
+        return (count_adapter(self.sites).nonzero if nonzero else stored_parameters(self.sites)) <= self.budget.params
+
+    def _forward_only(self, step: int) -> bool:
+        return phase_at(self.phases, step).phase.kind == "forward"
