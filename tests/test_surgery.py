@@ -500,29 +500,6 @@ def test_multipliers_scale_components_until_they_are_removed(model_and_sites):
 # --- saving and restoring ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gate", ["none", "rank"])
-def test_loading_weights_of_other_ranks_resizes(gate):
-    source, source_sites = adapt(BASE, gate=gate)
-    stir(source_sites)
-    ranks = {n: 1 + i % 5 for i, n in enumerate(source_sites)}
-    apply_plan(
-        source_sites,
-        PruningPlan(
-            keep={n: range(r) for n, r in ranks.items() if r < 4}, grow={n: 1 for n, r in ranks.items() if r == 5}
-        ),
-        rng=rng(),
-    )
-    target, sites = adapt(BASE, gate=gate)
-    identity = sites[UP]._lora_A.weight
-    target.load_state_dict(source.state_dict())
-    assert sites.ranks == ranks
-    assert sites[UP]._lora_A.weight is identity
-    for site in sites.values():
-        assert site._layer.r["default"] == site._lora_A.out_features == site._lora_B.in_features == site.rank
-        assert site.scaling == 2.0
-    assert torch.equal(logits(target), logits(source))
-
-
 def changed_everything(sites):
     apply_plan(
         sites,

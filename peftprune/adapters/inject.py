@@ -102,9 +102,6 @@ def inject(
     sites = SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, adapted.peft_config[ADAPTER])
     surgery.apply_plan(sites, PruningPlan(drop=frozenset(n for n, r in spec.ranks.items() if r == 0)))
     initialise(sites, spec, seed)
-    for site in sites.values():
-        if not site.is_dropped:
-            surgery.enable_resizing_load(site)
     return adapted, sites
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peftprune.adapters.initial import init_lora_A
-from peftprune.adapters.plan_check import Assign, Change, Drop, Grow, Keep, Reinit, Share, Zero, resolve_plan
+from peftprune.adapters.plan_check import Change, resolve_plan
 from peftprune.errors import RunError
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteSet
@@ -51,21 +51,21 @@ def apply_plan(
         raise RunError(f"plan.{what} draws new rows of A and needs a generator. Pass rng to apply_plan")
     for change in changes:
         group = [sites[name] for name in change.sites]
-        match change:
-            case Drop():
+        match change.kind:
+            case "drop":
                 _drop(sites, group[0], optimizer)
-            case Keep(indices=indices):
-                _keep(group, indices, optimizer)
-            case Reinit(rank=rank):
-                _reinit(sites, group, rank, optimizer, rng)
-            case Share():
+            case "keep":
+                _keep(group, change.value, optimizer)
+            case "reinit":
+                _reinit(sites, group, change.value, optimizer, rng)
+            case "share":
                 _share(sites, group, optimizer)
-            case Grow(extra=extra):
-                _grow(group, extra, optimizer, rng)
-            case Assign(values=values):
-                _assign(group[0], values)
-            case Zero(masks=masks):
-                _zero(group[0], masks, optimizer if plan.moments == "zero" else None)
+            case "grow":
+                _grow(group, change.value, optimizer, rng)
+            case "assign":
+                _assign(group[0], change.value)
+            case "zero":
+                _zero(group[0], change.value, optimizer if plan.moments == "zero" else None)
     if plan.reset_optimizer and optimizer is not None:
         optimizer.state.clear()
     sync_config(sites)
@@ -250,7 +250,6 @@ def _restore(sites: SiteSet, site: Site, rank: int, optimizer: Optimizer | None)
     layer, adapter = site._layer, site._adapter
     layer.lora_A[adapter] = nn.Linear(site.d_in, rank, bias=False, device=device, dtype=dtype)
     layer.lora_B[adapter] = nn.Linear(rank, site.d_out, bias=False, device=device, dtype=dtype)
-    enable_resizing_load(site)
     for new, known in ((site._lora_A, like._lora_A), (site._lora_B, like._lora_B)):
         new.weight.requires_grad_(known.weight.requires_grad)
         if optimizer is not None and known.weight.requires_grad:
@@ -328,50 +327,31 @@ def _sync_layer(site: Site, rank: int) -> None:
     layer.r[adapter] = rank
     layer.lora_alpha[adapter] = alpha(layer.scaling[adapter], rank)
     if getattr(site._lora_A, "rank_multiplier", None) is not None:
-        site._lora_A.rank_multiplier = None  # it refers to the components of before
+        site._lora_A.rank_multiplier = None  # its length is the old rank
     site._lora_A.out_features = rank
     site._lora_B.in_features = rank
 
 
 def sync_config(sites: SiteSet) -> None:
-    """Write ranks and alphas into the PEFT config, on anchored full names, dropped sites left out."""
-    alive = [s for s in sites.values() if not s.is_dropped]
-    if not alive:
+    """Writes ranks and alphas into the PEFT config by full, anchored names; dropped sites are left out."""
+    ranks = {name: rank for name, rank in sites.ranks.items() if rank}
+    if not ranks:
         return
-    ranks = {s.name: s.rank for s in alive}
     config = sites.peft_config
     config.target_modules = set(ranks)
-    alphas = {s.name: alpha(s.scaling, ranks[s.name]) for s in alive}
+    alphas = {name: alpha(sites[name].scaling, rank) for name, rank in ranks.items()}
     config.r = max(ranks.values())
-    config.lora_alpha = alpha(alive[0].scaling, config.r)
+    config.lora_alpha = alpha(sites[next(iter(ranks))].scaling, config.r)
     config.rank_pattern = {anchored(n): r for n, r in ranks.items() if r != config.r}
     config.alpha_pattern = {anchored(n): a for n, a in alphas.items() if a != config.lora_alpha}
 
 
 def alpha(scaling: float, rank: int) -> int | float:
-    """The lora_alpha that gives this scaling at this rank; PEFT expects an integer where it is one."""
+    """Returns the lora_alpha that gives this scaling at this rank, as an integer where it is one, as PEFT expects."""
     value = scaling * rank
     return int(value) if float(value).is_integer() else value
 
 
 def anchored(name: str) -> str:
-    """The `rank_pattern` key that matches this module and no other whose name ends alike."""
+    """Returns the `rank_pattern` key that matches this module and no other whose name ends alike."""
     return f"^{re.escape(name)}"
-
-
-def enable_resizing_load(site: Site) -> None:
-    """Let the site's layers take on the rank found in a state dict that is loaded into them."""
-
-    def resize(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-        for name in ("weight", "rank_gate"):
-            value = state_dict.get(f"{prefix}{name}")
-            param = getattr(module, name, None)
-            if value is None or param is None or value.shape == param.shape:
-                continue
-            param.data = param.data.new_zeros(value.shape)
-            if name == "weight" and not site.is_dropped:
-                rank = value.shape[0] if module is site._lora_A else value.shape[1]
-                _sync_layer(site, rank)
-
-    for module in (site._lora_A, site._lora_B):
-        module.register_load_state_dict_pre_hook(resize)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from peftprune.adapters.plan_check import Change, Drop, Grow, Keep, Reinit
+from peftprune.adapters.plan_check import Change
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteSet
 
@@ -36,16 +36,16 @@ class Trace:
         self._append(sites, 0, phase, "initial ranks", {}, with_density=False)
 
     def record(self, sites: SiteSet, plan: PruningPlan, changes: Sequence[Change], step: int, phase: str) -> None:
-        """Records the state after a plan was applied at the end of `step` (counted from 1).
+        """Records the state after a plan was applied.
 
         A plan that only assigns values and states no scores leaves no row: methods that take steps of their own return
         one in every step.
 
         Args:
             sites: the sites as they are now.
-            plan: its scores and reason are recorded.
+            plan: the plan, whose scores and reason are recorded.
             changes: what applying it changed.
-            step: the optimizer step.
+            step: the optimizer step, from 1.
             phase: its phase.
         """
         if not plan.scores and replace(plan, assign={}).is_empty:
@@ -70,15 +70,15 @@ class Trace:
         for change in changes:
             first = change.sites[0]
             held, born = self._components[first], self._born[first]
-            match change:
-                case Drop():
+            match change.kind:
+                case "drop":
                     held = []
-                case Keep(indices=indices):
-                    held = [held[i] for i in indices]
-                case Reinit(rank=rank):
-                    held, born = list(range(rank)), rank
-                case Grow(extra=extra):
-                    held, born = [*held, *range(born, born + extra)], born + extra
+                case "keep":
+                    held = [held[i] for i in change.value]
+                case "reinit":
+                    held, born = list(range(change.value)), change.value
+                case "grow":
+                    held, born = [*held, *range(born, born + change.value)], born + change.value
             for name in change.sites:
                 self._components[name], self._born[name] = list(held), born
 
