@@ -321,7 +321,7 @@ def test_paths_that_lead_nowhere_are_named(adapter: Path, tmp_path: Path) -> Non
         read_adapter(tmp_path / "none")
     with pytest.raises(UsageError, match=r"Name .*adapter"):
         read_adapter(tmp_path)
-    with pytest.raises(UsageError, match="alpha: 16 is given for an adapter that says its own"):
+    with pytest.raises(UsageError, match="alpha: 16 is given for an adapter that stores its own"):
         read_adapter(adapter, alpha=16)
     save_file({"x": torch.zeros(1)}, tmp_path / "trained.safetensors")
     with pytest.raises(UsageError, match="what a method without adapters trained"):
@@ -344,9 +344,9 @@ def test_a_folder_is_replaced_only_where_peftprune_wrote_it(adapter: Path, tmp_p
         convert(adapter, out, overwrite=True)
     with pytest.raises(UsageError, match="is a file"):
         convert(adapter, out / "adapter.safetensors")
-    with pytest.raises(UsageError, match="what is read"):
+    with pytest.raises(UsageError, match="contains, the source"):
         convert(adapter, adapter, overwrite=True)
-    with pytest.raises(UsageError, match="what is read"):
+    with pytest.raises(UsageError, match="contains, the source"):
         convert(adapter, tmp_path, overwrite=True)
 
 

@@ -1,4 +1,4 @@
-"""Whether a base model is the one that an adapter was trained on: a few of its weights, as a checksum."""
+"""Checks by a few weights that a base model is the one that an adapter was trained on."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _VALUES = 4096
 
 
 def base_sample(weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Checksums of up to three adapted layers' base weights: the first, the middle and the last one by name.
+    """Returns checksums of up to three adapted layers' base weights: the first, the middle and the last by name.
 
-    Values are rounded to bfloat16, so that a base in either dtype has the same ones, and taken at equal distances.
+    Values are sampled at equal distances and rounded to bfloat16, so that a base in either dtype has equal checksums.
 
     Args:
         weights: module name to its frozen weight.
@@ -34,10 +34,10 @@ def _checksum(weight: Tensor) -> str:
 
 
 def check_base(sample: Mapping[str, str], model: nn.Module, adapter: object) -> None:
-    """Compare a model's weights with what `base_sample` recorded. Weights of other dtypes are not comparable.
+    """Compares a model's weights with a `base_sample`. Weights that are not float32 or bfloat16 are skipped.
 
     Raises:
-        UsageError: another base model.
+        UsageError: if it is another base model.
     """
     for name, expected in sample.items():
         weight: Any = getattr(model.get_submodule(name), "weight", None)

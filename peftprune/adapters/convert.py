@@ -1,4 +1,4 @@
-"""From one format of adapters to another."""
+"""Converts adapter files from one format to another."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ def convert(
     alpha: float | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write an adapter of any format in PEFT's or the native one.
+    """Writes an adapter of any format in PEFT's or the native format.
 
     Args:
-        adapter: PEFT's folder, our native file, or loralib's.
+        adapter: a PEFT folder, a native file or a loralib file.
         out: folder to write; it appears whole or not at all.
         format: "peft" or "native".
         uniform: for "peft": pad every site with zeros to the largest rank.
-        head: False leaves the trained head out.
-        alpha: lora_alpha of a loralib file, which does not say it.
+        head: False leaves out the trained head.
+        alpha: lora_alpha of a loralib file, which does not store it.
         overwrite: replace a folder that this package wrote.
 
+    Returns:
+        The folder.
+
     Raises:
-        UsageError: what cannot be converted so; nothing was touched.
+        UsageError: for an adapter that cannot be converted; nothing was changed.
     """
     if format not in ("peft", "native"):
         raise UsageError.of("format", format, "is unknown", "Formats: peft, native")

@@ -1,4 +1,4 @@
-"""Looking at an adapter: ranks, spectra, norms, density, sharing, and what pruning it further would cost."""
+"""Inspects an adapter: ranks, spectra, norms, density, sharing, and the loss of pruning it further."""
 
 from __future__ import annotations
 
@@ -13,32 +13,31 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual
+from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual, require_finite
 from peftprune.adapters.formats.folder import folder_bytes
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.pruning import ranks_for_params
-from peftprune.errors import UsageError
 from peftprune.scoring.spectrum import update_svd
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect` found.
+    """The result of `inspect`.
 
     Attributes:
         path: the adapter.
         format: "peft", "native" or "loralib".
-        sites: one row a site: `site`, `layer` (the first number in its name; NaN where there is none), `d_out`,
-            `d_in`, `rank`, `effective_rank`, `norm` (Frobenius) and `largest` (spectral) of ΔW, `density` (share of
-            entries of A and B that are not zero), `half_energy` (share of ‖ΔW‖² that the larger half of its singular
-            values holds), `shared_with`, `params`.
+        sites: one row per site: `site`, `layer` (the first number in its name; NaN without one), `d_out`, `d_in`,
+            `rank`, `effective_rank`, `norm` (Frobenius) and `largest` (spectral) of ΔW, `density` (share of entries of
+            A and B that are not zero), `half_energy` (share of ‖ΔW‖² in the larger half of the singular values),
+            `shared_with`, `params`.
         spectra: site to the singular values of ΔW, descending.
-        further: one row a rank budget: `rank`, `params`, `kept_energy` if all sites compete for the parameters of that
-            uniform rank, `uniform_energy` if every site is truncated to the rank, and `worst_site` and `worst_energy`,
-            the site that would then keep the least.
-        totals: `sites`, `params` (shared factors once), `expanded_params` (a copy each), `head_params`, `bytes`.
-        facts: what the adapter says of itself: base model, method, seed, metrics.
-        notes: what had to be assumed.
+        further: one row per rank budget: `rank`, `params`, `kept_energy` if all sites compete for the parameters of
+            that uniform rank, `uniform_energy` if every site is truncated to the rank, and `worst_site` and
+            `worst_energy`, the site that then keeps the smallest share.
+        totals: `sites`, `params` (shared factors once), `expanded_params` (every site), `head_params`, `bytes`.
+        facts: stored metadata: base model, method, seed, metrics.
+        notes: assumptions that were made.
     """
 
     path: Path
@@ -51,7 +50,7 @@ class Inspection:
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values; what does not exist is None."""
+        """Returns plain values; missing ones are None."""
         return {
             "path": str(self.path),
             "format": self.format,
@@ -64,26 +63,25 @@ class Inspection:
 
 
 def inspect(adapter: str | Path, *, alpha: float | None = None) -> Inspection:
-    """Read an adapter and say what is in it. Spectra come from the factors (QR); ΔW is never formed.
+    """Inspects an adapter. Spectra are computed from the factors by QR; ΔW is never formed.
 
-    The effective rank is exp(−Σ p·ln p) with p the singular values over their sum (Roy and Vetterli, EUSIPCO 2007):
-    between 1, when one value holds all, and the rank, when all are equal; 0 where ΔW is zero.
+    The effective rank is exp(−Σ p·ln p) with p the singular values over their sum (Roy and Vetterli, EUSIPCO 2007): 1
+    if one value is all of the sum, the rank if all values are equal, 0 where ΔW is zero.
 
     Args:
-        adapter: PEFT's folder, our native file, or loralib's.
-        alpha: lora_alpha of a loralib file, which does not say it; it scales norms and spectra.
+        adapter: a PEFT folder, a native file or a loralib file.
+        alpha: lora_alpha of a loralib file, which does not store it; it scales norms and spectra.
 
     Raises:
-        UsageError: an adapter that cannot be read, or that is not finite.
+        UsageError: for an adapter that cannot be read or is not finite.
     """
     found = read_adapter(adapter, alpha=alpha)
     refuse_unusual(found, "inspect")
+    require_finite(found)
     groups = found.groups()
     spectra: dict[str, Tensor] = {}
     for first, *others in groups:
         f = found.sites[first]
-        if not all(bool(torch.isfinite(t).all()) for t in (f.A, f.B)):
-            raise UsageError.of("adapter", str(found.path), f"is not finite at {first}", "Train it again")
         _, S, _ = update_svd(f.A, f.B)
         spectra |= dict.fromkeys([first, *others], abs(f.scaling) * S.cpu())
     shared = {name: [m for m in group if m != name] for group in groups for name in group}
@@ -93,7 +91,7 @@ def inspect(adapter: str | Path, *, alpha: float | None = None) -> Inspection:
         "params": sum(found.sites[g[0]].rank * found.sites[g[0]].unit_cost for g in groups),
         "expanded_params": found.params,
         "head_params": sum(t.numel() for t in found.others.values()),
-        "bytes": _bytes(found.path),
+        "bytes": folder_bytes(found.path) if found.path.is_dir() else found.path.stat().st_size,
     }
     further = _further(found, groups, spectra)
     values = {row["site"]: spectra[row["site"]].tolist() for row in rows}
@@ -101,7 +99,7 @@ def inspect(adapter: str | Path, *, alpha: float | None = None) -> Inspection:
 
 
 def effective_rank(values: Tensor) -> float:
-    """exp of the entropy of the singular values over their sum; 0 where all are zero. Values: (r,), at least 0."""
+    """Returns exp of the entropy of singular values, (r,), over their sum; 0 if all are zero."""
     total = float(values.sum())
     if total == 0.0:
         return 0.0
@@ -165,10 +163,6 @@ def _facts(adapter: Adapter) -> dict[str, Any]:
     facts = {name: adapter.facts[name] for name in names if name in adapter.facts}
     config = {name: adapter.config.get(name) for name in ("base_model_name_or_path", "task_type", "modules_to_save")}
     return {k: v for k, v in (config | facts).items() if v is not None}
-
-
-def _bytes(path: Path) -> int:
-    return folder_bytes(path) if path.is_dir() else path.stat().st_size
 
 
 def _plain(row: Mapping[Any, Any]) -> dict[str, Any]:

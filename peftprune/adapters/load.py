@@ -1,4 +1,4 @@
-"""Putting a stored adapter onto a base model."""
+"""Loads a stored adapter onto a base model."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
 
 from peftprune.adapters.base_check import check_base
-from peftprune.adapters.formats.adapter import Adapter, Factors, within
+from peftprune.adapters.formats.adapter import Adapter, within
 from peftprune.adapters.formats.peft import peft_contents, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.errors import UsageError
 
 
 def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = None) -> PeftModel:
-    """Adapt a base model with a stored adapter, in PEFT's, the native or loralib's format.
+    """Adapts a base model with a stored adapter in PEFT's, the native or loralib's format.
 
-    The function is the stored adapter's to the bit. Sites that share factors in a native file share them in memory.
+    The function equals the stored adapter's bit for bit. Sites that share factors in a native file share them in
+    memory.
 
     Args:
         folder: the adapter's folder or file.
-        model: the base model, which is adapted in place; untouched where anything is wrong.
-        alpha: lora_alpha of a loralib file, which does not say it.
+        model: the base model, which is adapted in place; unchanged after an error.
+        alpha: lora_alpha of a loralib file, which does not store it.
 
     Returns:
         A PEFT model in eval mode.
 
     Raises:
-        UsageError: an adapter that cannot be read, or one of another base model.
+        UsageError: for an adapter that cannot be read, or one of another base model.
     """
     adapter = read_adapter(folder, alpha=alpha)
     check_fits(adapter, model)
     config, tensors = peft_contents(adapter)
     with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
-        # Said by transformers when PEFT asks a model about activation checkpointing.
+        # transformers warns when PEFT reads a model's activation checkpointing.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         write_peft(config, tensors, Path(aside))
         adapted = PeftModel.from_pretrained(model, aside)
@@ -48,19 +49,20 @@ def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = 
 
 
 def check_fits(adapter: Adapter, model: nn.Module) -> None:
-    """Check that the model has every site and every other tensor in its shape, and that the adapter lacks none.
+    """Checks that the model has every tensor of the adapter in its shape, and that the adapter lacks none.
 
     Raises:
-        UsageError: naming the first that does not fit; the model is untouched.
+        UsageError: naming the first tensor that does not fit.
     """
     modules = dict(model.named_modules())
     cure = "Load the base model that it was trained on, with as many labels"
     for name, factors in adapter.sites.items():
         if name not in modules:
             raise UsageError.of("adapter", str(adapter.path), f"adapts {name}, which the model does not have", cure)
-        found, own = _shape(modules[name]), _expected(factors)
+        found, own = _shape(modules[name]), (factors.B.shape[0], factors.A.shape[1])
         if found != own:
-            problem = f"adapts {name} as {own[0]} × {own[1]}, where the model has {_words(found)}"
+            shape = " × ".join(map(str, found)) or "no weight"
+            problem = f"adapts {name} as {own[0]} × {own[1]}, where the model has {shape}"
             raise UsageError.of("adapter", str(adapter.path), problem, cure)
     state = model.state_dict()
     for name, tensor in adapter.others.items():
@@ -81,7 +83,7 @@ def check_fits(adapter: Adapter, model: nn.Module) -> None:
 
 
 def _shape(module: nn.Module) -> tuple[int, ...]:
-    """(d_out, d_in); quantised layers say it beside their packed weights, and transformers' Conv1D holds it turned."""
+    """Returns (d_out, d_in). Quantised layers store it beside their packed weights; transformers' Conv1D transposes."""
     if isinstance(module, nn.Embedding):
         return module.embedding_dim, module.num_embeddings
     features: Any = (getattr(module, "out_features", None), getattr(module, "in_features", None))
@@ -92,16 +94,8 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
     return shape[::-1] if type(module).__name__ == "Conv1D" else shape
 
 
-def _expected(factors: Factors) -> tuple[int, int]:
-    return factors.B.shape[0], factors.A.shape[1]
-
-
-def _words(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) if shape else "no weight"
-
-
 def _check_none_lacking(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
-    """Layers that PEFT would adapt by the configuration, but that have no tensors, would be random."""
+    """Refuses layers that PEFT would adapt by the configuration without stored tensors: they would be random."""
     config: Any = LoraConfig(
         **{
             key: adapter.config.get(key)
@@ -113,7 +107,7 @@ def _check_none_lacking(adapter: Adapter, modules: dict[str, nn.Module]) -> None
     for name, module in modules.items():
         if name in adapter.sites or len(_shape(module)) != 2:
             continue
-        # PEFT answers with an object that is false for what is excluded.
+        # PEFT returns an object that is false for excluded modules.
         if check_target_module_exists(config, name):
             problem = f"has no factors for {name}, which its target_modules name"
             raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")

@@ -1,4 +1,4 @@
-"""Merging an adapter into its base model, so that plain transformers serves it."""
+"""Merges an adapter into its base model, which plain transformers then loads."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from peftprune.adapters.formats.folder import read_tensors
+from peftprune.adapters.formats.folder import read_json, read_tensors
 from peftprune.adapters.formats.peft import CONFIG_FILE, read_peft
 from peftprune.adapters.load import check_fits
 from peftprune.adapters.save import TENSORS_FILE
 from peftprune.errors import RunError, UsageError
 
 TOLERANCE = 1e-4
-"""Of a float32 base: largest output difference, as a share of the largest output (or of 1 where that is larger).
-Narrower bases round every weight once more; what that costs is reported, not judged."""
+"""For a float32 base: largest difference of outputs, as a share of the largest output or of 1, whichever is larger.
+In narrower dtypes every weight is rounded once more: the difference is reported, not limited."""
 
 
 class Merged(NamedTuple):
-    """What merging did: the stored `dtype`, the largest `difference` of outputs, and the largest `output`."""
+    """The stored `dtype`, the largest `difference` of outputs before and after merging, and the largest `output`."""
 
     dtype: str
     difference: float
@@ -32,16 +32,16 @@ class Merged(NamedTuple):
 
 
 def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
-    """The base with an arm's stored adapter, or with the tensors that a baseline trained.
+    """Returns the base model with an arm's stored adapter, or with the tensors that a baseline trained.
 
     Raises:
-        UsageError: files that are damaged or do not fit; the base is untouched.
+        UsageError: for files that are damaged or do not fit; the base is unchanged.
     """
     if (folder / CONFIG_FILE).exists():
-        if _is_lora(folder):
+        if read_json(folder / CONFIG_FILE).get("peft_type") == "LORA":
             check_fits(read_peft(folder), base)
         with warnings.catch_warnings():
-            # PEFT says that it ignores the ranks that its own AdaLoRA wrote, and applies them.
+            # PEFT warns that it ignores the ranks of its own AdaLoRA, but applies them.
             warnings.simplefilter("ignore")
             return PeftModel.from_pretrained(base, str(folder)).eval()
     tensors, _ = read_tensors(folder / TENSORS_FILE)
@@ -54,30 +54,20 @@ def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
     return base.eval()
 
 
-def _is_lora(folder: Path) -> bool:
-    from peftprune.adapters.formats.folder import read_json
-
-    return read_json(folder / CONFIG_FILE).get("peft_type") == "LORA"
-
-
 def write_merged(
-    adapted: nn.Module,
-    tokenizer: Any,
-    folder: Path,
-    dtype: torch.dtype,
-    reload: Callable[[Path], nn.Module],
+    adapted: nn.Module, tokenizer: Any, folder: Path, dtype: torch.dtype, reload: Callable[[Path], nn.Module]
 ) -> Merged:
-    """Merge in float32, round once to the dtype of the stored base, save, read back and compare.
+    """Merges in float32, rounds once to the dtype of the stored base, saves, reads back and compares outputs.
 
     Args:
         adapted: the adapted model in float32; it is merged in place.
-        tokenizer: saved too.
-        folder: where the files go.
+        tokenizer: saved beside the model.
+        folder: where the files are written.
         dtype: of the stored base.
         reload: loads a saved folder, in the dtype it holds.
 
     Raises:
-        RunError: outputs that are not finite, or differ by more than rounding.
+        RunError: if outputs are not finite, or differ by more than rounding.
     """
     inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
     batch = fixed_batch(inner.config)
@@ -102,17 +92,17 @@ def write_merged(
 
 
 def _write_labels(model: Any, file: Path) -> None:
-    """Say the labels in any case: transformers leaves two of them out, where BART would then take three."""
+    """Writes the labels explicitly: transformers leaves out the default two, but BART's default is three."""
     if "Classification" in type(model).__name__:
         labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
         file.write_text(json.dumps(json.loads(file.read_text()) | labels, indent=2, sort_keys=True) + "\n")
 
 
 def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tensor]:
-    """The batch that outputs are compared on: random token ids, the same ones every time, each row closed by its end.
+    """Returns the batch on which outputs are compared: fixed random token ids, each row ending in the end token.
 
     Returns:
-        `input_ids` and `attention_mask`, (rows, length); encoder-decoders make their decoder's input from them.
+        `input_ids` and `attention_mask`, (rows, length); encoder-decoders derive their decoder's input from them.
     """
     text = config.get_text_config()
     special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "decoder_start", "sep")}
@@ -128,7 +118,7 @@ def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tenso
 
 @torch.no_grad()
 def outputs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    """The logits in float32, in eval mode. Encoder-decoders that generate read the same ids in their decoder."""
+    """Returns the logits in float32, in eval mode. The decoder of a generating encoder-decoder reads the same ids."""
     model.eval()
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     extra = {}

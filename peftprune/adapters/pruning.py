@@ -1,7 +1,7 @@
-"""Pruning an adapter that exists already: without training, without its base model, from its factors alone.
+"""Prunes a stored adapter from its factors alone, without training and without its base model.
 
-Every step works on the small core that QR leaves of two factors, at a cost of (d_in + d_out) · r² a site; ΔW, which
-has d_in · d_out entries, is never formed.
+The QR decomposition of the factors leaves an r × r core, at a cost of (d_in + d_out) · r² per site; ΔW, which has
+d_in · d_out entries, is never formed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
-from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual
+from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual, require_finite
 from peftprune.adapters.formats.folder import check_out
 from peftprune.adapters.formats.peft import folded_config, peft_contents, write_peft
 from peftprune.adapters.formats.read import read_adapter
@@ -32,7 +31,7 @@ METHODS = ("svd", "magnitude")
 
 
 class Target(NamedTuple):
-    """What is left: `kind` is "rank", "params" or "energy"."""
+    """The size to prune to: `kind` is "rank", "params" or "energy"."""
 
     kind: str
     value: float
@@ -40,16 +39,16 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did.
+    """The result of pruning.
 
     Attributes:
-        adapter: what is left.
-        ranks: site to rank before and after; 0 where the site is gone.
+        adapter: the pruned adapter.
+        ranks: site to rank before and after; 0 where the site is removed.
         energies: site to the share of its energy that is kept.
         kept_energy: 1 − Σ‖ΔW − ΔW'‖² / Σ‖ΔW‖² over all sites, in the Frobenius norm, 0 … 1.
         params_before: adapter parameters, shared factors counted once.
         params_after: likewise.
-        path: where it was written, if it was.
+        path: the folder that was written, if any.
     """
 
     adapter: Adapter
@@ -71,22 +70,22 @@ def prune(
     alpha: float | None = None,
     overwrite: bool = False,
 ) -> Pruned:
-    """Prune a stored adapter into a PEFT adapter. A trained head is carried over unchanged.
+    """Prunes a stored adapter and writes a PEFT adapter. A trained head is copied unchanged.
 
     Args:
-        adapter: PEFT's folder, our native file, or loralib's.
+        adapter: a PEFT folder, a native file or a loralib file.
         out: folder to write; it appears whole or not at all.
-        method: "svd" keeps the largest singular values, which loses the least; "magnitude" keeps the components with
-            LoRPA's largest score at each site (hadamard; outer where d_in ≠ d_out).
-        budget: "rank=4", the parameters that uniform rank 4 has on the same sites; "params=N"; or "energy=0.95", the
-            fewest components that keep this share of the energy. Under "svd" all sites compete; under "magnitude" a
-            budget means equal ranks, and an energy holds at each site.
-        uniform: with a rank: every site ends with this rank, or with its own where that is lower.
-        alpha: lora_alpha of a loralib file, which does not say it.
+        method: "svd" keeps the largest singular values, which loses the least energy; "magnitude" keeps the components
+            with the largest LoRPA score at each site (hadamard; outer where d_in ≠ d_out).
+        budget: "rank=4", the parameters of uniform rank 4 on the same sites; "params=N"; or "energy=0.95", the fewest
+            components that keep this share of the energy. Under "svd" all sites compete; under "magnitude" ranks are
+            equal, and an energy applies to each site.
+        uniform: with a rank: every site ends with this rank, or with its own if that is lower.
+        alpha: lora_alpha of a loralib file, which does not store it.
         overwrite: replace a folder that this package wrote.
 
     Raises:
-        UsageError: what cannot be pruned so; nothing was touched.
+        UsageError: for an adapter or a request that cannot be pruned; nothing was changed.
     """
     source = read_adapter(adapter, alpha=alpha)
     target = check_out(Path(out), overwrite, source.path)
@@ -98,15 +97,11 @@ def prune(
 
 
 def parse_target(text: str) -> Target:
-    """Read `rank=4`, `params=100000` or `energy=0.95`.
-
-    Raises:
-        UsageError: for anything else.
-    """
+    """Parses `rank=4`, `params=100000` or `energy=0.95`. Raises UsageError for anything else."""
     key, _, value = (part.strip() for part in text.partition("="))
     if key == "energy":
         if not re.fullmatch(r"\d*\.?\d+(e-?\d+)?", value) or not 0 < float(value) <= 1:
-            raise UsageError.of("budget.energy", value, "is no share above 0 and up to 1", "Write energy=0.95")
+            raise UsageError.of("budget.energy", value, "is not a share above 0 and up to 1", "Write energy=0.95")
         return Target("energy", float(value))
     if key not in ("rank", "params"):
         raise UsageError.of("budget", text, "names none of rank, params and energy", "Write rank=4, for example")
@@ -117,19 +112,13 @@ def parse_target(text: str) -> Target:
 
 
 def prune_adapter(adapter: Adapter, method: str, target: Target, *, uniform: bool = False) -> Pruned:
-    """Prune without writing; see `prune`.
-
-    Raises:
-        UsageError: an adapter or a request that cannot be pruned so.
-    """
+    """Prunes without writing; see `prune`."""
     if method not in METHODS:
         raise UsageError.of("method", method, "is unknown", f"Methods: {', '.join(METHODS)}")
     if uniform and target.kind != "rank":
         raise UsageError.of("uniform", uniform, f"needs a rank, not {target.kind}", "Write rank=4, for example")
     refuse_unusual(adapter, "pruning")
-    for name, factors in adapter.sites.items():
-        if not all(bool(torch.isfinite(t).all()) for t in (factors.A, factors.B)):
-            raise UsageError.of("adapter", str(adapter.path), f"is not finite at {name}", "Train it again")
+    require_finite(adapter)
     groups = {group[0]: group for group in adapter.groups()}
     first = {name: adapter.sites[name] for name in groups}
     params = sum(f.rank * f.unit_cost for f in first.values())
@@ -161,7 +150,7 @@ def prune_adapter(adapter: Adapter, method: str, target: Target, *, uniform: boo
 
 
 def _allowed(first: Mapping[str, Factors], target: Target, params: int) -> int:
-    """The budget in parameters; what there is, for an energy."""
+    """Returns the budget in parameters; for an energy, all of them."""
     if target.kind == "energy":
         return params
     unit = sum(f.unit_cost for f in first.values())
@@ -174,7 +163,7 @@ def _allowed(first: Mapping[str, Factors], target: Target, params: int) -> int:
 
 
 Cut = tuple[dict[str, Factors | None], dict[str, float], dict[str, float]]
-"""What is kept of each site (None for nothing), the squared Frobenius norm that is lost, and that of the whole."""
+"""By site: the factors that are kept (None for none), the squared Frobenius norm that is lost, and that of ΔW."""
 
 
 def _by_svd(first: Mapping[str, Factors], times: Mapping[str, int], target: Target, allowed: int, uniform: bool) -> Cut:
@@ -189,7 +178,7 @@ def _by_svd(first: Mapping[str, Factors], times: Mapping[str, int], target: Targ
     kept: dict[str, Factors | None] = {}
     for name, (U, S, V) in found.items():
         f, n = first[name], ranks[name]
-        # A site that keeps everything keeps its factors: there is nothing to truncate.
+        # A site that keeps all components keeps its factors.
         if n >= f.rank:
             kept[name] = Factors(f.A, f.scaled_B, 1.0, f.embedding)
         elif n == 0:
@@ -206,20 +195,20 @@ def _by_svd(first: Mapping[str, Factors], times: Mapping[str, int], target: Targ
 def ranks_for_params(
     values: Mapping[str, Tensor], costs: Mapping[str, int], times: Mapping[str, int], params: int
 ) -> dict[str, int]:
-    """Ranks at which singular values of all sites, taken in descending order, cost no more than `params`.
+    """Returns the ranks at which singular values of all sites, taken in descending order, fit into `params`.
 
     Args:
         values: site to singular values, (r,), descending.
         costs: site to parameters of one unit of rank.
-        times: site to how many sites hold its factors: what they lose together counts.
-        params: what they may cost.
+        times: site to the number of sites that hold its factors; their losses add up.
+        params: the parameters allowed.
     """
     scores = {name: S * times[name] ** 0.5 for name, S in values.items()}
     return {name: len(kept) for name, kept in keep_top_global(scores, costs, params).items()}
 
 
 def ranks_for_energy(values: Mapping[str, Tensor], times: Mapping[str, int], share: float) -> dict[str, int]:
-    """Ranks at which the fewest singular values of all sites keep this share of the sum of squares; see above."""
+    """Returns the ranks at which the fewest singular values keep this share of the sum of squares; see above."""
     rows = [(float(s) ** 2 * times[name], name) for name, S in values.items() for s in S]
     needed, running = share * sum(row[0] for row in rows) * (1 - 1e-12), 0.0
     ranks = dict.fromkeys(values, 0)
@@ -234,7 +223,7 @@ def ranks_for_energy(values: Mapping[str, Tensor], times: Mapping[str, int], sha
 def _by_magnitude(
     first: Mapping[str, Factors], times: Mapping[str, int], target: Target, allowed: int, uniform: bool
 ) -> Cut:
-    """Every site is cut by LoRPA's score, which compares within a site: to equal ranks, or each to its own energy."""
+    """Cuts every site by LoRPA's score, which compares within a site: to equal ranks, or to the energy at each."""
     gram = {name: _gram(f) for name, f in first.items()}
     whole = {name: float(G.sum().clamp(min=0)) for name, G in gram.items()}
     order = {name: _scored(f) for name, f in first.items()}
@@ -252,7 +241,7 @@ def _by_magnitude(
     elif target.kind == "rank":
         ranks = {n: min(int(target.value), f.rank) for n, f in first.items()}
     else:
-        # What a site has is the most it can keep.
+        # A site keeps at most its own rank.
         shapes = [SiteShape(n, 0, "", f.rank, f.rank) for n, f in first.items()]
         ranks = solve_ranks(shapes, allowed, unit_costs={n: f.unit_cost for n, f in first.items()})
     kept: dict[str, Factors | None] = {}
@@ -268,7 +257,7 @@ def _scored(f: Factors) -> Tensor:
 
 
 def _gram(f: Factors) -> Tensor:
-    """(r, r): inner products of the rank-one parts of ΔW, so that sums over a block are squared norms."""
+    """Returns (r, r) inner products of the rank-one parts of ΔW: the sum over a block is a squared norm."""
     A, B = f.A.double(), f.B.double() * f.scaling
     return (B.T @ B) * (A @ A.T)
 
@@ -276,7 +265,7 @@ def _gram(f: Factors) -> Tensor:
 def _facts(
     adapter: Adapter, method: str, target: Target, energy: float, sites: Mapping[str, Factors]
 ) -> dict[str, Any]:
-    """What is known of the adapter that was pruned no longer holds, but for its base model."""
+    """Returns the metadata of a pruned adapter: that of the original, apart from its base model, goes to `before`."""
     facts: dict[str, Any] = {
         "format": "PEFT",
         "pruned": {

@@ -1,4 +1,4 @@
-"""Writing the winning adapter so that plain PEFT loads it."""
+"""Saves what an arm trained, in PEFT's format where PEFT has one."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ TENSORS_FILE = "trained.safetensors"
 
 
 def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str, Any]) -> int:
-    """Save a folded adapter with its head in PEFT's own format; `PeftModel.from_pretrained` gives the same function.
+    """Saves a folded adapter with its head in PEFT's own format; `PeftModel.from_pretrained` gives the same function.
 
-    Sharing sites get a copy each, since PEFT knows no ties; sites without an adapter are left out of
-    `target_modules`. Scaling is baked into B, so r, lora_alpha, rank_pattern and alpha_pattern agree everywhere.
+    Sites that share an adapter get a copy each, because PEFT has no ties; sites without an adapter are left out of
+    `target_modules`. Scaling is in B, so r, lora_alpha, rank_pattern and alpha_pattern agree.
 
     Args:
         model: after `surgery.fold`.
         sites: its sites.
-        folder: made where absent.
-        metadata: our own facts, written beside PEFT's files.
+        folder: created if absent.
+        metadata: written to `peftprune.json` beside PEFT's files.
 
     Returns:
         Size of the weights file in bytes.
     """
-    # PEFT keeps a set, whose order would change from run to run.
+    # The order of PEFT's set changes from run to run.
     sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
     model.save_pretrained(str(folder), save_embedding_layers=False)
     ties = {name: others for name, others in sites.shared_with().items() if others}
@@ -44,10 +44,10 @@ def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str
 
 
 def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> int:
-    """Save what a baseline trained: in PEFT's own format where PEFT made the model, else the trained tensors alone.
+    """Saves what a baseline trained: in PEFT's own format if PEFT made the model, else the trained tensors alone.
 
     The latter are named as in the model's state dict: load the base model, then
-    `model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)`. PEFT has no format for them.
+    `model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)`.
 
     Returns:
         Size of the weights file in bytes.

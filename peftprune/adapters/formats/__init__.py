@@ -1,1 +1,1 @@
-"""Adapter files: PEFT's folder, the native file, and loralib's."""
+"""Adapter files: PEFT's folder, the native file and loralib's file."""

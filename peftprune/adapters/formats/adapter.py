@@ -1,4 +1,4 @@
-"""An adapter once it is read, whatever its format."""
+"""An adapter in memory, read from any format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Factors:
         A: (r, d_in).
         B: (d_out, r).
         scaling: factor on B A.
-        embedding: whether the site is an embedding, whose d_in is the vocabulary.
+        embedding: whether the site is an embedding, whose d_in is the vocabulary size.
     """
 
     A: Tensor
@@ -43,11 +43,11 @@ class Factors:
 
     @property
     def scaled_B(self) -> Tensor:
-        """B with the scaling in it, in B's own dtype."""
+        """scaling · B, in B's dtype."""
         return self.B if self.scaling == 1.0 else (self.B.double() * self.scaling).to(self.B.dtype)
 
     def key(self) -> str:
-        """Equal for two sites just where factors and scaling are equal to the bit."""
+        """Returns a digest that is equal for two sites if factors and scaling are equal bit for bit."""
         digest = hashlib.blake2b(repr((self.scaling, self.embedding)).encode(), digest_size=16)
         for tensor in (self.A, self.B):
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -60,13 +60,13 @@ class Adapter:
     """A LoRA adapter.
 
     Attributes:
-        format: what it was read from.
-        path: where it was read from.
-        sites: fully qualified module name to its factors, layers in order.
+        format: the format it was read from.
+        path: the file or folder it was read from.
+        sites: fully qualified module name to its factors, in layer order.
         others: the other trained tensors, such as a head's, by their names in the base model's state dict.
-        config: PEFT's `adapter_config.json`; made up for loralib, which has none.
-        facts: our own metadata (`peftprune.json`); empty where there is none.
-        notes: what had to be assumed, in words.
+        config: PEFT's `adapter_config.json`; constructed for loralib, which has none.
+        facts: the metadata of `peftprune.json`; empty where there is none.
+        notes: assumptions that were made, in words.
     """
 
     format: Format
@@ -78,7 +78,7 @@ class Adapter:
     notes: tuple[str, ...] = ()
 
     def groups(self) -> list[list[str]]:
-        """Sites that hold the same factors to the bit, together; a site that shares with none is a group of its own."""
+        """Returns groups of sites whose factors are equal bit for bit; a site that shares with none is a group too."""
         found: dict[str, list[str]] = {}
         for name, factors in self.sites.items():
             found.setdefault(factors.key(), []).append(name)
@@ -86,23 +86,23 @@ class Adapter:
 
     @property
     def head(self) -> dict[str, Tensor]:
-        """Those of the other tensors that belong to PEFT's `modules_to_save`."""
+        """The other tensors that belong to PEFT's `modules_to_save`."""
         modules = tuple(self.config.get("modules_to_save") or ())
         return {n: t for n, t in self.others.items() if any(within(n, module) for module in modules)}
 
     @property
     def params(self) -> int:
-        """Adapter parameters in the file of a format without sharing: every site counts."""
+        """Adapter parameters without sharing: every site counts."""
         return sum(f.rank * f.unit_cost for f in self.sites.values())
 
 
 def within(tensor: str, module: str) -> bool:
-    """Whether a tensor's name lies in a module that PEFT finds under this name, which may be the end of its path."""
+    """Returns whether a tensor belongs to a module that PEFT finds by this name, which may be the end of its path."""
     return f".{module}." in f".{tensor}"
 
 
 def in_order(sites: Mapping[str, Factors]) -> dict[str, Factors]:
-    """Sites as a reader expects them: layer 10 after layer 9."""
+    """Returns the sites in natural order: layer 10 after layer 9."""
 
     def natural(name: str) -> list[tuple[int, str]]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
@@ -111,7 +111,7 @@ def in_order(sites: Mapping[str, Factors]) -> dict[str, Factors]:
 
 
 def refuse_unusual(adapter: Adapter, action: str) -> None:
-    """Refuse what more than B A belongs to, so that no step here changes its function unnoticed.
+    """Refuses an adapter whose function is more than base + scaling · B A, which an action would change unnoticed.
 
     Raises:
         UsageError: naming the field of PEFT's configuration.
@@ -119,17 +119,20 @@ def refuse_unusual(adapter: Adapter, action: str) -> None:
     for field_name, what in _UNUSUAL.items():
         value = adapter.config.get(field_name)
         if value:
-            raise UsageError.of(
-                field_name, value, f"means {what}, which {action} does not handle", "Merge it with PEFT instead"
-            )
+            problem = f"means {what}, which {action} does not handle"
+            raise UsageError.of(field_name, value, problem, "Merge it with PEFT instead")
     start = adapter.config.get("init_lora_weights", True)
     if isinstance(start, str) and start not in ("gaussian", "eva", "orthogonal"):
-        raise UsageError.of(
-            "init_lora_weights",
-            start,
-            f"means that loading changes the base model's weights, which {action} does not handle",
-            "Save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it",
-        )
+        problem = f"means that loading changes the base model's weights, which {action} does not handle"
+        cure = "Save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        raise UsageError.of("init_lora_weights", start, problem, cure)
+
+
+def require_finite(adapter: Adapter) -> None:
+    """Refuses an adapter with factors that are not finite. Raises UsageError."""
+    for name, factors in adapter.sites.items():
+        if not all(bool(torch.isfinite(t).all()) for t in (factors.A, factors.B)):
+            raise UsageError.of("adapter", str(adapter.path), f"is not finite at {name}", "Train it again")
 
 
 _UNUSUAL = {

@@ -1,4 +1,4 @@
-"""Files of adapters: safetensors read with clear errors, and folders that appear whole or not at all."""
+"""Reads adapter files with clear errors, and checks folders before they are written."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and the text entries of its header.
+    """Returns the tensors of a safetensors file and the text entries of its header.
 
     Raises:
-        UsageError: a pickle, or a file that is damaged or no safetensors file.
+        UsageError: for a pickle, or a file that is damaged or not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -34,52 +34,52 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(file, "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        problem = f"is truncated, damaged or no safetensors file ({error})"
+        problem = f"is truncated, damaged or not a safetensors file ({error})"
         raise UsageError.of("file", str(file), problem, "Copy or download it again") from None
 
 
 def pickled(file: Path) -> UsageError:
-    """What is said of a pickle, with the way to convert it."""
+    """Returns the error for a pickle, with a command that converts it."""
     code = (
         "import sys, torch; from safetensors.torch import save_file; "
         "tensors = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
         "save_file({k: v.contiguous().clone() for k, v in tensors.items()}, sys.argv[2])"
     )
     target = file.with_suffix(".safetensors")
-    cure = f'Convert it, if you trust where it comes from: python -c "{code}" {file} {target}'
+    cure = f'Convert it, if you trust its source: python -c "{code}" {file} {target}'
     return UsageError.of("file", str(file), "is a pickle, which can run code when it is opened", cure)
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Returns the JSON object in a file.
 
     Raises:
-        UsageError: when there is none.
+        UsageError: if there is none.
     """
     try:
         value = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError.of("file", str(file), f"cannot be read ({error})", "Copy or download it again") from None
     if not isinstance(value, dict):
-        raise UsageError.of("file", str(file), "holds no JSON object", "Copy or download it again")
+        raise UsageError.of("file", str(file), "does not hold a JSON object", "Copy or download it again")
     return value
 
 
 def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
-    """The folder that will be written, made absolute.
+    """Returns the absolute path of the folder to write.
 
     Args:
-        out: what was asked for.
+        out: the requested folder.
         overwrite: whether a folder that this package wrote may be replaced.
-        sources: folders that are read, which must not be replaced.
+        sources: files or folders that are read, which must not be replaced.
 
     Raises:
-        UsageError: when it is in the way of something; nothing was touched.
+        UsageError: if writing would replace anything else; nothing was changed.
     """
     target = out.expanduser().absolute()
     for source in sources:
         if source.absolute() == target or target in source.absolute().parents:
-            raise UsageError.of("out", str(out), "is, or contains, what is read", "Name another folder")
+            raise UsageError.of("out", str(out), "is, or contains, the source", "Name another folder")
     if not target.exists():
         return target
     if not target.is_dir():
@@ -95,5 +95,5 @@ def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files."""
+    """Returns the size of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

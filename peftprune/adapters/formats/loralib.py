@@ -1,6 +1,6 @@
 """loralib's format: a state dict with `<site>.lora_A` and `<site>.lora_B`, and the head's tensors under their names.
 
-It says neither lora_alpha nor which model it belongs to.
+It stores neither lora_alpha nor the name of the base model.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from peftprune.errors import UsageError
 
 
 def is_loralib(tensors: dict[str, Tensor]) -> bool:
-    """Whether any tensor bears loralib's name for a factor."""
+    """Returns whether any tensor has loralib's name of a factor."""
     return any(name.endswith((".lora_A", ".lora_B")) for name in tensors)
 
 
 def parse_loralib(path: Path, tensors: dict[str, Tensor], alpha: float | None) -> Adapter:
-    """Read it as PEFT would hold it.
+    """Returns the adapter from the file's contents, with a configuration as PEFT would write it.
 
     Args:
         path: for messages.
         tensors: the file's contents.
-        alpha: the lora_alpha of its training; None takes the scaling as 1, which is noted.
+        alpha: the lora_alpha of its training; None assumes a scaling of 1, which is noted.
 
     Raises:
-        UsageError: a factor without its partner, factors that do not fit (MergedLinear, convolutions), or trained
+        UsageError: for a factor without its partner, factors that do not fit (MergedLinear, convolutions), or trained
             tensors inside adapted layers.
     """
     sites: dict[str, Factors] = {}
@@ -43,7 +43,7 @@ def parse_loralib(path: Path, tensors: dict[str, Tensor], alpha: float | None) -
             lacking = "lora_A" if a is None else "lora_B"
             raise UsageError.of("file", str(path), f"has no {lacking} for {site}", "Copy or download it again")
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
-            problem = f"has A {tuple(a.shape)} and B {tuple(b.shape)} at {site}: no plain linear layer"
+            problem = f"has A {tuple(a.shape)} and B {tuple(b.shape)} at {site}, which is not a plain linear layer"
             cure = "Convolutions and loralib's MergedLinear are not supported; split them into one pair a layer"
             raise UsageError.of("file", str(path), problem, cure)
         sites[site] = Factors(a, b, 1.0 if alpha is None else alpha / a.shape[0])
@@ -63,7 +63,7 @@ def parse_loralib(path: Path, tensors: dict[str, Tensor], alpha: float | None) -
 
 
 def _modules(path: Path, sites: list[str], tensors: list[str]) -> list[str]:
-    """The outermost modules that hold these tensors and no site."""
+    """Returns the outermost modules that hold these tensors and no site."""
     inside = {".".join(site.split(".")[:n]) for site in sites for n in range(1, site.count(".") + 2)}
     found: dict[str, None] = {}
     for tensor in tensors:

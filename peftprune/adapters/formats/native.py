@@ -1,16 +1,16 @@
 """The native format: one safetensors file, `adapter.safetensors`, in which factors that sites share are stored once.
 
 Tensors:
-    `0.A` (r, d_in), `0.B` (d_out, r), `1.A`, ...   factors, one pair a group of sites that hold the same ones
+    `0.A` (r, d_in), `0.B` (d_out, r), `1.A`, ...   factors, one pair per group of sites that share them
     `other.<name>`                                  every other trained tensor, by its name in the base model
 
 The header's text entry `peftprune` is a JSON object:
     version   1
     sites     [[module name, number of its group, whether it is an embedding], ...], in order
     config    PEFT's adapter_config.json, from which each site's scaling follows
-    facts     our own metadata: method, seed, metrics, ...
+    facts     metadata: method, seed, metrics, ...
 
-It becomes PEFT's two files again, to the bit: `peft_format.peft_contents(read_native(file))`.
+`peft_contents(read_adapter(file))` gives PEFT's two files back bit for bit.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ VERSION = 1
 
 
 def native_contents(adapter: Adapter, *, head: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of the file.
+    """Returns the tensors and the header of the file.
 
     Args:
-        adapter: any.
+        adapter: of any format.
         head: False leaves out `modules_to_save`.
 
     Raises:
-        UsageError: an adapter that is more than factors.
+        UsageError: for an adapter that is more than factors.
     """
     refuse_unusual(adapter, "the native format")
     config, full = peft_contents(adapter, head=head)
-    # Through PEFT's form, so that every format says the same of loralib's scaling.
+    # Passes through PEFT's format, so that every format stores loralib's scaling alike.
     written = parse_peft(adapter.path, config, full, adapter.facts)
     tensors = {f"other.{name}": t for name, t in written.others.items()}
     number: dict[str, int] = {}
@@ -60,11 +60,7 @@ def native_contents(adapter: Adapter, *, head: bool = True) -> tuple[dict[str, T
 
 
 def write_native(contents: tuple[dict[str, Tensor], dict[str, str]], folder: Path) -> int:
-    """Write the file.
-
-    Returns:
-        Its size in bytes.
-    """
+    """Writes the file and returns its size in bytes."""
     from safetensors.torch import save_file
 
     save_file(contents[0], folder / NATIVE_FILE, metadata=contents[1])
@@ -72,10 +68,10 @@ def write_native(contents: tuple[dict[str, Tensor], dict[str, str]], folder: Pat
 
 
 def parse_native(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Adapter:
-    """Read it back.
+    """Returns the adapter from the file's contents.
 
     Raises:
-        UsageError: a version that is not known, or a header and tensors that disagree.
+        UsageError: for an unknown version, or a header and tensors that disagree.
     """
     try:
         header: dict[str, Any] = json.loads(metadata[HEADER])

@@ -1,8 +1,7 @@
 """PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-What is written here has every scaling in B, so that r = lora_alpha = the largest rank and `rank_pattern` equals
-`alpha_pattern`; sites are named in full. An adapter that PEFT wrote itself and that nothing changed keeps its own
-configuration.
+Adapters are written with every scaling in B, so that r = lora_alpha = the largest rank and `rank_pattern` equals
+`alpha_pattern`; sites are named in full. An unchanged adapter of PEFT's keeps its own configuration.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
 from peftprune.adapters.formats.folder import read_json, read_tensors
 from peftprune.adapters.save import METADATA_FILE
+from peftprune.adapters.surgery import anchored
 from peftprune.errors import UsageError
 
 CONFIG_FILE = "adapter_config.json"
@@ -33,10 +33,10 @@ _ENDINGS = {
 
 
 def read_peft(folder: Path) -> Adapter:
-    """Read a folder that PEFT, or `export`, wrote.
+    """Reads a folder that PEFT or `export` wrote.
 
     Raises:
-        UsageError: damaged files, another kind of adapter than LoRA, or tensors and configuration that disagree.
+        UsageError: for damaged files, an adapter that is not LoRA, or tensors and configuration that disagree.
     """
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("peft_type")
@@ -51,10 +51,10 @@ def read_peft(folder: Path) -> Adapter:
 def parse_peft(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> Adapter:
-    """An adapter from the contents of PEFT's two files.
+    """Returns the adapter from the contents of PEFT's two files.
 
     Raises:
-        UsageError: tensors and configuration disagree.
+        UsageError: if tensors and configuration disagree.
     """
     pairs: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
@@ -84,14 +84,14 @@ def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, T
         raise UsageError.of("adapter", str(path), f"has no lora_{lacking} for {site}", "Copy or download it again")
     A, B = pair["A"], pair["B"]
     if A.dim() != 2 or B.dim() != 2:
-        problem = f"has factors with {A.dim()} and {B.dim()} dimensions at {site}: no linear layer"
+        problem = f"has factors with {A.dim()} and {B.dim()} dimensions at {site}, which is not a linear layer"
         raise UsageError.of("adapter", str(path), problem, "Convolutions are not supported")
     rank, alpha = _patterned(config, "rank_pattern", "r", site), _patterned(config, "alpha_pattern", "lora_alpha", site)
     if A.shape[0] != B.shape[1] or A.shape[0] != rank:
         problem = f"has A {tuple(A.shape)} and B {tuple(B.shape)} at {site}, where {CONFIG_FILE} says rank {rank}"
         raise UsageError.of("adapter", str(path), problem, "Configuration and weights are of different adapters")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise UsageError.of("lora_alpha", alpha, f"of {path} is no number", "Mend the configuration")
+        raise UsageError.of("lora_alpha", alpha, f"of {path} is not a number", "Correct the configuration")
     root = math.sqrt(rank) if config.get("use_rslora") else rank
     return Factors(A, B, alpha / root, embedding)
 
@@ -104,14 +104,14 @@ def _patterned(config: Mapping[str, Any], pattern: str, default: str, site: str)
 
 
 def _check_complete(adapter: Adapter) -> None:
-    """Every name in the configuration must have tensors."""
+    """Checks that every module that the configuration names has tensors."""
     targets = adapter.config.get("target_modules")
     if isinstance(targets, list):
         for target in targets:
             if not any(site == target or site.endswith(f".{target}") for site in adapter.sites):
                 problem = f"has no tensors for the target module {target}"
                 raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
-    # PEFT adds the usual names of heads, of which a model has one.
+    # PEFT lists several usual names of heads, of which a model has one.
     modules = adapter.config.get("modules_to_save") or ()
     if modules and not adapter.head:
         problem = f"has no tensors for {' or '.join(modules)}, which modules_to_save names"
@@ -121,19 +121,16 @@ def _check_complete(adapter: Adapter) -> None:
 def peft_contents(
     adapter: Adapter, *, uniform: bool = False, head: bool = True
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What PEFT's two files would hold.
+    """Returns the contents of PEFT's two files: the configuration, and the tensors by PEFT's names.
 
     Args:
-        adapter: any.
+        adapter: of any format.
         uniform: pad every site with zeros to the largest rank, for engines that ignore `rank_pattern`; the function
-            stays.
+            does not change.
         head: False leaves out the tensors and names of `modules_to_save`.
 
-    Returns:
-        The configuration, and the tensors by PEFT's names.
-
     Raises:
-        UsageError: an adapter that cannot be padded.
+        UsageError: for an adapter that cannot be padded.
     """
     others = dict(adapter.others)
     config = dict(adapter.config)
@@ -141,7 +138,7 @@ def peft_contents(
         others = {n: t for n, t in others.items() if n not in adapter.head}
         config["modules_to_save"] = None
         if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
-            # PEFT would look for a head's tensors whatever the configuration says.
+            # With this task type PEFT expects a head's tensors whatever modules_to_save lists.
             config["task_type"] = None
     sites = dict(adapter.sites)
     if uniform:
@@ -167,9 +164,7 @@ def _padded(factors: Factors, rank: int) -> Factors:
 
 
 def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
-    """The fields of PEFT's configuration that describe these sites, once their scaling is in B."""
-    from peftprune.adapters.surgery import anchored
-
+    """Returns the fields of PEFT's configuration that describe these sites once their scaling is in B."""
     ranks = {name: f.rank for name, f in sites.items()}
     largest = max(ranks.values())
     pattern = {anchored(name): rank for name, rank in ranks.items() if rank != largest}
@@ -180,7 +175,7 @@ def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
         "alpha_pattern": dict(pattern),
         "use_rslora": False,
         "target_modules": sorted(ranks),
-        # Sites are named in full, so nothing else may choose among them.
+        # Sites are named in full; no other field may select among them.
         "exclude_modules": None,
         "layers_to_transform": None,
         "layers_pattern": None,
@@ -188,11 +183,7 @@ def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
 
 
 def write_peft(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> int:
-    """Write both files.
-
-    Returns:
-        Size of the weights file in bytes.
-    """
+    """Writes both files and returns the size of the weights file in bytes."""
     from safetensors.torch import save_file
 
     (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")

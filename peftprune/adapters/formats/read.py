@@ -1,4 +1,4 @@
-"""Finding out what a path holds, and reading it."""
+"""Detects the format of an adapter and reads it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from peftprune.errors import UsageError
 
 
 def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
-    """Read a LoRA adapter: PEFT's folder, our native file, or loralib's; files or their folders.
+    """Reads a LoRA adapter in PEFT's, the native or loralib's format.
 
     Args:
         path: a folder or a safetensors file.
-        alpha: lora_alpha of a loralib file, which does not say it.
+        alpha: lora_alpha of a loralib file, which does not store it.
 
     Raises:
-        UsageError: nothing there, a pickle, a damaged file, another kind of adapter, or contents that disagree.
+        UsageError: for a missing or damaged file, a pickle, another kind of adapter, or contents that disagree.
     """
     given = Path(path).expanduser()
     if alpha is not None and not 0 < alpha < float("inf"):
@@ -41,7 +41,7 @@ def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
         return parse_loralib(file, tensors, alpha)
     problem = "holds no LoRA factors"
     if file.name == TENSORS_FILE:
-        problem += ": it is what a method without adapters trained"
+        problem += ": it holds the tensors of a method without adapters"
     elif any(".lora_A." in name for name in tensors):
         problem = f"is of PEFT's format, but {CONFIG_FILE} is not beside it"
     raise UsageError.of("adapter", str(path), problem, "Name a LoRA adapter of PEFT, peftprune or loralib")
@@ -50,16 +50,19 @@ def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
 def _peft(folder: Path, alpha: float | None) -> Adapter:
     _no_alpha(alpha)
     if not (folder / WEIGHTS_FILE).exists():
-        pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
-        if pickles:
-            raise pickled(pickles[0])
+        _refuse_pickles(folder)
         raise UsageError.of("adapter", str(folder), f"has no {WEIGHTS_FILE}", "Copy or download it again")
     return read_peft(folder)
 
 
+def _refuse_pickles(folder: Path) -> None:
+    for file in sorted(f for f in folder.iterdir() if f.suffix in PICKLES):
+        raise pickled(file)
+
+
 def _no_alpha(alpha: float | None) -> None:
     if alpha is not None:
-        raise UsageError.of("alpha", alpha, "is given for an adapter that says its own", "Leave alpha out")
+        raise UsageError.of("alpha", alpha, "is given for an adapter that stores its own", "Leave alpha out")
 
 
 def _only_file(folder: Path) -> Path:
@@ -69,8 +72,6 @@ def _only_file(folder: Path) -> Path:
     if files:
         names = ", ".join(f.name for f in files)
         raise UsageError.of("adapter", str(folder), f"holds several files ({names})", "Name one of them")
-    pickles = sorted(f for f in folder.iterdir() if f.suffix in PICKLES)
-    if pickles:
-        raise pickled(pickles[0])
+    _refuse_pickles(folder)
     hint = f"Name {folder / 'adapter'}" if (folder / "adapter").is_dir() else "Name a folder with an adapter"
     raise UsageError.of("adapter", str(folder), "holds no adapter", hint)
