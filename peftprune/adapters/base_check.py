@@ -18,9 +18,6 @@ def base_sample(weights: Mapping[str, Tensor]) -> dict[str, str]:
     """Returns checksums of up to three adapted layers' base weights: the first, the middle and the last by name.
 
     Values are sampled at equal distances and rounded to bfloat16, so that a base in either dtype has equal checksums.
-
-    Args:
-        weights: module name to its frozen weight.
     """
     names = sorted(weights)
     picked = dict.fromkeys(names[i] for i in (0, len(names) // 2, -1)) if names else {}

@@ -106,13 +106,9 @@ def inject(
 
 
 def initialise(sites: SiteSet, spec: AdapterSpec, seed: int, *, draw_A: bool = True) -> None:
-    """Gives the sites the gates, the initial values and the frozen tensors that a spec defines.
+    """Gives the sites, at their starting ranks, the gates, initial values and frozen tensors that a spec defines.
 
-    Args:
-        sites: at their starting ranks.
-        spec: gates, initial values and parameter groups.
-        seed: of the initial values.
-        draw_A: False keeps every A for which the spec defines no values.
+    `draw_A=False` keeps every A for which the spec defines no values.
     """
     if spec.gate != "none":
         surgery.add_gates(sites, spec.gate, spec.gate_init)

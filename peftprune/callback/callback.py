@@ -13,17 +13,9 @@ import torch
 from transformers import TrainerCallback
 
 from peftprune.adapters import surgery
+from peftprune.callback import start
 from peftprune.callback.compatibility import check_optimizer_before_gates, check_run, check_trainer
 from peftprune.callback.events import UserTrainerEvents
-from peftprune.callback.start import (
-    PREPARED,
-    Start,
-    begin,
-    build_strategy,
-    final_budget,
-    parameter_budget,
-    solve_start,
-)
 from peftprune.errors import RunError, UsageError
 from peftprune.strategy.budget import Budget, verify
 from peftprune.strategy.phases import resolve_phases
@@ -32,6 +24,7 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.training.checkpoints import checkpoint_path, read_state, write_state
 from peftprune.training.distributed import check_agreement, exclude_from_ddp
 from peftprune.training.ledger import Ledger, headroom
+from peftprune.training.schedule import learning_rate_factors, rewarm_factors
 from peftprune.training.trace import Trace
 
 
@@ -102,8 +95,8 @@ class PruningCallback(TrainerCallback):
         warmup_ratio: float = 0.06,
         **options: Any,
     ) -> None:
-        self.strategy = build_strategy(method, options)
-        self.budget = parameter_budget(budget)
+        self.strategy = start.build_strategy(method, options)
+        self.budget = start.parameter_budget(budget)
         if schedule not in ("user", "restart"):
             raise UsageError.of("schedule", schedule, "is unknown", 'Use "user" or "restart"')
         if not 0 <= warmup_ratio < 1:
@@ -112,7 +105,7 @@ class PruningCallback(TrainerCallback):
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
         self.events: UserTrainerEvents | None = None
-        self._start: Start | None = None
+        self._start: start.Start | None = None
         self._loaded: dict[str, Any] | None = None
         self._training = self._done = False
 
@@ -155,32 +148,32 @@ class PruningCallback(TrainerCallback):
         if self._start is not None:
             raise UsageError.of("callback", self.strategy.name, "belongs to another trainer", "Make a new one for each")
         model, optimizer = kwargs["model"], kwargs.get("optimizer")
-        start = solve_start(model, self.strategy, self.budget, self.seed, max(0, args.max_steps))
+        found = start.solve(model, self.strategy, self.budget, self.seed, max(0, args.max_steps))
         if optimizer is not None:
             surgery.check_optimizer(optimizer)
-            check_optimizer_before_gates(optimizer, self.strategy.name, start.spec)
-        seed = self._take(model, start, args.seed)
-        if start.prepared is None:
-            begin(start.sites, start.spec, start.ranks, seed, optimizer=optimizer)
-        exclude_from_ddp(model, start.sites.parameters())
+            check_optimizer_before_gates(optimizer, self.strategy.name, found.spec)
+        seed = self._take(model, found, args.seed)
+        if found.prepared is None:
+            start.begin(found.sites, found.spec, found.ranks, seed, optimizer=optimizer)
+        exclude_from_ddp(model, found.sites.parameters())
 
-    def _take(self, model: Any, start: Start, seed: int) -> int:
+    def _take(self, model: Any, found: start.Start, seed: int) -> int:
         """Binds the callback to the model; returns the seed."""
         model.load_adapter = functools.partial(self._load_adapter, model.load_adapter)
-        self._start = start
+        self._start = found
         if self.seed is None:
-            self.seed = seed if start.prepared is None else start.prepared.seed
+            self.seed = seed if found.prepared is None else found.prepared.seed
         return self.seed
 
     def _attach_late(self, args: Any, model: Any) -> None:
         """Binds a callback that was added to an existing trainer; refuses it where the model would have to change."""
         check_trainer(args)
-        start = solve_start(model, self.strategy, self.budget, self.seed, max(0, args.max_steps))
-        if start.changes_model or args.world_size > 1:
+        found = start.solve(model, self.strategy, self.budget, self.seed, max(0, args.max_steps))
+        if found.changes_model or args.world_size > 1:
             problem = "was added to a trainer that exists, whose optimizer holds the sites as they were"
             cure = "Give it when the trainer is made: callbacks=[PruningCallback(...)]"
             raise UsageError.of("callback", self.strategy.name, problem, cure)
-        self._take(model, start, args.seed)
+        self._take(model, found, args.seed)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model, loader = kwargs["model"], kwargs["train_dataloader"]
@@ -192,7 +185,7 @@ class PruningCallback(TrainerCallback):
         assert self.seed is not None
         surgery.check_optimizer(kwargs["optimizer"])
         data = getattr(loader, "dataset", None)
-        budget = final_budget(self.budget, self.strategy, self._start, args, int(state.max_steps), data)
+        budget = start.final_budget(self.budget, self.strategy, self._start, args, int(state.max_steps), data)
         phases = resolve_phases(
             self.strategy.phases(budget),
             total_steps=budget.total_steps,
@@ -200,6 +193,7 @@ class PruningCallback(TrainerCallback):
             batch_size=budget.batch_size,
         )
         check_run(args, state, phases, resumed=self._loaded is not None)
+        factors = learning_rate_factors if self.schedule == "restart" else rewarm_factors
         self.events = UserTrainerEvents(
             self.strategy,
             self._start,
@@ -209,8 +203,7 @@ class PruningCallback(TrainerCallback):
             model=model,
             args=args,
             loader=loader,
-            schedule=self.schedule,
-            warmup_ratio=self.warmup_ratio,
+            factors=factors(phases, self.warmup_ratio),
         )
         if self._loaded is not None:
             self.events.resume(self._loaded)
@@ -227,7 +220,7 @@ class PruningCallback(TrainerCallback):
         model, sites, budget, ledger = kwargs["model"], self._start.sites, self.events.budget, self.ledger
         self.events.on_train_end(args, state, control, **kwargs)
         self._training = False
-        for name in ("load_adapter", PREPARED):
+        for name in ("load_adapter", start.PREPARED):
             model.__dict__.pop(name, None)
         surgery.fold(sites)
         sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())

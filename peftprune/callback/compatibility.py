@@ -20,10 +20,7 @@ _NOT_SHAPED = ("adafactor", "8bit", "galore", "apollo", "lomo", "muon", "anyprec
 
 
 def check_trainer(args: Any) -> None:
-    """Refuses ways of training in which ranks cannot change.
-
-    Args:
-        args: the trainer's TrainingArguments, after its accelerator was made.
+    """Refuses TrainingArguments under which ranks cannot change; call once the trainer's accelerator exists.
 
     Raises:
         UsageError: naming the argument and what to use instead.
@@ -59,11 +56,7 @@ def check_optimizer_before_gates(optimizer: Any, method: str, spec: AdapterSpec)
 def check_run(args: Any, state: Any, phases: Sequence[PhaseRange], *, resumed: bool) -> None:
     """Refuses a run whose state or precision the callback cannot handle.
 
-    Args:
-        args: the trainer's TrainingArguments.
-        state: its TrainerState.
-        phases: the run's step ranges.
-        resumed: whether a checkpoint with the callback's state was loaded.
+    `resumed` tells whether a checkpoint with the callback's state was loaded.
 
     Raises:
         UsageError: naming the argument and the cure.

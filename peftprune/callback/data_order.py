@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Sized
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
@@ -13,30 +12,6 @@ from peftprune.errors import UsageError
 from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.strategy.rng import generator
 from peftprune.training.sampler import PhaseBatchSampler, stratified_subset
-
-
-@dataclass(frozen=True)
-class BatchLayout:
-    """The distribution of examples over steps and processes.
-
-    Attributes:
-        batch_size: examples per optimizer step, over all processes.
-        accumulation: micro-batches per step and process.
-        process: index of this process.
-        processes: number of processes.
-    """
-
-    batch_size: int
-    accumulation: int
-    process: int
-    processes: int
-
-
-class DataOrder(Protocol):
-    """Serves the phases of a run."""
-
-    def start_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration."""
 
 
 class OrderedDataset(Dataset[Any]):
@@ -102,16 +77,10 @@ def strata_of(dataset: Any) -> list[int] | None:
 
 
 class PhasedOrder(Sampler[int]):
-    """The user's own order, except in phases that train on a sample of the data.
+    """The order of the user's sampler `inner`, except in phases that train on a sample of the data.
 
-    Args:
-        inner: the user's sampler.
-        strata: class of each example, or None.
-        num_examples: size of the dataset.
-        phases: the run's step ranges.
-        batch_size: examples per optimizer step, over all processes.
-        steps_per_epoch: optimizer steps of an epoch.
-        seed: of the samples.
+    `strata` holds the class of each example, or is None; `batch_size` counts the examples of an optimizer step over all
+    processes; `seed` draws the samples.
     """
 
     def __init__(
@@ -168,13 +137,7 @@ class PhasedOrder(Sampler[int]):
 
 
 class ProcessBatches(Sampler[list[int]]):
-    """One process's micro-batches, in the order of `compare`.
-
-    Args:
-        whole: the micro-batches of all processes.
-        process: index of this process.
-        processes: number of processes.
-    """
+    """One process's share of the micro-batches of all processes (`whole`), in the order of `compare`."""
 
     def __init__(self, whole: PhaseBatchSampler, process: int, processes: int) -> None:
         self.whole = whole
@@ -197,14 +160,15 @@ class ProcessBatches(Sampler[list[int]]):
 
 
 def serve_phases(
-    loader: DataLoader[Any], phases: Sequence[PhaseRange], layout: BatchLayout, seed: int
-) -> DataOrder | None:
+    loader: DataLoader[Any], phases: Sequence[PhaseRange], batch_size: int, args: Any, seed: int
+) -> PhasedOrder | ProcessBatches | None:
     """Makes a loader serve the phases. Returns None where its own order serves them.
 
     Args:
         loader: the trainer's, before its first iteration.
         phases: the run's step ranges.
-        layout: the distribution of examples over steps and processes.
+        batch_size: examples per optimizer step, over all processes.
+        args: the trainer's arguments.
         seed: of samples, and of the order of an `OrderedDataset` without a seed.
 
     Raises:
@@ -212,7 +176,7 @@ def serve_phases(
     """
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):
-        return _serve_ordered(loader, dataset, phases, layout, seed)
+        return _serve_ordered(loader, dataset, phases, batch_size, args, seed)
     sampled = next((r for r in phases if r.phase.data != "all"), None)
     if sampled is None:
         return None
@@ -226,19 +190,24 @@ def serve_phases(
             f"cannot serve phase {sampled.name!r}, which reads a sample of {sampled.phase.data:.0%} of the data",
             "Give a map-style dataset: train_dataset=peftprune.sampler(dataset)",
         )
-    steps = -(-len(loader) // layout.accumulation)
-    order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, layout.batch_size, steps, seed)
+    steps = -(-len(loader) // args.gradient_accumulation_steps)
+    order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, batch_size, steps, seed)
     inner.sampler = order
     return order
 
 
 def _serve_ordered(
-    loader: DataLoader[Any], dataset: OrderedDataset, phases: Sequence[PhaseRange], layout: BatchLayout, seed: int
-) -> DataOrder:
-    batch_size, accumulation = layout.batch_size, layout.accumulation
+    loader: DataLoader[Any],
+    dataset: OrderedDataset,
+    phases: Sequence[PhaseRange],
+    batch_size: int,
+    args: Any,
+    seed: int,
+) -> ProcessBatches:
+    accumulation, processes = args.gradient_accumulation_steps, args.world_size
     left = len(dataset) % batch_size or batch_size
     # Micro-batches that the trainer expects in the last step of an epoch, over all processes.
-    last = (len(loader) % accumulation or accumulation) * layout.processes
+    last = (len(loader) % accumulation or accumulation) * processes
     if len(loader) != -(-len(dataset) // (batch_size // accumulation)) or left < last:
         raise UsageError.of(
             "train_dataset",
@@ -252,10 +221,10 @@ def _serve_ordered(
         phases,
         batch_size,
         seed if dataset.seed is None else dataset.seed,
-        accumulation * layout.processes,
+        accumulation * processes,
         last,
     )
-    order = ProcessBatches(whole, layout.process, layout.processes)
+    order = ProcessBatches(whole, args.process_index, processes)
     # DataLoader forbids a new batch sampler because its length could differ; this one has the same length.
     # accelerate's loaders wrap the loader to change.
     object.__setattr__(getattr(loader, "base_dataloader", loader), "batch_sampler", order)

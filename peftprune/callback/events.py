@@ -11,7 +11,7 @@ from torch import nn
 
 from peftprune.adapters import surgery
 from peftprune.callback.attach import base_cost
-from peftprune.callback.data_order import BatchLayout, serve_phases
+from peftprune.callback.data_order import serve_phases
 from peftprune.callback.param_groups import StepParamGroups
 from peftprune.callback.start import Start
 from peftprune.callback.token_counter import TokenCounter
@@ -21,19 +21,13 @@ from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.training.distributed import GradientAverage, broadcast, check_agreement, sum_over_processes
 from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.ledger import count_adapter, stored_parameters
-from peftprune.training.schedule import learning_rate_factors, rewarm_factors
 
 
 class UserTrainerEvents(PruningEvents):
     """Runs phases, learning rates and gradient averaging through the hooks of any Trainer.
 
-    Args:
-        strategy, budget, phases, seed: as for `PruningEvents`.
-        start: the sites and the starting spec.
-        model: the model that is trained.
-        args: the trainer's arguments.
-        loader: its training data loader, which is made to serve the phases.
-        schedule, warmup_ratio: as for `PruningCallback`.
+    `args` are the trainer's arguments, `loader` is its training data loader, which is made to serve the phases, and
+    `factors` multiply its learning rate, one per step.
     """
 
     def __init__(
@@ -47,14 +41,12 @@ class UserTrainerEvents(PruningEvents):
         model: Any,
         args: Any,
         loader: Any,
-        schedule: str,
-        warmup_ratio: float,
+        factors: Sequence[float],
     ) -> None:
         accumulation = args.gradient_accumulation_steps
-        layout = BatchLayout(budget.batch_size, accumulation, args.process_index, args.world_size)
-        self._order = serve_phases(loader, phases, layout, seed)
+        self._order = serve_phases(loader, phases, budget.batch_size, args, seed)
         self._steps_per_epoch = 0 if self._order is None else -(-len(loader) // accumulation)
-        self._factors = (learning_rate_factors if schedule == "restart" else rewarm_factors)(phases, warmup_ratio)
+        self._factors = factors
         self._groups = StepParamGroups(start.spec.groups, args.learning_rate, args.weight_decay)
         self._counter = TokenCounter(model)
         self._average = GradientAverage()

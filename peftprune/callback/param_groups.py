@@ -18,10 +18,8 @@ from peftprune.strategy.spec import ParameterGroup
 class StepParamGroups:
     """Parameter groups for one optimizer step at a time.
 
-    Args:
-        settings: the method's optimizer settings for "A", "B", "gate" and "head".
-        learning_rate: the run's peak rate; a method's own `lr` follows the same schedule.
-        weight_decay: the run's.
+    `settings` are the method's, for "A", "B", "gate" and "head"; a method's own `lr` follows the schedule of the run,
+    whose peak is `learning_rate`.
     """
 
     def __init__(self, settings: Mapping[str, ParameterGroup], learning_rate: float, weight_decay: float) -> None:

@@ -7,16 +7,8 @@ from typing import Any
 from peft import PeftModel, TaskType
 
 from peftprune.adapters import surgery
+from peftprune.callback import start
 from peftprune.callback.attach import attach, base_parameters
-from peftprune.callback.start import (
-    PREPARED,
-    Prepared,
-    begin,
-    build_strategy,
-    parameter_budget,
-    provisional_budget,
-    require_fresh,
-)
 from peftprune.errors import UsageError
 from peftprune.models.layers import head_modules
 from peftprune.models.load import initialise_head
@@ -57,19 +49,19 @@ def prepare(
     Raises:
         UsageError: if it is not a fresh PEFT LoRA model, or a module of its head is not trained.
     """
-    strategy, parsed = build_strategy(method, options), parameter_budget(budget)
+    strategy, parsed = start.build_strategy(method, options), start.parameter_budget(budget)
     if not scaling > 0:
         raise UsageError.of("scaling", scaling, "is not positive", "Give 2.0, for example")
     sites = attach(model)
-    require_fresh(sites, "prepare draws its values anew")
-    spec = strategy.spec(sites.shapes, provisional_budget(parsed, sites, base_parameters(model)))
+    start.require_fresh(sites, "prepare draws its values anew")
+    spec = strategy.spec(sites.shapes, start.provisional_budget(parsed, sites, base_parameters(model)))
     check_spec(spec, sites.shapes)
     surgery.set_scaling(sites, dict.fromkeys(sites, scaling))
-    begin(sites, spec, spec.ranks, seed, draw_A=True)
+    start.begin(sites, spec, spec.ranks, seed, draw_A=True)
     _draw_head(model, seed)
     if next(model.parameters()).device.type == "cpu":
         make_fast(model, seed)
-    setattr(model, PREPARED, Prepared(strategy.name, strategy.config, parsed, seed, spec))
+    setattr(model, start.PREPARED, start.Prepared(strategy.name, strategy.config, parsed, seed, spec))
     return model
 
 

@@ -97,11 +97,7 @@ def parameter_budget(budget: Budget | str) -> Budget:
 def provisional_budget(budget: Budget, sites: SiteSet, base: int, steps: int | None = None) -> ArmBudget:
     """Returns the budget before the length of training is known: enough for ranks, not for phases.
 
-    Args:
-        budget: parameters, and perhaps a length.
-        sites: the sites.
-        base: parameters of the base model.
-        steps: optimizer steps, if known.
+    `base` is the number of parameters of the base model, `steps` the number of optimizer steps if it is known.
     """
     total = steps or budget.steps or _UNKNOWN_LENGTH
     params = budget.parameters(sites.shapes, base)
@@ -111,18 +107,10 @@ def provisional_budget(budget: Budget, sites: SiteSet, base: int, steps: int | N
 def final_budget(
     budget: Budget, strategy: RankPruningStrategy, start: Start, args: Any, total: int, data: Any
 ) -> ArmBudget:
-    """Returns the budget in integers, once the length of training is known.
-
-    Args:
-        budget: parameters, and perhaps a length.
-        strategy: must still start at the same ranks.
-        start: the sites.
-        args: the trainer's arguments.
-        total: its optimizer steps.
-        data: its training set.
+    """Returns the budget in integers, once the trainer's arguments, optimizer steps and training data are known.
 
     Raises:
-        UsageError: where the length contradicts the budget or changes the starting ranks.
+        UsageError: if the length of training contradicts the budget or changes the starting ranks.
     """
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     examples = len(data) if isinstance(data, Sized) else total * batch
@@ -137,18 +125,17 @@ def final_budget(
     return found
 
 
-def solve_start(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int | None, steps: int) -> Start:
+def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int | None, steps: int) -> Start:
     """Returns how a method starts on a model, which is not changed.
 
     Args:
         model: a PEFT LoRA model.
-        strategy: the method.
-        budget: the budget.
-        seed: None accepts any that the model was prepared with.
+        strategy, budget: the request.
+        seed: None accepts any seed that the model was prepared with.
         steps: optimizer steps; 0 while unknown.
 
     Raises:
-        UsageError: where the model cannot be pruned, or was prepared for another request.
+        UsageError: if the model cannot be pruned, or was prepared for another request.
     """
     sites, base = attach(model), base_parameters(model)
     prepared: Prepared | None = getattr(model, PREPARED, None)
@@ -165,12 +152,10 @@ def solve_start(model: Any, strategy: RankPruningStrategy, budget: Budget, seed:
     provisional = provisional_budget(budget, sites, base, steps)
     spec = strategy.spec(sites.shapes, provisional)
     check_spec(spec, sites.shapes)
-    return Start(sites, spec, _starting_ranks(strategy, spec, sites, provisional), base, None)
+    return Start(sites, spec, _ranks(strategy, spec, sites, provisional), base, None)
 
 
-def _starting_ranks(
-    strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, budget: ArmBudget
-) -> Mapping[str, int]:
+def _ranks(strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, budget: ArmBudget) -> Mapping[str, int]:
     """Returns the user's own ranks if the method starts above the budget, else the spec's.
 
     Such a method can start from any ranks above the budget. It takes those of the user's adapter, unless its options
@@ -212,18 +197,18 @@ def begin(
     draw_A: bool = False,
     optimizer: Optimizer | None = None,
 ) -> None:
-    """Resizes the sites and gives them the gates and values of a spec. The model's function does not change.
+    """Resizes the sites and gives them the gates, values and scaling of a spec. The model's function does not change.
 
     Args:
         sites: of a model that is not wrapped yet.
-        spec: gates, values and scaling.
+        spec: the starting adapters.
         ranks: site to starting rank.
         seed: of the values that are drawn.
-        draw_A: draw every A anew, not only where the spec defines values.
+        draw_A: draws every A anew, not only where the spec defines values.
         optimizer: one that exists already; sites without a rank are removed from it.
 
     Raises:
-        UsageError: where the adapter has been trained before, so that its function would change.
+        UsageError: if the adapter has been trained before, so that its function would change.
     """
     own = sites.ranks
     smaller = {n: range(r) for n, r in ranks.items() if 0 < r < own[n]}

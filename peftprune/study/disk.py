@@ -25,9 +25,7 @@ _OTHER_FILES = 100_000
 def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
     """Returns the error to show a user where a disk is full or a folder is not writable; None for other errors.
 
-    Args:
-        error: what was raised; its causes are examined too.
-        folder: where was written.
+    The causes of the error are examined too; `folder` is where it was written to.
     """
     while error is not None:
         # Errors raised by C++ and Rust libraries carry their reason in the text alone.
@@ -46,12 +44,7 @@ def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
 
 
 def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
-    """Refuses to train an arm whose files do not fit on the disk.
-
-    Args:
-        folder: the arm's, which exists.
-        model: with the weights to be trained.
-        checkpoints: number of checkpoints that the run writes.
+    """Refuses to train an arm whose files, `checkpoints` included, do not fit on the disk.
 
     Raises:
         RunError: naming the free and the needed space.

@@ -20,14 +20,11 @@ from peftprune.files import replace_folder, write_atomically
 STATE_FILE = "peftprune_state.pt"
 """Holds what a resumed run needs beside the Trainer's own files."""
 MANIFEST_FILE = "manifest.json"
+INCOMPLETE = "incomplete"
+"""The folder in which a checkpoint is written before it is whole."""
 KEPT_CHECKPOINTS = 2
 
 _log = logging.getLogger(__name__)
-
-
-def incomplete_folder(folder: Path) -> Path:
-    """Returns where a checkpoint is written before it is whole."""
-    return folder / "incomplete"
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -37,11 +34,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 @contextmanager
 def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
-    """Yields the path to write a checkpoint to, in `incomplete_folder`.
+    """Yields the path to write a checkpoint to, in `folder / INCOMPLETE`.
 
-    At the end it gets a manifest and takes its place in `folder`; then the oldest beyond `KEPT_CHECKPOINTS` go.
+    At the end it gets a manifest and moves to `folder`; then all but the newest `KEPT_CHECKPOINTS` are removed.
     """
-    aside = incomplete_folder(folder)
+    aside = folder / INCOMPLETE
     shutil.rmtree(aside, ignore_errors=True)
     try:
         written = checkpoint_path(aside, step)

@@ -39,14 +39,7 @@ class Trace:
         """Records the state after a plan was applied.
 
         A plan that only assigns values and states no scores leaves no row: methods that take steps of their own return
-        one in every step.
-
-        Args:
-            sites: the sites as they are now.
-            plan: the plan, whose scores and reason are recorded.
-            changes: what applying it changed.
-            step: the optimizer step, from 1.
-            phase: its phase.
+        one in every step. `step` counts from 1.
         """
         if not plan.scores and replace(plan, assign={}).is_empty:
             return

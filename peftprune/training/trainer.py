@@ -36,13 +36,7 @@ from peftprune.errors import RunError
 from peftprune.strategy.phases import phase_at
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.spec import ParameterGroup
-from peftprune.training.checkpoints import (
-    incomplete_folder,
-    new_checkpoint,
-    read_state,
-    usable_checkpoint,
-    write_state,
-)
+from peftprune.training.checkpoints import INCOMPLETE, new_checkpoint, read_state, usable_checkpoint, write_state
 from peftprune.training.events import PruningEvents
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.schedule import learning_rate_factors
@@ -180,7 +174,7 @@ class PruningTrainer(Trainer):
         self.model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(incomplete_folder(self.checkpoints))
+        return str(self.checkpoints / INCOMPLETE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with new_checkpoint(self.checkpoints, self.state.global_step) as checkpoint, warnings_ignored():
