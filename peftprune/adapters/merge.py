@@ -40,9 +40,8 @@ def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
     if (folder / CONFIG_FILE).exists():
         if read_json(folder / CONFIG_FILE).get("peft_type") == "LORA":
             check_fits(read_peft(folder), base)
-        with warnings.catch_warnings():
-            # PEFT warns that it ignores the ranks of its own AdaLoRA, but applies them.
-            warnings.simplefilter("ignore")
+        # PEFT warns that it ignores the ranks of its own AdaLoRA, but applies them.
+        with warnings.catch_warnings(action="ignore"):
             return PeftModel.from_pretrained(base, str(folder)).eval()
     tensors, _ = read_tensors(folder / TENSORS_FILE)
     state = base.state_dict()

@@ -162,7 +162,7 @@ class PruningCallback(TrainerCallback):
         model.load_adapter = functools.partial(self._load_adapter, model.load_adapter)
         self._start = found
         if self.seed is None:
-            self.seed = seed if found.prepared is None else found.prepared.seed
+            self.seed = seed if found.prepared is None else found.prepared.request["seed"]
         return self.seed
 
     def _attach_late(self, args: Any, model: Any) -> None:

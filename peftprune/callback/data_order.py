@@ -176,7 +176,7 @@ def serve_phases(
     """
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):
-        return _serve_ordered(loader, dataset, phases, batch_size, args, seed)
+        return _serve_ordered(loader, phases, batch_size, args, seed)
     sampled = next((r for r in phases if r.phase.data != "all"), None)
     if sampled is None:
         return None
@@ -184,37 +184,25 @@ def serve_phases(
     while hasattr(inner, "batch_sampler"):
         inner = inner.batch_sampler
     if not isinstance(dataset, Sized) or type(inner) is not BatchSampler:
-        raise UsageError.of(
-            "train_dataset",
-            type(dataset).__name__,
-            f"cannot serve phase {sampled.name!r}, which reads a sample of {sampled.phase.data:.0%} of the data",
-            "Give a map-style dataset: train_dataset=peftprune.sampler(dataset)",
-        )
+        problem = f"cannot serve phase {sampled.name!r}, which reads a sample of {sampled.phase.data:.0%} of the data"
+        cure = "Give a map-style dataset: train_dataset=peftprune.sampler(dataset)"
+        raise UsageError.of("train_dataset", type(dataset).__name__, problem, cure)
     steps = -(-len(loader) // args.gradient_accumulation_steps)
     order = PhasedOrder(inner.sampler, strata_of(dataset), len(dataset), phases, batch_size, steps, seed)
     inner.sampler = order
     return order
 
 
-def _serve_ordered(
-    loader: DataLoader[Any],
-    dataset: OrderedDataset,
-    phases: Sequence[PhaseRange],
-    batch_size: int,
-    args: Any,
-    seed: int,
-) -> ProcessBatches:
+def _serve_ordered(loader: Any, phases: Sequence[PhaseRange], batch_size: int, args: Any, seed: int) -> ProcessBatches:
+    dataset: OrderedDataset = loader.dataset
     accumulation, processes = args.gradient_accumulation_steps, args.world_size
     left = len(dataset) % batch_size or batch_size
     # Micro-batches that the trainer expects in the last step of an epoch, over all processes.
     last = (len(loader) % accumulation or accumulation) * processes
     if len(loader) != -(-len(dataset) // (batch_size // accumulation)) or left < last:
-        raise UsageError.of(
-            "train_dataset",
-            len(dataset),
-            f"examples leave {left} for the last step of an epoch, in {last} micro-batches",
-            "Choose a batch size that leaves more or none, and dataloader_drop_last=False",
-        )
+        problem = f"examples leave {left} for the last step of an epoch, in {last} micro-batches"
+        cure = "Choose a batch size that leaves more or none, and dataloader_drop_last=False"
+        raise UsageError.of("train_dataset", len(dataset), problem, cure)
     whole = PhaseBatchSampler(
         dataset.lengths,
         dataset.strata,

@@ -61,7 +61,8 @@ def prepare(
     _draw_head(model, seed)
     if next(model.parameters()).device.type == "cpu":
         make_fast(model, seed)
-    setattr(model, start.PREPARED, start.Prepared(strategy.name, strategy.config, parsed, seed, spec))
+    request = {"method": strategy.name, "options": strategy.config, "budget": parsed, "seed": seed}
+    setattr(model, start.PREPARED, start.Prepared(request, spec))
     return model
 
 

@@ -28,12 +28,9 @@ _UNKNOWN_LENGTH = 10**6
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a model was prepared for: the method's name, its options, the budget, the seed and the starting spec."""
+    """What a model was prepared for: the request ("method", "options", "budget", "seed") and the starting spec."""
 
-    method: str
-    options: Any
-    budget: Budget
-    seed: int
+    request: Mapping[str, Any]
     spec: AdapterSpec
 
 
@@ -140,14 +137,11 @@ def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int |
     sites, base = attach(model), base_parameters(model)
     prepared: Prepared | None = getattr(model, PREPARED, None)
     if prepared is not None:
-        for name, own, known in (
-            ("method", strategy.name, prepared.method),
-            ("options", strategy.config, prepared.options),
-            ("budget", budget, prepared.budget),
-            ("seed", prepared.seed if seed is None else seed, prepared.seed),
-        ):
-            if known != own:
-                raise UsageError.of(name, own, f"is not what the model was prepared for ({known})", "Give the same")
+        own = {"method": strategy.name, "options": strategy.config, "budget": budget}
+        for name, value in (own if seed is None else own | {"seed": seed}).items():
+            known = prepared.request[name]
+            if known != value:
+                raise UsageError.of(name, value, f"is not what the model was prepared for ({known})", "Give the same")
         return Start(sites, prepared.spec, sites.ranks, base, prepared)
     provisional = provisional_budget(budget, sites, base, steps)
     spec = strategy.spec(sites.shapes, provisional)

@@ -19,8 +19,8 @@ Phases are step ranges of the one `train()` call. A strategy never appears here 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,10 @@ class PruningTrainer(Trainer):
         return str(self.checkpoints / INCOMPLETE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with new_checkpoint(self.checkpoints, self.state.global_step) as checkpoint, warnings_ignored():
+        with (
+            new_checkpoint(self.checkpoints, self.state.global_step) as checkpoint,
+            warnings.catch_warnings(action="ignore"),
+        ):
             super()._save_checkpoint(model, trial)
             write_state(checkpoint, self.pruning.state_dict())
 
@@ -192,13 +195,3 @@ def _tensor_kind(name: str, param: nn.Parameter) -> str:
     if ".lora_B." in name:
         return "B"
     return "head bias" if param.dim() < 2 else "head"
-
-
-@contextlib.contextmanager
-def warnings_ignored() -> Iterator[None]:
-    """Silence the warnings of the libraries below where they do not concern the user."""
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
