@@ -38,7 +38,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Writes a file that a user asked for.
+    """Writes a file to a path that the user gave.
 
     Raises:
         UsageError: when it cannot be written.

@@ -123,7 +123,7 @@ def final_budget(
 
 
 def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int | None, steps: int) -> Start:
-    """Returns how a method starts on a model, which is not changed.
+    """Returns how a method starts on a model, whose tensors are not changed.
 
     Args:
         model: a PEFT LoRA model.

@@ -1,4 +1,4 @@
-"""`PruningPlan`: what a strategy decides."""
+"""`PruningPlan`: a decision of a strategy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ class PruningPlan:
         zero: site to boolean masks in the tensor's shape; True entries are set to zero.
         moments: whether the optimizer's moments of zeroed entries stay ("keep") or are zeroed with them ("zero").
         grow: site to the number of rank components to append; the function does not change (new columns of B are 0).
-        share: groups of sites that from now on hold the same A and B (those of the first site named).
+        share: groups of sites that hold the same A and B from now on: those of the first site of the group.
         drop: sites whose adapter is removed.
-        reinit: site to the rank at which its A and B start afresh.
+        reinit: site to the rank at which it starts afresh, with a random A and a zero B.
         assign: site to new values of the same shape.
         reset_optimizer: clear the optimizer's state.
-        scores: importance of the sites behind the decision, from 0; kept in the trace, changes nothing. A method's
-            docstring says what its scores mean.
+        scores: importance of the sites, from 0, recorded in the trace only. A method's docstring defines its scores.
         reason: one line for the trace.
     """
 
@@ -47,6 +46,6 @@ class PruningPlan:
 
     @property
     def is_empty(self) -> bool:
-        """True when applying the plan would change nothing."""
+        """Whether applying the plan changes nothing."""
         parts = (self.keep, self.zero, self.grow, self.share, self.drop, self.reinit, self.assign)
         return not any(parts) and not self.reset_optimizer

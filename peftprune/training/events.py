@@ -1,7 +1,7 @@
 """`PruningEvents` carries the events of training to a strategy and its plans to the surgery.
 
 It knows neither the method's name nor the task; see `peftprune.training.trainer` for the order of events. Our own
-trainer and the callback for everyone else's (`peftprune.callback.callback`) share it.
+trainer and the callback for any other trainer (`peftprune.callback.events`) share it.
 """
 
 from __future__ import annotations
