@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import subprocess
 import sys
@@ -57,6 +58,12 @@ def test_files_named_in_the_contributing_guide_exist() -> None:
     guide = (ROOT / "CONTRIBUTING.md").read_text()
     for name in re.findall(r"`([\w/]+\.py)`", guide):
         assert (ROOT / name).exists() or (ROOT / "peftprune" / name).exists(), name
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md", "notebooks/README.md"])
+def test_every_name_of_the_package_in_the_documents_exists(document: str) -> None:
+    for name in set(re.findall(r"\bpeftprune(?:\.[A-Za-z_]\w*)+", (ROOT / document).read_text())):
+        pkgutil.resolve_name(name)
 
 
 def test_the_benchmarks_tables_are_those_of_the_results() -> None:

@@ -61,8 +61,8 @@ def rank_over_training(
     draw_alternating(drawn, at, known, names, held=True)
     top = largest(known) or 1.0
     drawn.set_ylim(-0.06 * top, 1.08 * top)
-    margin = 0.02 * ((end - at[0]) or 1.0)
-    drawn.set_xlim(at[0] - margin, end + margin)
+    length = (end - at[0]) or 1.0
+    drawn.set_xlim(at[0] - 0.02 * length, at[0] + 1.02 * length)
     finish(drawn, title=title, xlabel="optimizer step", ylabel=ylabel)
     if legend:
         legend_beside(drawn, title=LEGEND if len(names) > 1 else "")
