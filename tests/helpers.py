@@ -18,7 +18,7 @@ from peftprune.models.bundled import bundled_config
 from peftprune.strategy.budget import Outcome, parse_budget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.sites import SiteSet
-from peftprune.study.arm import _prepare, _trainer, run_arm
+from peftprune.study.arm import make_trainer, prepare_model, run_arm
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import ArmFolder, StudyFolder
 from peftprune.study.task_setup import Setup, environment
@@ -155,8 +155,8 @@ class Arm:
 
     def build(self) -> tuple[Any, SiteSet, PruningTrainer]:
         """The arm's model, sites and trainer, untrained."""
-        model, sites = _prepare(self.plan, self.inputs, self.seed)
-        return model, sites, _trainer(self.plan, self.inputs, self.seed, self.folder, model, sites, None)
+        model, sites = prepare_model(self.plan, self.inputs.model.model, self.inputs.head, self.seed)
+        return model, sites, make_trainer(self.plan, self.inputs, self.seed, self.folder, model, sites)
 
     def with_method(self, method: RankPruningStrategy) -> Arm:
         """The same arm with another strategy in its place, for example one that watches the first."""
@@ -186,7 +186,7 @@ def make_arm(
     else:
         setup = Setup(model, task, resolved, target_modules)
     plan = setup.plan(spec, parse_budget(budget), given)
-    if getattr(plan.method, "depends_on", None) is not None:
+    if plan.method.depends_on is not None:
         options: dict[str, Any] = {"task": task, "budget": budget, "seed": seed, "target_modules": target_modules}
         first = make_arm(plan.method.depends_on, folder / "depends-on", model, **options, **settings)
         plan = plan.after(Outcome.of(first.folder.result() or first.run()))

@@ -27,12 +27,12 @@ class Observed:
         self._zeros = float("inf")
         self._watch("_apply", self._applied)
         self._watch("on_step_end", self._step_ended)
-        strategy = self.pruning.strategy
+        strategy = self.pruning.method
         for name, noted in (("penalty", "penalty"), ("before_step", "multipliers")):
             setattr(strategy, name, self._noting(getattr(strategy, name), noted))
         trainer.run()
         method, ranks = arm.plan.method, arm.plan.spec.ranks
-        final = getattr(method, "finish", lambda model: None)(model)
+        final = method.finish(model)
         if final is not None and any(final[name] < ranks[name] for name in final):
             self._note(arm.plan.budget.total_steps, "cut ranks")
         self.actions = set().union(*self.events.values())

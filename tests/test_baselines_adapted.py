@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import load
-from peftprune.study.arm import _prepare
+from peftprune.study.arm import prepare_model
 from peftprune.study.planning import plan_methods
 from tests.helpers import make_arm, stored_adapter
 
@@ -176,7 +176,7 @@ def test_veras_shared_pair_is_frozen_and_drawn_from_the_seed(tiny_bert: Path, tm
 def test_preparing_draws_nothing_from_the_global_stream(method: str, tiny_bert: Path, tmp_path: Path) -> None:
     arm = make_arm(method, tmp_path, tiny_bert)
     state = torch.get_rng_state()
-    _prepare(arm.plan, arm.inputs, 0)
+    prepare_model(arm.plan, arm.inputs.model.model, arm.inputs.head, 0)
     assert torch.equal(torch.get_rng_state(), state), "it belongs to dropout"
 
 

@@ -14,11 +14,10 @@ from peftprune.adapters import surgery
 from peftprune.methods.lora import LoRA
 from peftprune.methods.request import parse
 from peftprune.models.load import pick_dtype
-from peftprune.strategy.baseline import Baseline
 from peftprune.strategy.budget import Outcome, parse_budget
 from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import AdapterSpec
-from peftprune.study.arm import _prepare, _trainer
+from peftprune.study.arm import make_trainer, prepare_model
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import ArmFolder
 from peftprune.study.task_setup import Setup
@@ -79,7 +78,7 @@ class Bench:
         """Solves a method for a budget. One that depends on another arm receives that arm's planned ranks."""
         (spec,) = parse([method])
         plan = self._setup.plan(spec, parse_budget(budget), self._given)
-        needed = getattr(plan.method, "depends_on", None)
+        needed = plan.method.depends_on
         if needed is None:
             return plan
         return plan.after(Outcome(needed, self.plan(needed, budget).ranks, seed=0))
@@ -87,8 +86,8 @@ class Bench:
     def build(self, name: str, plan: ArmPlan) -> Built:
         """Builds an arm of the plan with seed 0."""
         inputs = self._setup.inputs(plan, pick_dtype(plan.settings.dtype))
-        model, sites = _prepare(plan, inputs, 0)
-        trainer = _trainer(plan, inputs, 0, ArmFolder(self.folder / name), model, sites, None)
+        model, sites = prepare_model(plan, inputs.model.model, inputs.head, 0)
+        trainer = make_trainer(plan, inputs, 0, ArmFolder(self.folder / name), model, sites)
         return Built(Turn(name, trainer, trainer.run, self.threads), trainer, sites)
 
 
@@ -127,4 +126,4 @@ class Shadow:
 
 def reshapes(plan: ArmPlan) -> bool:
     """Returns whether the method's sites change shape: a baseline keeps its initial ranks."""
-    return not isinstance(plan.method, Baseline)
+    return not plan.method.prepares_model

@@ -17,7 +17,6 @@ from benchmarks.speed.measure import compared
 from benchmarks.speed.request import Request
 from benchmarks.speed.turns import one_round, started
 from peftprune.methods.registry import load, names
-from peftprune.strategy.baseline import Baseline
 
 KIND = "overhead"
 _TOGETHER = (("adalora", "adalora-peft"),)
@@ -62,7 +61,7 @@ def _rounds(group: Sequence[str], quick: bool) -> tuple[int, int]:
 def _deciding() -> list[str]:
     """Returns all methods except baselines, which decide nothing, unless a method is compared with one."""
     compared_with = {other for _, other in _TOGETHER}
-    return [name for name in names() if name in compared_with or not issubclass(load(name), Baseline)]
+    return [name for name in names() if name in compared_with or not load(name).prepares_model]
 
 
 def _measure(

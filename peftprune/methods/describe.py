@@ -12,8 +12,9 @@ from peftprune.methods.registry import load, names
 from peftprune.strategy.baseline import Baseline
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.method import Method
 from peftprune.strategy.options import range_in_words
-from peftprune.strategy.phases import Phase, resolve_phases
+from peftprune.strategy.phases import resolve_phases
 from peftprune.strategy.sites import SiteShape
 
 _SITES = [SiteShape(f"layer.{i}.{kind}", i, kind, 768, 768) for i in range(12) for kind in ("query", "value")]
@@ -43,12 +44,12 @@ def describe_method(name: str) -> dict[str, Any]:
         "name": name,
         "year": int(year[0]) if year else None,
         "source": cls.source,
-        "kind": "strategy" if issubclass(cls, RankPruningStrategy) else "baseline",
+        "kind": "baseline" if cls.prepares_model else "strategy",
         "prunes": cls.prunes,
         "decides": list(cls.decides),
         "actions": list(cls.actions),
-        "signals": sorted(getattr(cls, "signals", ())),
-        "exemption": getattr(cls, "exemption", None),
+        "signals": sorted(cls.signals),
+        "exemption": cls.exemption,
         "summary": summary.replace("\n", " "),
         "description": description,
         "plan": planned(cls),
@@ -68,7 +69,7 @@ def planned(cls: Any) -> dict[str, Any]:
         method = cls()
         spec = method.spec(_SITES, _BUDGET)
         phases = resolve_phases(
-            method.phases(_BUDGET) if isinstance(method, RankPruningStrategy) else [Phase("train")],
+            method.phases(_BUDGET),
             total_steps=_BUDGET.total_steps,
             num_examples=_BUDGET.num_examples,
             batch_size=_BUDGET.batch_size,
@@ -77,14 +78,13 @@ def planned(cls: Any) -> dict[str, Any]:
         # A method of another package must not break the listing of all methods.
         return {"error": str(error) if isinstance(error, PeftPruneError) else f"{type(error).__name__}: {error}"}
     size = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in _SITES) + spec.fixed_params
-    base = RankPruningStrategy if isinstance(method, RankPruningStrategy) else Baseline
     return {
         "phases": [{"name": p.name, "kind": p.phase.kind, "steps": p.steps} for p in phases],
         "initial_size": round(size / _BUDGET.params, 2) if size else None,
         "frozen": [name for name in ("A", "B") if name in spec.groups and not spec.groups[name].trained],
         "gate": spec.gate,
-        "penalty": cls.penalty is not base.penalty,
-        "multipliers": getattr(cls, "before_step", None) not in (None, RankPruningStrategy.before_step),
+        "penalty": cls.penalty not in (RankPruningStrategy.penalty, Baseline.penalty),
+        "multipliers": cls.before_step is not Method.before_step,
     }
 
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peftprune.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from peftprune.strategy import Baseline, RankPruningStrategy
-
-    Method = RankPruningStrategy | Baseline
+    from peftprune.strategy.method import Method
 
 _BUILT_IN = {
     "lora": "peftprune.methods.lora:LoRA",
@@ -45,7 +43,7 @@ _BUILT_IN = {
     "vera": "peftprune.methods.vera:VeRA",
 }
 
-REGISTERED: dict[str, type] = {}
+REGISTERED: dict[str, type[Method]] = {}
 """Classes that `register` made known in this process, by name."""
 
 
@@ -57,7 +55,7 @@ class MethodSpec:
     """
 
     label: str
-    cls: type
+    cls: type[Method]
     options: Mapping[str, Any] = field(default_factory=dict)
     instance: Any = None
     text: str = ""
@@ -75,20 +73,20 @@ def names() -> list[str]:
     return list(dict.fromkeys([*_BUILT_IN, *plugins, *REGISTERED]))
 
 
-def register(cls: type) -> type:
+def register(cls: type[Method]) -> type[Method]:
     """Registers a method class under its `name` in this process, and returns it; usable as a decorator.
 
     Raises:
         UsageError: when another class has that name.
     """
-    name = cls.name  # type: ignore[attr-defined]
+    name = cls.name
     if name in _BUILT_IN or REGISTERED.get(name, cls) is not cls:
         raise UsageError.of("name", name, "is taken by another method", "Choose another name")
     REGISTERED[name] = cls
     return cls
 
 
-def load(name: str) -> type[Any]:
+def load(name: str) -> type[Method]:
     """Loads the class of a method.
 
     Raises:

@@ -12,6 +12,7 @@ from typing import Any
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import REGISTERED, MethodSpec, load
+from peftprune.strategy.method import Method
 
 
 def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
@@ -63,7 +64,7 @@ def _parse_text(text: str) -> MethodSpec:
     head, _, tail = label.rpartition(":")
     if head.endswith(".py"):
         cls = _load_file(Path(head), tail)
-        return MethodSpec(cls.name, cls, options, text=text)  # type: ignore[attr-defined]
+        return MethodSpec(cls.name, cls, options, text=text)
     name, colon, tag = label.partition(":")
     if colon and not re.fullmatch(r"[\w.+-]+", tag):
         raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
@@ -86,15 +87,11 @@ def _parse_options(text: str, call: str) -> dict[str, Any]:
 
 
 def _parse_object(given: Any) -> MethodSpec:
-    from peftprune.strategy.baseline import Baseline
-    from peftprune.strategy.interface import RankPruningStrategy
-
-    kinds = (RankPruningStrategy, Baseline)
     if isinstance(given, MethodSpec):
         return given
-    if isinstance(given, type) and issubclass(given, kinds):
+    if isinstance(given, type) and issubclass(given, Method):
         return MethodSpec(given.name, given, text=_spell(given, {}))
-    if isinstance(given, kinds):
+    if isinstance(given, Method):
         return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))
     raise UsageError.of("methods", given, "is not a method", "Give a name, or a RankPruningStrategy class or object")
 
@@ -108,7 +105,7 @@ def _spell(cls: Any, options: Mapping[str, Any]) -> str:
     return f"{cls.name}({named})" if named else str(cls.name)
 
 
-def _load_file(path: Path, class_name: str) -> type:
+def _load_file(path: Path, class_name: str) -> type[Method]:
     if not path.is_file():
         raise UsageError.of("method", str(path), "is not a file", "Write path/to/file.py:ClassName")
     module_spec = importlib.util.spec_from_file_location(f"peftprune_user_{path.stem}", path)

@@ -1,8 +1,9 @@
 """The interface of a method: the classes that a strategy subclasses, reads and returns. Imports no torch."""
 
-from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy.baseline import Baseline
 from peftprune.strategy.budget import ArmBudget, Budget, parse_budget
 from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.method import Method, Preparation
 from peftprune.strategy.options import NoOptions, Options, check_option, option
 from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
 from peftprune.strategy.plan import PruningPlan
@@ -17,6 +18,7 @@ __all__ = [
     "Baseline",
     "Budget",
     "LiveTensors",
+    "Method",
     "NoOptions",
     "Options",
     "PaperSettings",

@@ -1,19 +1,44 @@
-"""Phases as step ranges, and the learning rate that belongs to each step."""
+"""Phases of a run, and the step ranges that they are resolved to."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from peftprune.errors import UsageError
 from peftprune.strategy.signal import Signal
 
-if TYPE_CHECKING:
-    pass
 
+@dataclass(frozen=True)
+class Phase:
+    """A range of steps inside the one training run.
 
-import math
+    Its length is a `share` of all steps, or a number of `passes` over its own data, or, when both are None, whatever
+    the other phases leave. At most one phase may leave both out.
+
+    Attributes:
+        name: shown in tables and ledgers.
+        share: 0 < share ≤ 1.
+        passes: passes over the phase's data (1.0 = each example once), above 0.
+        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics. Both
+            are charged to the budget.
+        data: "all", or a fraction in (0, 1): a stratified sample of the training set, the same in every phase that
+            names the same fraction.
+        restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
+        reset_optimizer: the optimizer's state is cleared when this phase begins.
+        signals: which of the strategy's signals are collected in this phase; None for all.
+    """
+
+    name: str
+    share: float | None = None
+    passes: float | None = None
+    kind: Literal["train", "forward"] = "train"
+    data: float | Literal["all"] = "all"
+    restart_schedule: bool = False
+    reset_optimizer: bool = False
+    signals: frozenset[Signal] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,33 +112,3 @@ def subset_size(num_examples: int, fraction: float) -> int:
 def phase_at(ranges: Sequence[PhaseRange], step: int) -> PhaseRange:
     """The phase that the step (counted from 0) belongs to; the last one from its start on."""
     return next((r for r in ranges if step < r.stop), ranges[-1])
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A range of steps inside the one training run.
-
-    Its length is a `share` of all steps, or a number of `passes` over its own data, or, when both are None, whatever
-    the other phases leave. At most one phase may leave both out.
-
-    Attributes:
-        name: shown in tables and ledgers.
-        share: 0 < share ≤ 1.
-        passes: passes over the phase's data (1.0 = each example once), above 0.
-        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics. Both
-            are charged to the budget.
-        data: "all", or a fraction in (0, 1): a stratified sample of the training set, the same in every phase that
-            names the same fraction.
-        restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
-        reset_optimizer: the optimizer's state is cleared when this phase begins.
-        signals: which of the strategy's signals are collected in this phase; None for all.
-    """
-
-    name: str
-    share: float | None = None
-    passes: float | None = None
-    kind: Literal["train", "forward"] = "train"
-    data: float | Literal["all"] = "all"
-    restart_schedule: bool = False
-    reset_optimizer: bool = False
-    signals: frozenset[Signal] | None = None

@@ -24,7 +24,6 @@ from peftprune.adapters.save import save_baseline, save_peft
 from peftprune.files import write_atomically, write_json, write_jsonl
 from peftprune.models.load import initialise_head
 from peftprune.models.precision import frozen_bytes
-from peftprune.strategy.baseline import Baseline
 from peftprune.strategy.budget import verify
 from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import SiteSet
@@ -33,7 +32,7 @@ from peftprune.study.planning import ArmPlan
 from peftprune.study.store import SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import evaluate
-from peftprune.training.events import BaselineEvents, Progress, PruningEvents
+from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.ledger import Ledger, headroom, release_memory
 from peftprune.training.losses import classification_loss, regression_loss
@@ -74,9 +73,9 @@ def run_arm(
     started = time.perf_counter()
     folder.path.mkdir(parents=True, exist_ok=True)
     write_json(folder.path / "config.json", config)
-    model, sites = _prepare(plan, inputs, seed)
+    model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed)
     require_space(folder.path, model, plan.settings.checkpoints)
-    trainer = _trainer(plan, inputs, seed, folder, model, sites, progress)
+    trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress)
     ledger = trainer.pruning.ledger
     with _quiet_transformers():
         # A baseline may have nothing to train: then there is nothing to run.
@@ -93,10 +92,10 @@ def run_arm(
     metrics = scored.metrics
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
-    if isinstance(plan.method, Baseline):
-        ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
-    else:
+    if sites:
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
+    else:
+        ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
     # The Trainer ends it with a summary of this process's own share, which is all of the run only if none was killed.
     steps = [row for row in trainer.state.log_history if "train_runtime" not in row]
     write_jsonl(folder.path / "history.jsonl", steps)
@@ -109,38 +108,45 @@ def run_arm(
     return result
 
 
-def _prepare(plan: ArmPlan, inputs: ArmInputs, seed: int) -> tuple[Any, SiteSet]:
-    if isinstance(plan.method, Baseline):
-        # A baseline may train any weight, so it gets a copy of its own.
-        model = copy.deepcopy(inputs.model.model).requires_grad_(False)
-        initialise_head(model, inputs.head, generator(seed, "head"))
-        # PEFT draws initial values from the global stream, which belongs to dropout.
-        with torch.random.fork_rng(devices=[]):
-            return plan.method.prepare(model, plan.preparation(inputs.head, seed)), SiteSet({}, None)
-    return inject(
-        inputs.model.model,
-        plan.shapes,
-        plan.spec,
-        scaling=plan.settings.scaling,
-        seed=seed,
-        head=inputs.head,
-        lora_dropout=plan.settings.lora_dropout,
-    )
+def prepare_model(plan: ArmPlan, base: Any, head: Sequence[str], seed: int) -> tuple[Any, SiteSet]:
+    """Returns the model that an arm trains, and its sites: empty where the method prepares the model itself.
+
+    Args:
+        plan: the solved arm.
+        base: the pretrained model; it stays as it is.
+        head: names of its head's modules.
+        seed: the arm's seed.
+    """
+    given = plan.preparation(head, seed)
+    if not plan.method.prepares_model:
+        return inject(
+            base,
+            given.sites,
+            given.spec,
+            scaling=given.scaling,
+            seed=seed,
+            head=head,
+            lora_dropout=given.lora_dropout,
+        )
+    # Such a method may train any weight, so it gets a copy of its own.
+    model = copy.deepcopy(base).requires_grad_(False)
+    initialise_head(model, head, generator(seed, "head"))
+    # PEFT draws initial values from the global stream, which belongs to dropout.
+    with torch.random.fork_rng(devices=[]):
+        return plan.method.prepare(model, given), SiteSet({}, None)
 
 
-def _trainer(
+def make_trainer(
     plan: ArmPlan,
     inputs: ArmInputs,
     seed: int,
     folder: ArmFolder,
     model: Any,
     sites: SiteSet,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> PruningTrainer:
-    settings, base_cost = plan.settings, inputs.base_cost
-    if isinstance(plan.method, Baseline):
-        entries, trained = plan.method.multiplied(plan.shapes, plan.spec)
-        base_cost = replace(base_cost, backward=plan.method.backward, multiplied=entries, multiplied_trained=trained)
+    settings, method = plan.settings, plan.method
+    entries, trained = method.multiplied(plan.shapes, plan.spec)
     kind = inputs.task.kind
     classes = kind == "classification"
     losses = {"classification": classification_loss, "regression": regression_loss}
@@ -153,13 +159,13 @@ def _trainer(
         settings.gradient_accumulation_steps,
     )
     callback = PruningEvents(
-        BaselineEvents(plan.method, model) if isinstance(plan.method, Baseline) else plan.method,
+        method,
         sites,
         plan.budget,
         plan.phases,
         seed=seed,
         step_cost=sampler.cost,
-        base_cost=base_cost,
+        base_cost=replace(inputs.base_cost, backward=method.backward, multiplied=entries, multiplied_trained=trained),
         progress=progress,
     )
     trainer = PruningTrainer(
@@ -176,7 +182,7 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":
-        narrow = inputs.dtype == "bfloat16" and not (isinstance(plan.method, Baseline) and plan.method.reads_weights)
+        narrow = inputs.dtype == "bfloat16" and not method.reads_weights
         make_fast(model, seed, torch.bfloat16 if narrow else None)
     return trainer
 
@@ -229,9 +235,21 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
-    """Count and verify what is left; returns the plan with the ranks that a baseline found in training."""
+    """Counts what is left after training and verifies the budget.
+
+    Returns:
+        The plan, with the ranks that a baseline decided on in training.
+
+    Raises:
+        RunError: when the budget is missed.
+    """
     method = plan.method
-    if isinstance(method, Baseline):
+    if sites:
+        ledger.add_final(sites, model)
+        nonzero = plan.budget.count == "nonzero"
+        spent = ledger.nonzero_params if nonzero else ledger.final_params
+        room = headroom(sites, dict(plan.spec.density) if nonzero else {})
+    else:
         ledger.add_baseline(model, head)
         ranks = method.finish(model)
         if ranks is not None:
@@ -239,13 +257,9 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
             ledger.add_baseline(model, head)
             ledger.peak_params = peak
             plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
-        if method.exemption is None:
-            verify(ledger.final_params, plan.budget, plan.unit_left)
-        return plan
-    ledger.add_final(sites, model)
-    nonzero = plan.budget.count == "nonzero"
-    spent = ledger.nonzero_params if nonzero else ledger.final_params
-    verify(spent, plan.budget, headroom(sites, dict(plan.spec.density) if nonzero else {}))
+        spent, room = ledger.final_params, plan.unit_left
+    if method.exemption is None:
+        verify(spent, plan.budget, room)
     return plan
 
 

@@ -14,10 +14,9 @@ from peftprune.methods.registry import MethodSpec
 from peftprune.methods.request import parse
 from peftprune.models.layers import discover_sites, head_modules
 from peftprune.models.load import describe
-from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.method import Method, Preparation
+from peftprune.strategy.phases import PhaseRange, resolve_phases
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, check_spec
 from peftprune.tasks import task_info
@@ -43,7 +42,7 @@ class ArmPlan:
     """
 
     label: str
-    method: RankPruningStrategy | Baseline
+    method: Method
     settings: TrainingSettings
     budget: ArmBudget
     spec: AdapterSpec
@@ -58,7 +57,7 @@ class ArmPlan:
     @property
     def exemption(self) -> str | None:
         """Why the method cannot meet the budget; None where it can."""
-        return self.method.exemption if isinstance(self.method, Baseline) else None
+        return self.method.exemption
 
     @property
     def unit_left(self) -> int | None:
@@ -172,12 +171,14 @@ def plan_arm(
     )
     try:
         spec = method.spec(shapes, arm_budget)
-        if isinstance(method, RankPruningStrategy) or spec.ranks:
+        if spec.ranks or not method.prepares_model:
             check_spec(spec, shapes)
-        _check_budget(spec, shapes, arm_budget, method.exemption if isinstance(method, Baseline) else None)
-        wanted = method.phases(arm_budget) if isinstance(method, RankPruningStrategy) else [Phase("train")]
+        _check_budget(spec, shapes, arm_budget, method.exemption)
         phases = resolve_phases(
-            wanted, total_steps=arm_budget.total_steps, num_examples=num_examples, batch_size=settings.batch_size
+            method.phases(arm_budget),
+            total_steps=arm_budget.total_steps,
+            num_examples=num_examples,
+            batch_size=settings.batch_size,
         )
     except UsageError as error:
         raise UsageError(f"{request.label}: {error}") from None
@@ -257,7 +258,7 @@ def plan_methods(
 
 def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
     """What a baseline trains outside the head, counted from the model it prepares without weights; else None."""
-    if not isinstance(plan.method, Baseline):
+    if not plan.method.prepares_model:
         return None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

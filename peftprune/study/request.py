@@ -122,7 +122,7 @@ def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]
     Raises:
         UsageError: for a label that is not in the study, or methods that depend on each other.
     """
-    needs: dict[str, str | None] = {s.label: getattr(s.build(), "depends_on", None) for s in specs}
+    needs = {s.label: s.build().depends_on for s in specs}
     depth: dict[str, int] = {}
     for label in needs:
         chain = [label]

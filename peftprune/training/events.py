@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from peftprune.adapters import surgery
 from peftprune.errors import RunError
-from peftprune.strategy.baseline import Baseline
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.method import Method
 from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import LiveTensors, SiteSet
+from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.view import StepView
 from peftprune.training.cpu import begin_step
 from peftprune.training.distributed import check_agreement
@@ -45,7 +44,7 @@ class PruningEvents(TrainerCallback):
     """Drives one strategy through one training run.
 
     Args:
-        strategy: decides.
+        method: decides.
         sites: the model's sites.
         budget: the arm's budget.
         phases: the run's step ranges.
@@ -58,7 +57,7 @@ class PruningEvents(TrainerCallback):
 
     def __init__(
         self,
-        strategy: RankPruningStrategy,
+        method: Method,
         sites: SiteSet,
         budget: ArmBudget,
         phases: Sequence[PhaseRange],
@@ -69,7 +68,7 @@ class PruningEvents(TrainerCallback):
         progress: Progress | None = None,
         full_steps: bool = False,
     ) -> None:
-        self.strategy = strategy
+        self.method = method
         self.sites = sites
         self.budget = budget
         self.phases = tuple(phases)
@@ -90,9 +89,9 @@ class PruningEvents(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         surgery.check_optimizer(kwargs["optimizer"])
-        self._collectors = Collectors(kwargs["model"], self.sites, self.strategy.signals)
+        self._collectors = Collectors(kwargs["model"], self.sites, self.method.signals)
         if not self._resumed:
-            self.strategy.start(self._view(0))
+            self.method.start(self._view(0))
             self.trace.begin(self.sites, self.phases[0].name)
         self._mark = time.perf_counter()
 
@@ -101,7 +100,7 @@ class PruningEvents(TrainerCallback):
     ) -> None:
         begin_step(kwargs["model"], state.global_step)
         view = self._view(state.global_step)
-        multipliers = self.strategy.before_step(view)
+        multipliers = self.method.before_step(view)
         surgery.set_multipliers(self.sites, None if multipliers is None else dict(multipliers))
         if view.phase.phase.kind == "train":
             self._add_penalty(kwargs["model"])
@@ -112,12 +111,12 @@ class PruningEvents(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         assert self._collectors is not None
-        self.strategy.observe(self._view(state.global_step, self._collectors.take()))
+        self.method.observe(self._view(state.global_step, self._collectors.take()))
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._plan = self.strategy.decide(self._view(state.global_step))
+        self._plan = self.method.plan_for(kwargs["model"], self._view(state.global_step))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         step = state.global_step - 1
@@ -130,7 +129,7 @@ class PruningEvents(TrainerCallback):
         self._plan = PruningPlan()
         if step + 1 == current.stop:
             self.ledger.optimizer_bytes = max(self.ledger.optimizer_bytes, optimizer_bytes(optimizer))
-            self._apply(self.strategy.end_phase(self._view(step)), step, optimizer)
+            self._apply(self.method.end_phase(self._view(step)), step, optimizer)
             following = phase_at(self.phases, step + 1)
             if following is not current and following.phase.reset_optimizer:
                 optimizer.state.clear()
@@ -171,7 +170,7 @@ class PruningEvents(TrainerCallback):
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs beside the weights and the optimizer."""
         return {
-            "strategy": self.strategy.state_dict(),
+            "strategy": self.method.state_dict(),
             "rng": self.rng.get_state(),
             "init_rng": self.init_rng.get_state(),
             "ledger": vars(self.ledger),
@@ -186,7 +185,7 @@ class PruningEvents(TrainerCallback):
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict` but for the sites, which have been restored already."""
-        self.strategy.load_state_dict(state["strategy"])
+        self.method.load_state_dict(state["strategy"])
         self.rng.set_state(state["rng"])
         self.init_rng.set_state(state["init_rng"])
         self.ledger = Ledger(**state["ledger"])
@@ -207,7 +206,7 @@ class PruningEvents(TrainerCallback):
     def _add_penalty(self, model: nn.Module) -> None:
         # Added to the gradients once per step, before the first backward: the loss that is logged and evaluated stays
         # free of it, and the sum over micro-batches needs no weighing.
-        penalty = self.strategy.penalty({n: s.live() for n, s in self.sites.items() if s.rank})
+        penalty = self.method.penalty_for(model, self.sites)
         if penalty is None:
             return
         params = [p for p in model.parameters() if p.requires_grad]
@@ -241,22 +240,3 @@ class PruningEvents(TrainerCallback):
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-class BaselineEvents(RankPruningStrategy):
-    """Stands in where a baseline is trained: nothing is decided, its own events are passed on."""
-
-    name = "baseline"
-
-    def __init__(self, baseline: Baseline, model: nn.Module) -> None:
-        super().__init__()
-        self.baseline, self.model = baseline, model
-        self.state_dict = baseline.state_dict  # type: ignore[method-assign]
-        self.load_state_dict = baseline.load_state_dict  # type: ignore[method-assign]
-
-    def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
-        return self.baseline.penalty(self.model)
-
-    def decide(self, view: StepView) -> PruningPlan:
-        self.baseline.after_step(self.model, view.step)
-        return PruningPlan()

@@ -1,0 +1,159 @@
+"""`Method`: what planning and the training loop ask of every method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from peftprune.errors import UsageError
+from peftprune.strategy.actions import Action, Decides
+from peftprune.strategy.options import NoOptions, build_config
+from peftprune.strategy.phases import Phase
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy.view import StepView
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from peftprune.strategy.budget import ArmBudget
+    from peftprune.strategy.sites import Site, SiteShape
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What `Baseline.prepare` receives beside the model.
+
+    Attributes:
+        budget: the arm's budget in integers.
+        sites: the layers that rank methods adapt.
+        spec: what the baseline's own `spec` returned.
+        head: names of the head's modules, already initialised from the seed. Every method trains them.
+        scaling: the run's factor on B A.
+        lora_dropout: dropout on adapters' input, in [0, 1).
+        seed: the arm's seed. Draw initial values from its streams (`peftprune.strategy.rng`), not from the global one.
+    """
+
+    budget: ArmBudget
+    sites: Sequence[SiteShape]
+    spec: AdapterSpec
+    head: Sequence[str]
+    scaling: float
+    lora_dropout: float
+    seed: int
+
+
+class Method(ABC):
+    """The common base of `RankPruningStrategy` and `Baseline`; subclass one of these.
+
+    Options live in a frozen dataclass named by `Config`, which validates itself. `MyMethod(option=value)` and
+    `MyMethod(config)` are both accepted.
+
+    Class attributes:
+        name: the method's name in tables and on the command line.
+        source: the paper, with its year; shown by `peftprune methods`.
+        prunes: what is decided: "ranks", "entries", "sites" or "nothing".
+        decides: when the method decides.
+        actions: what its plans do.
+        signals: activation statistics to be collected.
+        exemption: why the method cannot meet an arbitrary parameter budget, shown in every table. None if it can; its
+            budget is then verified after training.
+        backward: gradients that the backward pass computes in the base model: "none", those of "activations" (as every
+            adapter needs), or those of "weights" too. For the ledger's FLOPs.
+        reads_weights: the method computes with the frozen weights themselves, not only with their products, so they
+            keep their precision.
+        prepares_model: the method prepares the model itself (`prepare`); otherwise LoRA is injected as `spec` says.
+    """
+
+    name: ClassVar[str]
+    source: ClassVar[str] = ""
+    prunes: ClassVar[str] = "nothing"
+    decides: ClassVar[tuple[Decides, ...]] = ()
+    actions: ClassVar[tuple[Action, ...]] = ()
+    signals: ClassVar[frozenset[Signal]] = frozenset()
+    exemption: ClassVar[str | None] = None
+    backward: ClassVar[Literal["none", "activations", "weights"]] = "activations"
+    reads_weights: ClassVar[bool] = False
+    prepares_model: ClassVar[bool] = False
+    Config: ClassVar[type] = NoOptions
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        if config is not None and options:
+            raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
+        self.config = config if config is not None else build_config(self.name, self.Config, options)
+
+    # --- planning ---
+
+    @property
+    def depends_on(self) -> str | None:
+        """Label of the arm whose outcome this one needs; None for most.
+
+        That arm of the same task, budget and seed then runs first, and `budget.outcome` holds how it ended: `spec` is
+        called without it when the study is planned (the ranks are not known yet, so `decided_in_training` is True),
+        and again with it before this arm runs.
+        """
+        return None
+
+    @abstractmethod
+    def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
+        """Returns the starting adapters and the optimizer settings."""
+
+    def phases(self, budget: ArmBudget) -> list[Phase]:
+        """Returns the ranges of steps. Default: one phase, all data."""
+        return [Phase("train")]
+
+    def paper(self) -> PaperSettings:
+        """Returns the published setting, used under `budget="paper"`. Default: the run's settings."""
+        return PaperSettings()
+
+    def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
+        """Returns the entries of the matrices added beside the sites, and how many of them are trained.
+
+        Each entry is multiplied once per token. For the ledger's FLOPs.
+        """
+        return 0, 0
+
+    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+        """Returns the model to train. Called where `prepares_model` is True."""
+        raise NotImplementedError
+
+    # --- training ---
+
+    def start(self, view: StepView) -> None:
+        """Called once before the first step; prepare own state here."""
+        return
+
+    def before_step(self, view: StepView) -> Mapping[str, Tensor] | None:
+        """Returns fixed (r,) multipliers on rank components for this step, by site; None leaves all at 1."""
+        return None
+
+    @abstractmethod
+    def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
+        """Returns the training penalty of the model and its sites; None adds nothing."""
+
+    def observe(self, view: StepView) -> None:
+        """Called before the optimizer step, with clipped gradients and this step's signals."""
+        return
+
+    @abstractmethod
+    def plan_for(self, model: nn.Module, view: StepView) -> PruningPlan:
+        """Returns the decision after an optimizer step, while its gradients are still there."""
+
+    def end_phase(self, view: StepView) -> PruningPlan:
+        """Called after the last step of a phase; no gradients. `view.phase` is the phase that ends."""
+        return PruningPlan()
+
+    def finish(self, model: nn.Module) -> Mapping[str, int] | None:
+        """Called once after the last step where `prepares_model` is True; returns the ranks decided in training."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns own state as tensors, numbers, strings, lists and dicts. Default: none."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        return
