@@ -107,8 +107,8 @@ def test_the_hub_gives_the_same_task(name: str, tmp_path: Path, monkeypatch: pyt
     ("file", "content", "complaint"),
     [
         ("train.jsonl", '{"question": "q"}', "has no column answer"),
-        ("train.jsonl", '{"question": "q", "answer": "a"}\n{"question": "q", "answer": " "}', "is no text.*line 2"),
-        ("train.jsonl", '{"question": 3, "answer": "a"}', "is no text.*line 1"),
+        ("train.jsonl", '{"question": "q", "answer": "a"}\n{"question": "q", "answer": " "}', "is not a text.*line 2"),
+        ("train.jsonl", '{"question": 3, "answer": "a"}', "is not a text.*line 1"),
         ("test.jsonl", '{"question": "q"', "is broken in line 1"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_truncated_file_of_triples_is_named(tmp_path: Path) -> None:
     write("dart", tmp_path)
     file = tmp_path / "dart" / GENERATION["dart"].train_file
     file.write_text(file.read_text()[:20])
-    with pytest.raises(UsageError, match=r"dart-v1.1.1-full-train.json' is no file of triples with annotations"):
+    with pytest.raises(UsageError, match=r"dart-v1.1.1-full-train.json' is not a file of triples with annotations"):
         load_task("dart", data_dir=tmp_path)
 
 
@@ -149,10 +149,10 @@ def test_own_files(tmp_path: Path) -> None:
     for given, complaint in (
         ({"text": "from,to"}, "does not name one column"),
         ({"label": "from"}, "is also the text column"),
-        ({"label": "there"}, "is no column of"),
+        ({"label": "there"}, "is not a column of"),
         ({"metrics": ["accuracy"]}, "does not fit generation"),
-        ({"kind": "translation"}, "is no kind of task"),
-        ({"regression": True}, "is no kind of task beside regression"),
+        ({"kind": "translation"}, "is not a kind of task"),
+        ({"regression": True}, "is not a kind of task beside regression"),
     ):
         asked = {"text": "from", "label": "to", "kind": "generation"} | given
         with pytest.raises(UsageError, match=complaint):

@@ -76,7 +76,7 @@ def test_names_are_read_generously(asked: str, found: str) -> None:
 
 
 def test_an_unknown_task_gets_a_suggestion_and_the_list() -> None:
-    with pytest.raises(UsageError, match=r"'mrcp' is no known task. Did you mean 'mrpc'\? Choose among cola, sst2"):
+    with pytest.raises(UsageError, match=r"'mrcp' is not a known task. Did you mean 'mrpc'\? Choose among cola, sst2"):
         load_task("mrcp")
 
 
@@ -307,8 +307,8 @@ def test_csv_follows_the_quotes_over_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"text": "c"}, r"'c' is no column of .*mine\.csv. Choose among its columns: a, b, y, z"),
-        ({"label": "c"}, "'c' is no column"),
+        ({"text": "c"}, r"'c' is not a column of .*mine\.csv. Choose among its columns: a, b, y, z"),
+        ({"label": "c"}, "'c' is not a column"),
         ({"text": "a,b,z"}, "does not name one or two columns"),
         ({"text": ""}, "does not name one or two columns"),
         ({"text": "a,a"}, "does not name one or two columns"),
@@ -316,7 +316,7 @@ def test_csv_follows_the_quotes_over_lines(tmp_path: Path) -> None:
         ({"train_file": "nowhere.csv"}, "does not exist"),
         ({"train_file": "mine.txt"}, "suffix that peftprune does not read"),
         ({"train_file": "mine.parquet.gz"}, "suffix that peftprune does not read"),
-        ({"label": "b", "regression": True, "text": "a"}, r"b: .* is no finite number \(.*mine\.csv, line 2\)"),
+        ({"label": "b", "regression": True, "text": "a"}, r"b: .* is not a finite number \(.*mine\.csv, line 2\)"),
         ({"metrics": ["pearson"]}, "does not fit classification"),
         ({"metrics": ["accuracy"], "regression": True}, "does not fit regression"),
     ],
@@ -336,7 +336,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], complaint: str,
         ("csv", b"a,y\none,1\ntwo\n", "has 1 fields in line 3, but 2 columns"),
         ("csv", b'a,y\n"one,1\n', "is broken in line"),
         ("csv", b"a,a\none,1\n", "two columns of one name"),
-        ("csv", b"a,y\none,1\ntwo,\n", r"y: '' is no label \(.*line 3\)"),
+        ("csv", b"a,y\none,1\ntwo,\n", r"y: '' is not a label \(.*line 3\)"),
         ("csv", b"a,y\none,1\ntwo,1\n", "holds one class only"),
         ("tsv", b"a\ty\none\t1\ntwo\t2\t3\n", "has 3 fields in line 3"),
         ("tsv", b"", "holds no rows"),
@@ -344,10 +344,10 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], complaint: str,
         ("jsonl", b"\n", "holds no rows"),
         ("jsonl", b'{"a": "one", "y": 1}\n{"a"\n', "is broken in line 2"),
         ("jsonl", b"[1]\n", "no JSON object in line 1"),
-        ("jsonl", b'{"a": "one", "y": 1}\n\n{"a": "two", "y": null}\n', r"y: None is no label \(.*line 3\)"),
-        ("jsonl", b'{"a": "one", "y": 1}\n{"a": "two"}\n', r"y: None is no label \(.*line 2\)"),
-        ("jsonl", b'{"a": "one", "y": 1}\n{"a": "two", "y": 0.5}\n', "0.5 is no class"),
-        ("jsonl", b'{"a": "one", "y": 1}\n{"y": 2}\n', r"a: None is no text \(.*line 2\)"),
+        ("jsonl", b'{"a": "one", "y": 1}\n\n{"a": "two", "y": null}\n', r"y: None is not a label \(.*line 3\)"),
+        ("jsonl", b'{"a": "one", "y": 1}\n{"a": "two"}\n', r"y: None is not a label \(.*line 2\)"),
+        ("jsonl", b'{"a": "one", "y": 1}\n{"a": "two", "y": 0.5}\n', "0.5 is not a class"),
+        ("jsonl", b'{"a": "one", "y": 1}\n{"y": 2}\n', r"a: None is not a text \(.*line 2\)"),
         ("parquet", b"PAR1", "cannot be read"),
     ],
 )
@@ -361,9 +361,9 @@ def test_broken_files(suffix: str, content: bytes, complaint: str, tmp_path: Pat
 def test_a_null_in_parquet_is_named_by_row(tmp_path: Path) -> None:
     records: list[dict[str, object]] = [{"a": "one", "y": 1.0}, {"a": "two", "y": None}]
     train, test = write_pair(tmp_path, "parquet", train=records)
-    with pytest.raises(UsageError, match=r"is no label \(.*mine\.parquet, row 2\)"):
+    with pytest.raises(UsageError, match=r"is not a label \(.*mine\.parquet, row 2\)"):
         Task.from_files(train, test, "a", "y")
-    with pytest.raises(UsageError, match=r"is no finite number \(.*mine\.parquet, row 2\)"):
+    with pytest.raises(UsageError, match=r"is not a finite number \(.*mine\.parquet, row 2\)"):
         Task.from_files(train, test, "a", "y", regression=True)
 
 

@@ -27,7 +27,7 @@ from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
 from peftprune.models.layers import head_modules, language_model_head
 from peftprune.models.packaged import SMALL_DECODER, packaged_file
 from peftprune.models.precision import BaseForm, keep_head_exact
-from peftprune.tasks.base import Kind
+from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
     import torch

@@ -46,7 +46,7 @@ class RankPruningStrategy(Method):
         return PruningPlan()
 
     def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
-        return self.penalty({name: site.differentiable() for name, site in sites.items() if site.rank})
+        return self.penalty({name: site.live() for name, site in sites.items() if site.rank})
 
     def plan_for(self, model: nn.Module, view: StepView) -> PruningPlan:
         return self.decide(view)

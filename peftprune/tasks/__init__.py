@@ -3,8 +3,9 @@
 Importing this is cheap; what needs `datasets` imports it when data is loaded.
 """
 
-from peftprune.tasks.base import Kind, TaskInfo
+from peftprune.tasks.base import TaskInfo
+from peftprune.tasks.kinds import KINDS, Kind
 from peftprune.tasks.load import TASKS, load_task, task_info
 from peftprune.tasks.task import Task
 
-__all__ = ["TASKS", "Kind", "Task", "TaskInfo", "load_task", "task_info"]
+__all__ = ["KINDS", "TASKS", "Kind", "Task", "TaskInfo", "load_task", "task_info"]

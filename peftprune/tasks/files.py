@@ -1,4 +1,4 @@
-"""Reading tables from files, and tasks from tables. Every complaint names the file and the row."""
+"""Read tables from files, and labelled tasks from tables. Every error names the file and the row."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.stats.metrics import check_metrics
-from peftprune.tasks.base import TEXT_COLUMNS, Kind, make_dataset
-from peftprune.tasks.task import Task
+from peftprune.tasks.base import TEXT_COLUMNS, make_dataset
+from peftprune.tasks.kinds import KINDS, Kind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -25,7 +29,7 @@ FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 class Table:
     """A file's rows as columns of equal length, and where in the file each row is.
 
-    `rows[i]` is the line (in text formats) or row (in parquet) of the i-th value, from 1; `unit` says which.
+    `rows[i]` is the line (in text formats) or row (in parquet) of the i-th value, from 1; `unit` names which.
     """
 
     path: Path
@@ -34,27 +38,27 @@ class Table:
     unit: str = "line"
 
     def where(self, index: int) -> str:
-        """The i-th row for a message: file, unit and number."""
+        """Returns the place of the i-th row for a message: file, unit and number."""
         return f"{self.path}, {self.unit} {self.rows[index]}"
 
     def column(self, name: str, field: str) -> list[object]:
-        """The values of one column; `field` is the argument to blame if there is no such column."""
+        """Returns the values of one column; `field` is the argument that the error names if there is no such column."""
         if name not in self.columns:
             cure = f"Choose among its columns: {', '.join(self.columns)}."
-            raise UsageError.of(field, name, f"is no column of {self.path}", cure)
+            raise UsageError.of(field, name, f"is not a column of {self.path}", cure)
         return self.columns[name]
 
     def texts(self, name: str) -> list[str]:
-        """A column of strings; a missing value or another type is an error."""
+        """Returns a column of strings; a missing value or another type is an error."""
         values = self.column(name, "text")
         for index, value in enumerate(values):
             if not isinstance(value, str):
-                raise UsageError.of(name, value, f"is no text ({self.where(index)})", "Give every row a string.")
+                raise UsageError.of(name, value, f"is not a text ({self.where(index)})", "Give every row a string.")
         return values  # type: ignore[return-value]
 
 
 def read_table(path: str | Path) -> Table:
-    """Read CSV (quoted as in RFC 4180), TSV (no quoting), JSON lines or parquet, by suffix; `.gz` for text formats.
+    """Reads CSV (quoted as in RFC 4180), TSV (no quoting), JSON lines or parquet, by suffix; `.gz` for text formats.
 
     Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF. The first line of CSV and TSV is the
     header. Values of CSV and TSV are strings.
@@ -83,12 +87,12 @@ def read_table(path: str | Path) -> Table:
 
 
 def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int = 0) -> Table:
-    """Read tab-separated values without quoting: each tab separates, each LF ends a row, nothing is escaped.
+    """Reads tab-separated values without quoting: each tab separates, each LF ends a row, nothing is escaped.
 
     Args:
         path: the file, plain or `.gz`.
         header: the column names where the file has no header line.
-        broken_rows: how many rows with a wrong number of fields are left out before it is an error.
+        broken_rows: rows with a wrong number of fields that are left out; one more is an error.
     """
     # Not str.splitlines(): sentences may hold U+2028 and other characters that it takes for line ends.
     lines = [line.removesuffix("\r") for line in _read_text(path).removesuffix("\n").split("\n")]
@@ -99,7 +103,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int =
 
 
 def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequence[int], broken_rows: int = 0) -> Table:
-    """Rows of fields as a `Table`; the wrong number of fields is an error."""
+    """Returns rows of fields as a `Table`; a wrong number of fields is an error."""
     if len(set(names)) < len(names):
         raise UsageError.of("file", str(path), f"has two columns of one name ({names})", "Rename one of them.")
     broken = [(number, len(row)) for number, row in zip(numbers, rows, strict=True) if len(row) != len(names)]
@@ -179,23 +183,23 @@ def _read_parquet(path: Path) -> Table:
 
 
 def class_keys(table: Table, label: str) -> list[str]:
-    """The labels as strings: 1, 1.0 (where a format made it so) and "1" are one class."""
+    """Returns the labels as strings: 1, 1.0 (as some formats write it) and "1" are one class."""
     keys = []
     for index, value in enumerate(table.column(label, "label")):
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         key = "" if value is None else str(value).strip()
         if not key or (isinstance(value, float) and math.isnan(value)):
-            raise UsageError.of(label, value, f"is no label ({table.where(index)})", "Give every row a label.")
+            raise UsageError.of(label, value, f"is not a label ({table.where(index)})", "Give every row a label.")
         if isinstance(value, float):
-            cure = "For numbers to predict, ask for regression; else give classes."
-            raise UsageError.of(label, value, f"is no class ({table.where(index)})", cure)
+            cure = "For numbers to predict, use regression; otherwise give classes."
+            raise UsageError.of(label, value, f"is not a class ({table.where(index)})", cure)
         keys.append(key)
     return keys
 
 
 def class_indices(table: Table, label: str, classes: Sequence[str], origin: str) -> list[int]:
-    """The labels as indices into `classes`; `origin` says where the classes came from."""
+    """Returns the labels as indices into `classes`; `origin` names where the classes come from."""
     index_of = {key: index for index, key in enumerate(classes)}
     keys = class_keys(table, label)
     for index, key in enumerate(keys):
@@ -207,7 +211,7 @@ def class_indices(table: Table, label: str, classes: Sequence[str], origin: str)
 
 
 def numbers(table: Table, label: str) -> list[float]:
-    """The labels as finite floats."""
+    """Returns the labels as finite floats."""
     found = []
     for index, value in enumerate(table.column(label, "label")):
         try:
@@ -215,8 +219,8 @@ def numbers(table: Table, label: str) -> list[float]:
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            cure = "Give every row a finite number, or ask for classification."
-            raise UsageError.of(label, value, f"is no finite number ({table.where(index)})", cure)
+            cure = "Give every row a finite number, or use classification."
+            raise UsageError.of(label, value, f"is not a finite number ({table.where(index)})", cure)
         found.append(number)
     return found
 
@@ -237,57 +241,49 @@ def _text_columns(text: str | Sequence[str], label: str) -> tuple[str, ...]:
     return names
 
 
-def task_from_files(
+def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Table]:
+    """Reads the two files of a task.
+
+    Raises:
+        UsageError: both are one file; otherwise as `read_table`.
+    """
+    train, test = read_table(train_file), read_table(test_file)
+    if train.path.resolve() == test.path.resolve():
+        raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+    return train, test
+
+
+def labelled_fields(
     train_file: str | Path,
     test_file: str | Path,
     text: str | Sequence[str],
     label: str,
-    regression: bool = False,
-    name: str | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Task:
-    """See `Task.from_files`."""
+    metrics: Sequence[str] | None,
+    kind: Kind,
+) -> dict[str, Any]:
+    """Returns the fields of a classification or regression `Task`; the arguments are those of `Task.from_files`."""
     names = _text_columns(text, label)
-    train, test = read_table(train_file), read_table(test_file)
-    if train.path.resolve() == test.path.resolve():
-        raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+    train, test = read_files(train_file, test_file)
     classes: tuple[str, ...] | None = None
-    train_labels: list[int] | list[float]
-    test_labels: list[int] | list[float]
-    if regression:
-        train_labels, test_labels = numbers(train, label), numbers(test, label)
-        default = ("pearson", "spearman")
-    else:
+    default = ("pearson", "spearman")
+    if KINDS[kind].has_classes:
         classes = _sorted_classes(class_keys(train, label))
         if len(classes) < 2:
             problem = f"holds one class only in {train.path} ({classes[0]!r})"
             raise UsageError.of("label", label, problem, "Give training data with at least two classes.")
-        train_labels = class_indices(train, label, classes, str(train.path))
-        test_labels = class_indices(test, label, classes, str(train.path))
         default = ("accuracy", "f1" if len(classes) == 2 else "f1_macro")
-    kind: Kind = "regression" if classes is None else "classification"
     chosen = tuple(default if metrics is None else metrics)
     check_metrics(chosen, kind, None if classes is None else len(classes))
-    return Task(
-        name=name or default_name(train.path),
-        kind=kind,
-        text=TEXT_COLUMNS[: len(names)],
-        label_names=classes,
-        metrics=chosen,
-        train=make_dataset([train.texts(column) for column in names], train_labels, classes),
-        evaluation={"test": make_dataset([test.texts(column) for column in names], test_labels, classes)},
-        source=f"files {train_file} and {test_file}",
-        evaluation_split="test",
-        files={
-            "train_file": str(train_file),
-            "test_file": str(test_file),
-            "text": ",".join(names),
-            "label": label,
-            "regression": regression,
-        },
-    )
 
+    def split(table: Table) -> Dataset:
+        found = numbers(table, label) if classes is None else class_indices(table, label, classes, str(train.path))
+        return make_dataset([table.texts(column) for column in names], found, classes)
 
-def default_name(path: Path) -> str:
-    stem = path.name.split(".")[0]
-    return path.resolve().parent.name or stem if stem == "train" else stem
+    return {
+        "text": TEXT_COLUMNS[: len(names)],
+        "label_names": classes,
+        "metrics": chosen,
+        "train": split(train),
+        "evaluation": {"test": split(test)},
+        "files": {"text": ",".join(names), "label": label, "regression": classes is None},
+    }

@@ -1,14 +1,13 @@
 """Generation tasks: where their data is, and how it becomes pairs of a source text and its references.
 
-In training every reference is an example of its own. In evaluation rows that share their source are one example with
-several references, wherever they come from.
+In training every reference is an example of its own. In evaluation the rows that share their source are one example
+with several references.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.stats.metrics import check_metrics
-from peftprune.tasks.base import TaskInfo
-from peftprune.tasks.files import Table, default_name, read_table
-from peftprune.tasks.task import Task
+from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
+from peftprune.tasks.files import Table, read_files, read_table
+from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,26 +26,46 @@ Pair = tuple[str, list[str]]
 """A source text and its references."""
 
 PROMPT = "{source}\n"
-"""What a decoder reads where a task has no words of its own."""
+"""What a decoder reads where a task has no prompt of its own."""
 
 _ENDINGS = ("", ".gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
 @dataclass(frozen=True)
 class GenerationInfo(TaskInfo):
-    """What is known of a generation task. `label_column` and `label_names` say nothing here.
+    """What is known of a generation task.
 
     Attributes:
-        targets: columns of the references in files; those that a file lacks count as absent, but one must be there.
+        targets: columns of the references in files; a file must have at least one of them.
         hub_targets: the same on the hub.
-        hub_revision: branch of the hub's dataset; None for the main one.
         triples: the source column holds lists of triples, and the references are annotations with a text (DART).
     """
 
     targets: tuple[str, ...] = ()
     hub_targets: tuple[str, ...] = ()
-    hub_revision: str | None = None
     triples: bool = False
+
+    def find_file(self, folder: Path, name: str) -> Path | None:
+        """Returns the file of that name, possibly compressed, or with the ending of a format that can be read."""
+        return next((p for ending in _ENDINGS if (p := folder / f"{name}{ending}").is_file()), None)
+
+    def read_file(self, path: Path, training: bool = False) -> Dataset:
+        if self.triples:
+            pairs = _read_triples(path)
+        else:
+            pairs = _table_pairs(read_table(path), self.columns[0], self.targets, path)
+        return in_training(pairs) if training else in_evaluation(pairs)
+
+    def read_hub(self, data: Any, training: bool = False) -> Dataset:
+        read: Callable[[Any], str] = linearised if self.triples else str
+        write: Callable[[Any], list[str]] = _annotated if self.triples else _listed
+        source = self.hub_text[0]
+        try:
+            pairs = [(read(row[source]), [r for t in self.hub_targets for r in write(row[t])]) for row in data]
+        except KeyError as error:
+            cure = "The hub's copy has changed; use data_dir"
+            raise UsageError.of("task", self.name, f"lacks the column {error} on the hub", cure) from error
+        return in_training(pairs) if training else in_evaluation(pairs)
 
 
 def _info(
@@ -61,7 +80,7 @@ def _info(
     prompt: str,
     **others: Any,
 ) -> GenerationInfo:
-    """One row of the table; `files`: of training and test, `sizes`: training pairs and test examples."""
+    """Returns one row of the table; `files`: of training and test, `sizes`: training pairs and test examples."""
     return GenerationInfo(
         name=name,
         kind="generation",
@@ -168,12 +187,12 @@ GENERATION: dict[str, GenerationInfo] = {
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
 def in_training(pairs: Iterable[Pair]) -> Dataset:
-    """One example a reference."""
+    """Returns one example per reference."""
     return _dataset([(source, [reference]) for source, references in pairs for reference in references])
 
 
 def in_evaluation(pairs: Iterable[Pair]) -> Dataset:
-    """One example a source, with all its references, in the order in which sources first occur."""
+    """Returns one example per source with all its references, in the order in which sources first occur."""
     grouped: dict[str, dict[str, None]] = {}
     for source, references in pairs:
         grouped.setdefault(source, {}).update(dict.fromkeys(references))
@@ -189,33 +208,18 @@ def _dataset(pairs: Sequence[Pair]) -> Dataset:
 
 
 def linearised(triples: Sequence[Sequence[str]]) -> str:
-    """Subject, predicate and object of each triple in one line: `a : b : c | d : e : f`."""
+    """Returns subject, predicate and object of each triple in one line: `a : b : c | d : e : f`."""
     return " | ".join(" : ".join(str(part) for part in triple) for triple in triples)
 
 
 def _annotated(annotations: Any) -> list[str]:
-    """The texts of DART's annotations: a list of mappings in the files, a mapping of lists on the hub."""
+    """Returns the texts of DART's annotations: a list of mappings in the files, a mapping of lists on the hub."""
     if isinstance(annotations, Mapping):
         return list(annotations["text"])
     return [annotation["text"] for annotation in annotations]
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-def find_file(folder: Path, name: str) -> Path | None:
-    """The file of that name, possibly compressed, or with the ending of a format that can be read."""
-    candidates = [folder / f"{name}{ending}" for ending in _ENDINGS]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def read_pairs(info: GenerationInfo, path: Path) -> list[Pair]:
-    """The pairs of an official file.
-
-    Raises:
-        UsageError: a column is missing, or a row holds no text; the message names file and row.
-    """
-    return _read_triples(path) if info.triples else _table_pairs(read_table(path), info.columns[0], info.targets, path)
-
-
 def _table_pairs(table: Table, source: str, targets: Sequence[str], path: Path) -> list[Pair]:
     texts = table.texts(source)
     present = [t for t in targets if t in table.columns]
@@ -227,7 +231,7 @@ def _table_pairs(table: Table, source: str, targets: Sequence[str], path: Path) 
     for index, text in enumerate(texts):
         references = [r for column in columns if column[index] is not None for r in _listed(column[index])]
         if not references or not all(isinstance(r, str) and r.strip() for r in references):
-            problem = f"is no text to learn ({table.where(index)})"
+            problem = f"is not a text to learn ({table.where(index)})"
             raise UsageError.of(present[0], columns[0][index], problem, "Give every row a text, or a list of texts")
         pairs.append((text, references))
     return pairs
@@ -243,62 +247,37 @@ def _read_triples(path: Path) -> list[Pair]:
         entries = json.loads(raw)
         return [(linearised(entry["tripleset"]), _annotated(entry["annotations"])) for entry in entries]
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        problem = f"is no file of triples with annotations ({type(error).__name__}: {error})"
+        problem = f"is not a file of triples with annotations ({type(error).__name__}: {error})"
         raise UsageError.of("file", str(path), problem, "Put the official file there") from error
 
 
-# --- the hub ----------------------------------------------------------------------------------------------------------
-def hub_pairs(info: GenerationInfo, split: Iterable[Mapping[str, Any]]) -> list[Pair]:
-    """The pairs of a split as the hub has it."""
-    read: Callable[[Any], str] = linearised if info.triples else str
-    write: Callable[[Any], list[str]] = _annotated if info.triples else _listed
-    source = info.hub_text[0]
-    try:
-        return [(read(row[source]), [r for t in info.hub_targets for r in write(row[t])]) for row in split]
-    except KeyError as error:
-        cure = "The hub's copy has changed; use data_dir"
-        raise UsageError.of("task", info.name, f"lacks the column {error} on the hub", cure) from error
-
-
-# --- the user's own ---------------------------------------------------------------------------------------------------
-def generation_from_files(
+# --- files of the user ------------------------------------------------------------------------------------------------
+def generation_fields(
     train_file: str | Path,
     test_file: str | Path,
     text: str | Sequence[str],
     label: str,
-    name: str | None = None,
-    metrics: Sequence[str] | None = None,
-) -> Task:
-    """See `Task.from_files`."""
+    metrics: Sequence[str] | None,
+    kind: Kind,
+) -> dict[str, Any]:
+    """Returns the fields of a generation `Task`; the arguments are those of `Task.from_files`."""
     names = [text] if isinstance(text, str) else list(text)
     if len(names) != 1 or not names[0].strip() or "," in names[0]:
         raise UsageError.of("text", text, "does not name one column", "Generation reads from one column")
     source = names[0].strip()
     if label == source:
-        raise UsageError.of("label", label, "is also the text column", "Name the column that is to be written")
-    train, test = read_table(train_file), read_table(test_file)
-    if os.path.realpath(train.path) == os.path.realpath(test.path):
-        raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+        raise UsageError.of("label", label, "is also the text column", "Name the column of the targets")
+    train, test = read_files(train_file, test_file)
     for table in (train, test):
         table.column(label, "label")
     chosen = tuple((*_ROUGE, "bleu") if metrics is None else metrics)
-    check_metrics(chosen, "generation")
-    return Task(
-        name=name or default_name(train.path),
-        kind="generation",
-        text=("text_a",),
-        label_names=None,
-        metrics=chosen,
-        train=in_training(_table_pairs(train, source, [label], train.path)),
-        evaluation={"test": in_evaluation(_table_pairs(test, source, [label], test.path))},
-        source=f"files {train_file} and {test_file}",
-        evaluation_split="test",
-        files={
-            "train_file": str(train_file),
-            "test_file": str(test_file),
-            "text": source,
-            "label": label,
-            "kind": "generation",
-        },
-        prompt=PROMPT,
-    )
+    check_metrics(chosen, kind)
+    return {
+        "text": TEXT_COLUMNS[:1],
+        "label_names": None,
+        "metrics": chosen,
+        "train": in_training(_table_pairs(train, source, [label], train.path)),
+        "evaluation": {"test": in_evaluation(_table_pairs(test, source, [label], test.path))},
+        "files": {"text": source, "label": label, "kind": kind},
+        "prompt": PROMPT,
+    }

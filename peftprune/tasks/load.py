@@ -1,4 +1,4 @@
-"""Finding a task's data: generated, in a folder, or on the hub."""
+"""Load named tasks: generated, from a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.tasks import entailment_mini
-from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset, split_features
-from peftprune.tasks.generation import GENERATION, GenerationInfo, find_file, hub_pairs, in_evaluation, in_training
-from peftprune.tasks.generation import read_pairs as read_generation
+from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset
+from peftprune.tasks.generation import GENERATION
 from peftprune.tasks.glue import GLUE
 from peftprune.tasks.task import Task
 
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DATA_VARIABLE = "PEFTPRUNE_DATA"
-HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer; datasets alone retries for half a minute or more
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub's first answer; datasets alone retries for half a minute or more."""
 
 TASKS: dict[str, TaskInfo] = {
     **GLUE,
@@ -39,15 +39,15 @@ TASKS: dict[str, TaskInfo] = {
         label_names=entailment_mini.LABEL_NAMES,
     ),
 }
-"""Every task that has a name."""
+"""Name to task."""
 
 
 class _NotFoundError(Exception):
-    """One source does not have the data; the message says what to do about it."""
+    """One source lacks the data; the message says what to do."""
 
 
 def task_info(name: str) -> TaskInfo:
-    """The static description of a task. Case, hyphens and underscores do not matter: "SST-2" is "sst2".
+    """Returns the static description of a task. Case, hyphens and underscores do not matter: "SST-2" is "sst2".
 
     Raises:
         UsageError: no task has that name; the message suggests the closest one.
@@ -56,7 +56,7 @@ def task_info(name: str) -> TaskInfo:
     if _key(name) in keys:
         return keys[_key(name)]
     cure = f"{did_you_mean(name.lower(), TASKS)}Choose among {', '.join(TASKS)}, or give files of your own."
-    raise UsageError.of("task", name, "is no known task", cure)
+    raise UsageError.of("task", name, "is not a known task", cure)
 
 
 def _key(name: str) -> str:
@@ -64,17 +64,17 @@ def _key(name: str) -> str:
 
 
 def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -> Task:
-    """Load a named task.
+    """Loads a named task.
 
-    Tried in this order: the folder `data_dir` or, without one, that in the environment variable PEFTPRUNE_DATA; then
+    Sources, in this order: the folder `data_dir` or, without one, that in the environment variable PEFTPRUNE_DATA; then
     the hub, or only its local cache when offline.
 
     Args:
         name: one of `TASKS`.
-        data_dir: a folder in the official GLUE layout (it holds `RTE/train.tsv` and so on), or the parent of one that
-            is called `glue`; for generation tasks one that holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on,
-            possibly compressed.
-        seed: of a generated task; other tasks have none to choose.
+        data_dir: a folder in the official GLUE layout (it holds `RTE/train.tsv` and so on), or the parent of one named
+            `glue`; for generation tasks one that holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on, possibly
+            compressed.
+        seed: of a generated task; other tasks ignore it.
 
     Raises:
         UsageError: an unknown task, a folder that does not exist, a broken file, or data found nowhere; in the last
@@ -137,7 +137,7 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
         )
     root = Path(given).expanduser()
     if not root.is_dir():
-        # A folder that was asked for and is not there is a mistake, not a reason to read something else.
+        # A folder that is named and missing is a mistake, not a reason to read something else.
         raise UsageError.of(field, str(given), "is not a folder", "Give the folder that holds the tasks' folders.")
     assert info.folder is not None
     assert info.evaluation_files is not None
@@ -148,41 +148,14 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
         raise _NotFoundError(
             f"the folder of {field}: neither {places} exists. Put the official {info.folder} files there."
         )
-    found = {file: _find(info, folder, file) for file in (info.train_file, *info.evaluation_files.values())}
-    for file, path in found.items():
+    paths: dict[str, Path] = {}
+    for file in (info.train_file, *info.evaluation_files.values()):
+        path = info.find_file(folder, file)
         if path is None:
             raise _NotFoundError(f"the folder of {field}: {folder / file} is missing. Put the official file there.")
-    if isinstance(info, GenerationInfo):
-        pairs = {file: read_generation(info, path) for file, path in found.items() if path is not None}
-        texts = {split: in_evaluation(pairs[file]) for split, file in info.evaluation_files.items()}
-        return _task(info, in_training(pairs[info.train_file]), texts, f"folder {folder}")
-    evaluation = {split: _read_glue(info, folder / file) for split, file in info.evaluation_files.items()}
-    train = _read_glue(info, folder / info.train_file, info.broken_rows)
-    return _task(info, train, evaluation, f"folder {folder}")
-
-
-def _find(info: TaskInfo, folder: Path, file: str) -> Path | None:
-    if isinstance(info, GenerationInfo):
-        return find_file(folder, file)
-    return folder / file if (folder / file).is_file() else None
-
-
-def _read_glue(info: TaskInfo, path: Path, broken_rows: int = 0) -> Dataset:
-    from peftprune.tasks.files import class_indices, numbers, read_tsv
-
-    table = read_tsv(path, info.file_header, broken_rows)
-    missing = [column for column in (*info.columns, info.label_column) if column not in table.columns]
-    if missing:
-        problem = f"lacks the column {missing[0]!r} (it has {', '.join(table.columns)})"
-        raise UsageError.of("file", str(path), problem, f"Put the official {info.folder} file there.")
-    if not table.rows:
-        raise UsageError.of("file", str(path), "holds no rows", f"Put the official {info.folder} file there.")
-    labels: list[int] | list[float]
-    if info.file_labels is None:
-        labels = numbers(table, info.label_column)
-    else:
-        labels = class_indices(table, info.label_column, info.file_labels, f"the official {info.folder} files")
-    return make_dataset([table.texts(column) for column in info.columns], labels, info.label_names)
+        paths[file] = path
+    evaluation = {split: info.read_file(paths[file]) for split, file in info.evaluation_files.items()}
+    return _task(info, info.read_file(paths[info.train_file], training=True), evaluation, f"folder {folder}")
 
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
@@ -194,24 +167,21 @@ def _from_hub(info: TaskInfo) -> Task:
     unreachable = _hub_problem(info.hub_path)
     try:
         with _only_cache(unreachable is not None):
-            revision = {"revision": info.hub_revision} if isinstance(info, GenerationInfo) and info.hub_revision else {}
+            revision = {"revision": info.hub_revision} if info.hub_revision else {}
             loaded = datasets.load_dataset(info.hub_path, info.hub_config, **revision)
-    # What the hub, the network or the cache can raise is not one family of exceptions.
+    # The hub, the network and the cache raise no common family of exceptions.
     except Exception as error:
         raise _NotFoundError(
             f"the hub: {info.hub_path} ({info.hub_config or 'default'}) could not be loaded ({unreachable or error}). "
             "Connect, unset HF_HUB_OFFLINE, or load it once on a machine that shares this cache."
         ) from error
     source = f"hub {info.hub_path}" + (f", {info.hub_config}" if info.hub_config else "")
-    if isinstance(info, GenerationInfo):
-        texts = {split: in_evaluation(hub_pairs(info, loaded[hub])) for split, hub in info.hub_splits.items()}
-        return _task(info, in_training(hub_pairs(info, loaded["train"])), texts, source)
-    evaluation = {split: _convert(info, loaded[hub]) for split, hub in info.hub_splits.items()}
-    return _task(info, _convert(info, loaded["train"]), evaluation, source)
+    evaluation = {split: info.read_hub(loaded[hub]) for split, hub in info.hub_splits.items()}
+    return _task(info, info.read_hub(loaded["train"], training=True), evaluation, source)
 
 
 def _hub_problem(path: str) -> str | None:
-    """Why the hub cannot be asked for a dataset, or None; answers within `HUB_TIMEOUT` seconds or so."""
+    """Returns why the hub cannot be reached for a dataset, or None, within about `HUB_TIMEOUT` seconds."""
     import datasets
     from huggingface_hub import HfApi
 
@@ -226,7 +196,7 @@ def _hub_problem(path: str) -> str | None:
 
 @contextmanager
 def _only_cache(wanted: bool) -> Iterator[None]:
-    """Make datasets look at its cache only, without a request and its retries."""
+    """Makes datasets read its cache only, without a request and its retries."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE
@@ -235,14 +205,3 @@ def _only_cache(wanted: bool) -> Iterator[None]:
         yield
     finally:
         datasets.config.HF_HUB_OFFLINE = before
-
-
-def _convert(info: TaskInfo, data: Dataset) -> Dataset:
-    """A hub split with our column names and types."""
-    names = getattr(data.features["label"], "names", None)
-    if info.label_names is not None and names is not None and tuple(names) != info.label_names:
-        problem = f"has the labels {names} on the hub, not {list(info.label_names)}"
-        raise UsageError.of("task", info.name, problem, "The hub's copy has changed; use data_dir.")
-    data = data.select_columns([*info.hub_text, "label"])
-    data = data.rename_columns(dict(zip(info.hub_text, TEXT_COLUMNS, strict=False)))
-    return data.cast(split_features(len(info.hub_text), info.label_names))

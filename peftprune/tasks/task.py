@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.tasks.base import Kind
+from peftprune.tasks.files import labelled_fields
+from peftprune.tasks.generation import generation_fields
+from peftprune.tasks.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,9 +33,9 @@ class Task:
             training).
         evaluation: split name -> data with the same columns; the first split is the primary one. Never used to select.
         source: where the data came from, in words.
-        evaluation_split: what the reported split is, in words for tables, such as "official dev".
-        validation: data to select on, where the task brings its own.
-        named: it can be had again by its name.
+        evaluation_split: the reported split, in words for tables, such as "official dev".
+        validation: data to select on, where the task has its own.
+        named: True where `load_task` loads it by its name.
         files: the arguments of `from_files` that made it.
         prompt: what a decoder reads in a generation task: text that holds "{source}", which stands for the source text.
             Encoder-decoders read the source alone.
@@ -55,7 +57,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Width of the model's output: the number of classes, 1 for regression; of no meaning for generation."""
+        """Outputs of the task head: the number of classes, otherwise 1."""
         return 1 if self.label_names is None else len(self.label_names)
 
     @cached_property
@@ -87,20 +89,20 @@ class Task:
         metrics: Sequence[str] | None = None,
         kind: Kind | None = None,
     ) -> Task:
-        """Make a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
+        """Makes a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
 
         Args:
             train_file: the training data.
-            test_file: the data that gets reported.
+            test_file: the data that results are reported on.
             text: one or two column names; one string may hold both, separated by a comma.
             label: the label's column.
             regression: labels are numbers to predict, not classes.
-            name: of the task; by default that of the training file, or of its folder if the file is called "train".
+            name: of the task; by default that of the training file, or of its folder if the file's name is "train".
             metrics: names from `peftprune.stats.metrics`, the primary one first. Default: accuracy and F1 (macro
                 average above two classes), Pearson and Spearman correlation for regression, or ROUGE and BLEU for
                 generation.
-            kind: "classification" (the default), "regression" (which `regression` says too) or "generation": `text` is
-                then the one column to read from, `label` the one to write, a text or a list of texts.
+            kind: "classification" (the default), "regression" (the same as `regression=True`) or "generation": `text`
+                is then the one source column and `label` the column of the targets, each a text or a list of texts.
 
         The classes are those of the training file, sorted; whole numbers in numeric order. In generation, rows of the
         test file with the same source are one example with several references.
@@ -108,15 +110,22 @@ class Task:
         Raises:
             UsageError: a file, column, row or label does not fit; the message names it.
         """
-        from peftprune.tasks.files import task_from_files
-
         asked = kind or ("regression" if regression else "classification")
-        if asked not in get_args(Kind) or (regression and asked != "regression"):
+        if asked not in KINDS or (regression and asked != "regression"):
             beside = " beside regression" if regression else ""
-            cure = f"Give one of {', '.join(get_args(Kind))}"
-            raise UsageError.of("kind", kind, f"is no kind of task{beside}", cure)
-        if asked == "generation":
-            from peftprune.tasks.generation import generation_from_files
+            raise UsageError.of("kind", kind, f"is not a kind of task{beside}", f"Give one of {', '.join(KINDS)}")
+        build = generation_fields if KINDS[asked].writes_text else labelled_fields
+        fields = build(train_file, test_file, text, label, metrics, asked)
+        fields["files"] = {"train_file": str(train_file), "test_file": str(test_file), **fields["files"]}
+        return cls(
+            name=name or _default_name(Path(train_file)),
+            kind=asked,
+            source=f"files {train_file} and {test_file}",
+            evaluation_split="test",
+            **fields,
+        )
 
-            return generation_from_files(train_file, test_file, text, label, name, metrics)
-        return task_from_files(train_file, test_file, text, label, asked == "regression", name, metrics)
+
+def _default_name(path: Path) -> str:
+    stem = path.name.split(".")[0]
+    return path.resolve().parent.name or stem if stem == "train" else stem

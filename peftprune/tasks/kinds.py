@@ -1,0 +1,39 @@
+"""The kinds of task, and what each implies for labels, model and settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["classification", "regression", "generation"]
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """What a kind of task implies without data or model.
+
+    Attributes:
+        name: the kind, as `Task.kind` and stored files hold it.
+        has_classes: labels are class indices.
+        writes_text: the model keeps its language-model head and generates text; otherwise it gets a fresh task head.
+        pipeline: the hub's name of what a model trained on it does.
+    """
+
+    name: Kind
+    has_classes: bool = False
+    writes_text: bool = False
+    pipeline: str = "text-classification"
+
+    def fits(self, num_labels: int) -> bool:
+        """True where a task head may have this number of outputs: 2 or more for classes, otherwise 1."""
+        return self.writes_text or self.has_classes == (num_labels > 1)
+
+
+KINDS: dict[str, KindFacts] = {
+    facts.name: facts
+    for facts in (
+        KindFacts("classification", has_classes=True),
+        KindFacts("regression"),
+        KindFacts("generation", writes_text=True, pipeline="text-generation"),
+    )
+}
