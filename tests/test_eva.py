@@ -23,7 +23,6 @@ from peftprune.scoring.variance import explained_variance
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
-from peftprune.training.tokenise import collator
 from tests.helpers import Arm, CrashError, make_arm
 from tests.reference import eva as reference
 from tests.spies import Spy
@@ -120,7 +119,7 @@ def test_sites_of_one_shape_get_the_ranks_of_peft(tiny_bert: Path, tmp_path: Pat
     plan, _, after = calibrated(arm)
     _, _, trainer = arm.build()
     rows = [arm.inputs.train[i] for i in trainer.sampler.subset(0.4)]
-    batch = collator(arm.inputs.model)(rows)
+    batch = arm.inputs.objective.collator(rows)
     batch.pop("labels")
     names, eva = [s.name for s in arm.plan.shapes], EvaConfig(rho=2.0, tau=0.9)
     config = LoraConfig(r=4, target_modules=names, init_lora_weights="eva", eva_config=eva)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from peftprune.training.tokenise import collator
 from tests.helpers import Arm, make_arm, stored_logits
 from tests.strategies import Gated
 from tests.test_contract import METHODS, STRATEGIES, built
@@ -45,7 +44,7 @@ def longest_first(arm: Arm) -> tuple[list[int], dict[str, Tensor]]:
     """All evaluation examples as one batch, in the order in which arms evaluate."""
     rows = arm.inputs.evaluation["test"]
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"]))
-    batch = collator(arm.inputs.model)([rows[i] for i in order])
+    batch = arm.inputs.objective.collator([rows[i] for i in order])
     return order, {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 

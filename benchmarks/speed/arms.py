@@ -13,7 +13,7 @@ from benchmarks.speed.turns import Turn
 from peftprune.adapters import surgery
 from peftprune.methods.lora import LoRA
 from peftprune.methods.request import parse
-from peftprune.models.load import pick_dtype
+from peftprune.models.precision import pick_dtype
 from peftprune.strategy.budget import Outcome, parse_budget
 from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import AdapterSpec

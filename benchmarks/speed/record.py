@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from peftprune.files import write_json
-from peftprune.models.load import pick_dtype
+from peftprune.models.precision import pick_dtype
 from peftprune.study.task_setup import device_name, package_versions
 
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from peftprune.adapters import surgery
 from peftprune.adapters.initial import initial_values
+from peftprune.models.head import initialise_head
 from peftprune.models.layers import language_model_head
-from peftprune.models.load import initialise_head
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import Site, SiteSet, SiteShape

@@ -8,6 +8,7 @@ import pandas as pd
 
 from peftprune.stats.metrics import METRICS, score_column
 from peftprune.study.stored_study import StoredStudy
+from peftprune.tasks.kinds import KINDS
 
 Predictions = dict[str, dict[int, pd.DataFrame]]
 
@@ -38,7 +39,7 @@ def predictions(cell: StoredStudy) -> Predictions:
 
     Columns: split, label and prediction; for generated text, split and each example's contribution to each metric.
     """
-    generated = cell.request["tasks"][0]["kind"] == "generation"
+    generated = KINDS[cell.request["tasks"][0]["kind"]].writes_text
     columns = ["split", *map(score_column, METRICS)] if generated else ["split", "label", "prediction"]
     found: Predictions = {method: {} for method in cell.methods}
     for key, folder, _ in cell.finished():
@@ -58,6 +59,6 @@ class Sample(NamedTuple):
 def sample(stored: pd.DataFrame, what: Measure) -> Sample:
     """Returns predictions and labels on the measure's split; for generated text, each example's contribution."""
     part = stored[stored["split"] == what.split]
-    if METRICS[what.name].kind == "generation":
+    if KINDS[METRICS[what.name].kind].writes_text:
         return Sample(part[score_column(what.name)].tolist(), None, what.name)
     return Sample(part["prediction"].tolist(), part["label"].tolist(), what.name)

@@ -10,8 +10,8 @@ from peftprune.adapters import surgery
 from peftprune.callback import start
 from peftprune.callback.attach import attach, base_parameters
 from peftprune.errors import UsageError
+from peftprune.models.head import initialise_head
 from peftprune.models.layers import head_modules
-from peftprune.models.load import initialise_head
 from peftprune.strategy.budget import Budget
 from peftprune.strategy.rng import generator
 from peftprune.strategy.spec import check_spec

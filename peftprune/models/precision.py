@@ -91,6 +91,25 @@ def _in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
 
 
+def pick_dtype(requested: str = "auto") -> str:
+    """Returns the dtype to train in: "float32" or "bfloat16".
+
+    "auto" takes bfloat16 where the hardware multiplies it natively (a CUDA device that supports it, a CPU with AMX).
+    "bfloat16" is allowed elsewhere: it is then emulated.
+    """
+    if requested not in ("auto", "float32", "bfloat16"):
+        raise UsageError.of("dtype", requested, "is not supported", 'Use "auto", "float32" or "bfloat16"')
+    if requested != "auto":
+        return requested
+    import torch
+
+    if torch.cuda.is_available():
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    # Absent from older versions of torch.
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if capabilities.get("amx_bf16") else "float32"
+
+
 def frozen_bytes(model: nn.Module) -> int:
     """Bytes of the weights that are not trained, as they are held; tied ones once."""
     held: dict[int, Tensor] = {p.data_ptr(): p for p in model.parameters() if not p.requires_grad}

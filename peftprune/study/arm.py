@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,14 +14,14 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
-from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from peftprune.adapters import surgery
 from peftprune.adapters.inject import inject
 from peftprune.adapters.save import save_baseline, save_peft
 from peftprune.files import write_atomically, write_json, write_jsonl
-from peftprune.models.load import initialise_head
+from peftprune.models.head import initialise_head
 from peftprune.models.precision import frozen_bytes
+from peftprune.models.quiet import quiet_transformers
 from peftprune.strategy.budget import verify
 from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import SiteSet
@@ -31,14 +29,10 @@ from peftprune.study.disk import require_space
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
-from peftprune.training.evaluation import evaluate
 from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.ledger import Ledger, headroom, release_memory
-from peftprune.training.losses import classification_loss, regression_loss
 from peftprune.training.sampler import PhaseBatchSampler
-from peftprune.training.text_generation import GenerationCollator, loss_for
-from peftprune.training.tokenise import collator
 from peftprune.training.trace import density
 from peftprune.training.trainer import PruningTrainer
 
@@ -77,7 +71,7 @@ def run_arm(
     require_space(folder.path, model, plan.settings.checkpoints)
     trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress)
     ledger = trainer.pruning.ledger
-    with _quiet_transformers():
+    with quiet_transformers():
         # A baseline may have nothing to train: then there is nothing to run.
         if any(p.requires_grad for p in model.parameters()):
             trainer.run()
@@ -87,7 +81,7 @@ def run_arm(
         ledger.base_bytes = frozen_bytes(model)
         plan = finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
-        scored = evaluate(trainer, inputs, plan.settings)
+        scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
     metrics = scored.metrics
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
@@ -147,12 +141,9 @@ def make_trainer(
 ) -> PruningTrainer:
     settings, method = plan.settings, plan.method
     entries, trained = method.multiplied(plan.shapes, plan.spec)
-    kind = inputs.task.kind
-    classes = kind == "classification"
-    losses = {"classification": classification_loss, "regression": regression_loss}
     sampler = PhaseBatchSampler(
         [row.get("length", len(row["input_ids"])) for row in inputs.train],
-        [row["labels"] for row in inputs.train] if classes else None,
+        inputs.objective.strata(inputs.train),
         plan.phases,
         settings.batch_size,
         seed,
@@ -175,9 +166,9 @@ def make_trainer(
         callback=callback,
         groups=dict(plan.spec.groups),
         warmup_ratio=settings.warmup_ratio,
-        loss=losses.get(kind) or loss_for(inputs.model.model),
+        loss=inputs.objective.loss,
         train_dataset=inputs.train,  # type: ignore[arg-type]
-        data_collator=GenerationCollator(inputs.model) if kind == "generation" else collator(inputs.model),
+        data_collator=inputs.objective.collator,
         checkpoints=folder.checkpoints,
     )
     trainer.remove_callback(PrinterCallback)
@@ -216,22 +207,6 @@ def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> Tra
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    # Saving a whole model draws a bar of its own.
-    bars = is_progress_bar_enabled()
-    disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            enable_progress_bar()
 
 
 def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:

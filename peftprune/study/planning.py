@@ -235,7 +235,7 @@ def plan_methods(
     examples = info.train_size if train_examples is None else train_examples
     if examples < 1:
         raise UsageError.of("train_examples", examples, "is below 1", "Give 1 or more")
-    shape = describe(model, num_labels=len(info.label_names or (None,)), kind=info.kind)
+    shape = describe(model, num_labels=info.num_labels, kind=info.kind)
     head = head_modules(shape)
     in_head = {id(p) for name in head for p in shape.get_submodule(name).parameters()}
     sizes = [(p.numel(), id(p) in in_head) for p in shape.parameters()]

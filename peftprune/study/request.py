@@ -18,7 +18,7 @@ from peftprune.study.planning import ArmPlan
 from peftprune.study.store import StudyFolder
 from peftprune.study.task_setup import environment
 from peftprune.tasks import Task
-from peftprune.training.settings import GENERATION_ONLY, TrainingSettings
+from peftprune.training.settings import TrainingSettings, settings_of_other_kinds
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class StudyRequest:
         if "epochs" in named and any(isinstance(b, Budget) and b.has_length for b in self.budgets.values()):
             problem = "is named beside the budget's length of training"
             raise UsageError.of("epochs", named["epochs"], problem, "Keep one of them")
-        misplaced = next((name for name in GENERATION_ONLY if name in named), None)
-        if misplaced is not None and all(t.kind != "generation" for t in self.tasks):
+        unread = set.intersection(*(settings_of_other_kinds(t.kind) for t in self.tasks))
+        misplaced = next((name for name in named if name in unread), None)
+        if misplaced is not None:
             cure = f"Leave it out, or add a generation task to {', '.join(t.name for t in self.tasks)}"
             raise UsageError.of(misplaced, named[misplaced], "is for generation tasks only", cure)
 

@@ -11,28 +11,24 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-import pyarrow as pa
 import torch
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import discover_sites, head_modules
-from peftprune.models.load import describe, load_model, pick_dtype
+from peftprune.models.load import describe, load_model
+from peftprune.models.precision import pick_dtype
 from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
 from peftprune.study.planning import ArmPlan, plan_arm
 from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
 from peftprune.training.inputs import ArmInputs
-from peftprune.training.ledger import BaseCost
+from peftprune.training.objectives import objective_of
 from peftprune.training.settings import TrainingSettings
-from peftprune.training.text_generation import Decoding, TextForm, check_form, encode, is_encoder_decoder
-from peftprune.training.tokenise import Example, cached, check_lengths, sample_evaluation, sample_training, tokenise
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from peftprune.training.tokenise import sample_evaluation, sample_training
 
 _NUMERICS = 2
 """Counts the changes after which equal requests give other bits: arms from before are not taken for new ones."""
@@ -54,11 +50,12 @@ class Setup:
         self.settings = settings
         form = settings.base_form
         self.model = load_model(model, task.num_labels, task.kind, form)
+        self.objective = objective_of(task, self.model)
         self.target_modules = target_modules
         self.shapes = discover_sites(self.model.model, target_modules)
         self.head = head_modules(self.model.model)
         # Quantised tensors hold several weights in an entry, so that counting them would count too few.
-        shape = self.model.model if form.load_in is None else describe(model, max(1, task.num_labels), task.kind)
+        shape = self.model.model if form.load_in is None else describe(model, task.num_labels, task.kind)
         in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
         self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
         self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
@@ -76,44 +73,26 @@ class Setup:
         if plan.settings.load_in is not None and plan.method.backward in ("weights", "none"):
             cure = "Leave load_in out, or this method"
             raise UsageError.of("load_in", plan.settings.load_in, f"needs an adapter, and {plan.label} has none", cure)
-        if self.task.kind == "generation":
-            form = TextForm.of(plan.settings, self.task, self.model)
-            check_form(form, Decoding.of(plan.settings), self.model)
-        else:
-            check_lengths(self.model, plan.settings.max_length)
+        self.objective.check(plan.settings)
         return plan
 
     def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
         """Tokenised data for an arm; arms with the same lengths and sample share it."""
         length, samples = plan.settings.max_length, plan.settings.max_train_samples
         if (length, samples) not in self._inputs:
-            task = self.task
-            train = self._tokenised(sample_training(task.train, samples), plan.settings, f"train/{samples}")
+            task, tokenise = self.task, self.objective.tokenise
+            train = tokenise(sample_training(task.train, samples), plan.settings, f"train/{samples}")
             self._inputs[length, samples] = ArmInputs(
                 model=self.model,
                 head=self.head,
-                base_cost=self._base_cost(train),
+                base_cost=self.objective.base_cost(train),
                 task=task,
+                objective=self.objective,
                 train=train,
-                evaluation={s: self._tokenised(d, plan.settings, s) for s, d in task.evaluation.items()},
+                evaluation={s: tokenise(d, plan.settings, s) for s, d in task.evaluation.items()},
                 dtype=dtype,
             )
         return self._inputs[length, samples]
-
-    def _tokenised(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
-        place = f"{self.task.fingerprint}/{part}"
-        if self.task.kind != "generation":
-            return tokenise(rows, self.model, settings.max_length, place)
-        form = TextForm.of(settings, self.task, self.model)
-        return cached(self.model, f"{place}/", f"/{form}", lambda: pa.Table.from_pylist(encode(rows, self.model, form)))
-
-    def _base_cost(self, train: Sequence[Example]) -> BaseCost:
-        """What a token costs. Where encoder and decoder read different texts, each costs its share of the tokens."""
-        share: dict[str, float] = {}
-        if self.task.kind == "generation" and is_encoder_decoder(self.model.model):
-            source = sum(len(row["input_ids"]) for row in train) / sum(row["length"] for row in train)
-            share = {"encoder": source, "cross": source, "decoder": 1 - source}
-        return BaseCost.of(self.model.model, share)
 
     def describe(self) -> dict[str, Any]:
         """The task as `study.json` holds it."""
@@ -136,9 +115,7 @@ class Setup:
         for split, rows in self.task.evaluation.items():
             if len(rows) < self.all_examples[split]:
                 words.append(f"a fixed sample of {len(rows):,} of {self.all_examples[split]:,} examples ({split})")
-        if self.task.kind == "generation":
-            words.append(str(Decoding.of(self.settings)))
-        return ", ".join(words)
+        return ", ".join(filter(None, [*words, self.objective.decoding(self.settings)]))
 
     def metric_names(self) -> list[str]:
         """As in the results: those of the second and later evaluation splits carry the split's name."""
@@ -156,17 +133,13 @@ class Setup:
             "model": self.model.fingerprint,
             "sites": [s.name for s in self.shapes],
             "budget": plan.budget.as_dict(),
-            "settings": plan.settings.identity(self.task.kind) | self._read(plan.settings),
+            "settings": plan.settings.identity(self.task.kind) | self.objective.identity(plan.settings),
             "dtype": found["dtype"],
             "threads": found["threads"],
             "device": found["hardware"]["device"],
             "versions": found["versions"],
             "numerics": _NUMERICS,
         }
-
-    def _read(self, settings: TrainingSettings) -> dict[str, Any]:
-        """What a model of generation reads, the task's own prompt included."""
-        return {"prompt": TextForm.of(settings, self.task, self.model).prompt} if self.task.kind == "generation" else {}
 
 
 def _source(cls: type) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.stats.metrics import check_metrics
 from peftprune.tasks.base import TEXT_COLUMNS, make_dataset
 from peftprune.tasks.kinds import KINDS, Kind
 
@@ -253,6 +252,18 @@ def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Ta
     return train, test
 
 
+def chosen_metrics(
+    metrics: Sequence[str] | None, default: Sequence[str], kind: Kind, num_classes: int | None = None
+) -> tuple[str, ...]:
+    """Returns the metrics, or the default ones for None. Raises UsageError for those that do not fit the task."""
+    # Not at the top: it loads numpy.
+    from peftprune.stats.metrics import check_metrics
+
+    chosen = tuple(default if metrics is None else metrics)
+    check_metrics(chosen, kind, num_classes)
+    return chosen
+
+
 def labelled_fields(
     train_file: str | Path,
     test_file: str | Path,
@@ -272,8 +283,7 @@ def labelled_fields(
             problem = f"holds one class only in {train.path} ({classes[0]!r})"
             raise UsageError.of("label", label, problem, "Give training data with at least two classes.")
         default = ("accuracy", "f1" if len(classes) == 2 else "f1_macro")
-    chosen = tuple(default if metrics is None else metrics)
-    check_metrics(chosen, kind, None if classes is None else len(classes))
+    chosen = chosen_metrics(metrics, default, kind, None if classes is None else len(classes))
 
     def split(table: Table) -> Dataset:
         found = numbers(table, label) if classes is None else class_indices(table, label, classes, str(train.path))

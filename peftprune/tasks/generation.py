@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
-from peftprune.stats.metrics import check_metrics
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
-from peftprune.tasks.files import Table, read_files, read_table
+from peftprune.tasks.files import Table, chosen_metrics, read_files, read_table
 from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
@@ -270,8 +269,7 @@ def generation_fields(
     train, test = read_files(train_file, test_file)
     for table in (train, test):
         table.column(label, "label")
-    chosen = tuple((*_ROUGE, "bleu") if metrics is None else metrics)
-    check_metrics(chosen, kind)
+    chosen = chosen_metrics(metrics, (*_ROUGE, "bleu"), kind)
     return {
         "text": TEXT_COLUMNS[:1],
         "label_names": None,

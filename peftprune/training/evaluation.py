@@ -1,36 +1,35 @@
-"""What a trained arm is worth: predictions of every evaluation split, and their metrics."""
+"""Evaluate a trained arm: predictions and metrics per split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import Trainer
 
 from peftprune.errors import RunError
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
 from peftprune.tasks import Task
 from peftprune.training.text_generation import Decoding, evaluation_loss, generate
+from peftprune.training.tokenise import Example
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from peftprune.training.inputs import ArmInputs
-    from peftprune.training.settings import TrainingSettings
+    from peftprune.models.load import LoadedModel
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What an arm got.
+    """The evaluation of one arm.
 
     Attributes:
         metrics: those of the second and later evaluation splits carry the split's name.
-        predictions: one row an example: split, index, prediction, and label and logits; of generated text the
-            references instead, and by metric what the example adds to it (`score_...`).
+        predictions: one row per example: split, index, prediction, label and logits. Generated text has references
+            instead of the latter two, and per metric the example's contribution (`score_...`).
         facts: how texts were generated, and the mean loss of a target token by split; empty for other tasks.
     """
 
@@ -39,61 +38,53 @@ class Scored:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def evaluate(trainer: Trainer, inputs: ArmInputs, settings: TrainingSettings) -> Scored:
-    """Predict every evaluation split with the trained model, and score it.
+def score_outputs(
+    trainer: Trainer, task: Task, splits: Mapping[str, Sequence[Example]], predictions: Callable[[Tensor], Tensor]
+) -> Scored:
+    """Predicts and scores every split of a task with a task head.
+
+    Args:
+        trainer: holds the trained model.
+        task: its labels and metrics.
+        splits: tokenised examples by split.
+        predictions: (n, outputs) outputs to (n,) predictions.
+
+    Raises:
+        RunError: when an output is not finite.
+    """
+    metrics: dict[str, float] = {}
+    frames = []
+    for i, (split, rows) in enumerate(splits.items()):
+        outputs = predict(trainer, rows)
+        if not bool(torch.isfinite(outputs).all()):
+            raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
+        labels, predicted = list(task.evaluation[split]["label"]), predictions(outputs).tolist()
+        scores = compute_metrics(task.metrics, predicted, labels)
+        metrics |= {_named(name, split, i): score for name, score in scores.items()}
+        columns = {"label": labels, "prediction": predicted, "logits": outputs.tolist()}
+        frames.append(pd.DataFrame({"split": split, "index": range(len(outputs)), **columns}))
+    return Scored(metrics, pd.concat(frames))
+
+
+def score_texts(
+    trainer: Trainer,
+    task: Task,
+    model: LoadedModel,
+    splits: Mapping[str, Sequence[Example]],
+    decoding: Decoding,
+    batch_size: int,
+) -> Scored:
+    """Generates and scores the texts of every split.
 
     Raises:
         RunError: when the model's outputs are not finite.
     """
-    if inputs.task.kind == "generation":
-        return _generated(trainer, inputs, settings)
-    logits = {split: predict(trainer, rows) for split, rows in inputs.evaluation.items()}
-    return Scored(_metrics(inputs.task, logits), _frame(inputs.task, logits))
-
-
-def _metrics(task: Task, logits: Mapping[str, Tensor]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for i, (split, values) in enumerate(logits.items()):
-        if not bool(torch.isfinite(values).all()):
-            raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
-        references = list(task.evaluation[split]["label"])
-        scores = compute_metrics(task.metrics, _predictions(task, values).tolist(), references)
-        found |= {_named(name, split, i): score for name, score in scores.items()}
-    return found
-
-
-def _named(metric: str, split: str, i: int) -> str:
-    return metric if i == 0 else f"{metric}_{split}"
-
-
-def _predictions(task: Task, logits: Tensor) -> Tensor:
-    return logits.argmax(-1) if task.kind == "classification" else logits.squeeze(-1)
-
-
-def _frame(task: Task, logits: Mapping[str, Tensor]) -> pd.DataFrame:
-    frames = [
-        pd.DataFrame(
-            {
-                "split": split,
-                "index": range(len(values)),
-                "label": list(task.evaluation[split]["label"]),
-                "prediction": _predictions(task, values).tolist(),
-                "logits": values.tolist(),
-            }
-        )
-        for split, values in logits.items()
-    ]
-    return pd.concat(frames)
-
-
-def _generated(trainer: Trainer, inputs: ArmInputs, settings: TrainingSettings) -> Scored:
-    task, decoding, size = inputs.task, Decoding.of(settings), settings.batch_size
     metrics: dict[str, float] = {}
     losses, frames = {}, []
-    for i, (split, rows) in enumerate(inputs.evaluation.items()):
+    for i, (split, rows) in enumerate(splits.items()):
         # First, since it is quick and fails where the outputs are not finite.
-        losses[split] = evaluation_loss(trainer, inputs.model, rows, size)
-        texts = generate(trainer, inputs.model, rows, decoding, size)
+        losses[split] = evaluation_loss(trainer, model, rows, batch_size)
+        texts = generate(trainer, model, rows, decoding, batch_size)
         references = [list(r) for r in task.evaluation[split]["label"]]
         frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
         for name in task.metrics:
@@ -104,8 +95,12 @@ def _generated(trainer: Trainer, inputs: ArmInputs, settings: TrainingSettings) 
     return Scored(metrics, pd.concat(frames), {"decoding": str(decoding), "loss": losses})
 
 
+def _named(metric: str, split: str, i: int) -> str:
+    return metric if i == 0 else f"{metric}_{split}"
+
+
 def predict(trainer: Trainer, dataset: Sequence[dict[str, Any]]) -> Tensor:
-    """Logits for each example in order, (n, classes); batches hold examples of similar length."""
+    """Returns the logits of each example in order, (n, outputs); batches hold examples of similar length."""
     order = sorted(range(len(dataset)), key=lambda i: -len(dataset[i]["input_ids"]))
     output = trainer.predict([dataset[i] for i in order])
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

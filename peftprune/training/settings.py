@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from peftprune.errors import UsageError
 from peftprune.models.precision import BaseDtype, BaseForm, LoadIn
 from peftprune.strategy.spec import PaperSettings
+from peftprune.tasks.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class TrainingSettings:
 
         Settings of generation say nothing of other tasks, and those that came later nothing where they are not given.
         """
-        ignored = {"dtype", "checkpoints", *(GENERATION_ONLY if kind != "generation" else ())}
+        ignored = {"dtype", "checkpoints", *settings_of_other_kinds(kind)}
         # Where the weights lie is the machine's matter, which an arm's identity holds apart.
         ignored |= {"device_map", *(n for n in _LATER if getattr(self, n) is None)}
         return {name: value for name, value in self.as_dict().items() if name not in ignored}
@@ -141,13 +142,17 @@ WHOLE = {
 }
 """Settings that are whole numbers, with their least values."""
 
-GENERATION_ONLY = ("max_target_length", "max_new_tokens", "num_beams", "prompt")
-"""Settings that say nothing of other tasks."""
+_GENERATION = {"max_target_length", "max_new_tokens", "num_beams", "prompt"}
 
 _LATER = ("max_eval_samples", "base_dtype", "load_in")
 _OPTIONAL = ("max_train_samples", "max_eval_samples", "max_new_tokens", "prompt")
 NUMBERS = {f.name for f in fields(TrainingSettings)} - {"dtype", "prompt", "base_dtype", "load_in", "device_map"}
 """Settings that are numbers, where they are given."""
+
+
+def settings_of_other_kinds(kind: str) -> set[str]:
+    """Returns the settings that a task of this kind does not read."""
+    return set() if KINDS[kind].writes_text else _GENERATION
 
 
 def resolve_settings(given: Mapping[str, Any], paper: PaperSettings | None = None, task: str = "") -> TrainingSettings:

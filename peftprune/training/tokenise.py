@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import DataCollatorWithPadding
 
 from peftprune.errors import UsageError
 from peftprune.files import write_atomically
@@ -85,11 +84,6 @@ def _sample(dataset: datasets.Dataset, size: int | None, purpose: str) -> datase
         return dataset
     order = np.random.default_rng(stream_seed(0, purpose)).permutation(len(dataset))[:size]
     return dataset.select(sorted(order.tolist()))
-
-
-def collator(model: LoadedModel) -> Callable[[Sequence[Example]], dict[str, Any]]:
-    """Pads a batch to its longest example."""
-    return DataCollatorWithPadding(model.tokenizer)
 
 
 def check_lengths(model: LoadedModel, max_length: int) -> None:

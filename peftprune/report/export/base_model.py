@@ -16,6 +16,7 @@ from peftprune.adapters.formats.peft import CONFIG_FILE
 from peftprune.errors import UsageError
 from peftprune.models.precision import BaseForm
 from peftprune.report.export.choose import Chosen
+from peftprune.tasks.kinds import KINDS
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def auto_class(chosen: Chosen) -> Any:
 
 def num_labels(chosen: Chosen) -> int | None:
     """Returns the number of outputs of the arm's head; None for models that generate."""
-    if chosen.cell.request["tasks"][0]["kind"] == "generation":
+    if KINDS[chosen.cell.request["tasks"][0]["kind"]].writes_text:
         return None
     return len(chosen.folder.read_predictions()["logits"].iloc[0])
 
@@ -60,7 +61,8 @@ def load_base(chosen: Chosen) -> Base:
     Raises:
         UsageError: the model cannot be loaded, or it is a different one.
     """
-    from peftprune.models.load import load_model, quiet_transformers
+    from peftprune.models.load import load_model
+    from peftprune.models.quiet import quiet_loading
 
     name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
     auto, labels = auto_class(chosen), num_labels(chosen)
@@ -75,7 +77,7 @@ def load_base(chosen: Chosen) -> Base:
     dtype = torch.float32
     # A folder without a configuration holds a GGUF file, whose weights have no torch dtype.
     if not Path(loaded.source).is_dir() or (Path(loaded.source) / "config.json").is_file():
-        with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        with quiet_loading(), torch.random.fork_rng(devices=[]):
             dtype = auto.from_pretrained(loaded.source, dtype="auto", **arguments).dtype
 
     def reload(folder: Path) -> nn.Module:

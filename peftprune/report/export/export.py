@@ -16,7 +16,8 @@ from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, peft_cont
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
 from peftprune.files import write_folder
-from peftprune.models.load import OFFLINE_MODEL, quiet_transformers
+from peftprune.models.packaged import OFFLINE_MODEL
+from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.choose import Chosen, choose
 from peftprune.report.export.hub import push
 from peftprune.report.export.model_card import write_card
@@ -167,7 +168,7 @@ def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written
     source = chosen.folder.adapter
     base = load_base(chosen)
     adapted = adapted_model(source, base.model)
-    with quiet_transformers():
+    with quiet_loading():
         done = write_merged(adapted, base.tokenizer, folder, base.dtype, base.reload)
     adapter = read_peft(source) if (source / CONFIG_FILE).exists() and _is_lora(source) else None
     sizes = {} if adapter is None else sizes_of(adapter)

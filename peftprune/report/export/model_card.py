@@ -12,6 +12,7 @@ from peftprune.analysis.predictions import measure, sample
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
 from peftprune.stats.metrics import METRICS
+from peftprune.tasks.kinds import KINDS
 
 CARD_FILE = "README.md"
 PLOT_FILE = "allocation.png"
@@ -154,5 +155,4 @@ def _hub_name(model: str) -> str | None:
 
 
 def _pipeline(chosen: Chosen) -> str:
-    kind = chosen.cell.request["tasks"][0]["kind"]
-    return "text-generation" if kind == "generation" else "text-classification"
+    return KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
