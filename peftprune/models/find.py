@@ -10,12 +10,11 @@ import json
 import os
 import socket
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, did_you_mean
 from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
 from peftprune.models.packaged import OFFLINE_MODEL, SMALL_DECODER, offline_folder, packaged_file
 
@@ -94,8 +93,7 @@ def read_config(name: str | Path) -> Any:
 
 
 def _not_found(name: str | Path, error: Exception) -> UsageError:
-    close = get_close_matches(str(name).rpartition("/")[2], bundled_names(), n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
+    hint = did_you_mean(str(name).rpartition("/")[2], bundled_names())
     tried = (
         f"tried the folder {str(Path(name).expanduser())!r} (no config.json), "
         f"the bundled names ({', '.join(bundled_names())}) and the hub ({first_line(error)})"
