@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 RULES = (
-    "Same seed: same initial head, batch order and evaluation data, and the same dropout stream where shapes allow.",
-    "One scaling, learning rate, batch size, schedule and weight decay for all, unchanged by pruning.",
-    "Equal final adapter parameters, tied tensors counted once, verified after training.",
-    "Equal optimizer steps and samples, a method's own probes and passes included.",
-    "Peak parameters and FLOPs stand in the main table: a large first rank is not free.",
-    "Results are reported on a split that nothing selects on; nothing is tuned. The last state is what is reported.",
-    "The evaluation loss holds no regulariser; parameters are counted after pruning.",
+    "The same seed gives the same initial head, batch order, evaluation data and, where shapes allow, dropout stream.",
+    "All methods share one scaling, learning rate, batch size, schedule and weight decay, unchanged by pruning.",
+    "Final adapter parameters are equal and verified after training; tied tensors count once.",
+    "Optimizer steps and samples are equal and include a method's own probes and passes.",
+    "The main table shows peak parameters and FLOPs, since a large initial rank has a cost.",
+    "Results come from a split that nothing selects on, and from the last state. Nothing is tuned.",
+    "The evaluation loss has no regulariser, and parameters are counted after pruning.",
     "Threads, number format and versions are fixed when a study is created and are part of each arm's identity.",
 )
 
