@@ -359,5 +359,5 @@ def test_a_push_uploads_what_was_written(small: Comparison, tmp_path: Path, monk
 
 def test_the_study_itself_is_never_overwritten(small: Comparison) -> None:
     for out in (small.path, small.path.parent):
-        with pytest.raises(UsageError, match="what is read"):
+        with pytest.raises(UsageError, match="contains, the source"):
             small.export(out, method="lora", overwrite=True)

@@ -224,7 +224,7 @@ def test_the_way_to_convert_a_pickle_works(tmp_path: Path, monkeypatch: pytest.M
     torch.save({"layer.0.q.lora_A": A, "layer.0.q.lora_B": B}, tmp_path / "lora.bin")
     with pytest.raises(UsageError) as caught:
         read_adapter(tmp_path / "lora.bin")
-    command = shlex.split(str(caught.value).partition("comes from: ")[2])
+    command = shlex.split(str(caught.value).partition("trust its source: ")[2])
     assert command[:2] == ["python", "-c"]
     monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
     exec(command[2], {})
@@ -324,7 +324,7 @@ def test_paths_that_lead_nowhere_are_named(adapter: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="alpha: 16 is given for an adapter that stores its own"):
         read_adapter(adapter, alpha=16)
     save_file({"x": torch.zeros(1)}, tmp_path / "trained.safetensors")
-    with pytest.raises(UsageError, match="what a method without adapters trained"):
+    with pytest.raises(UsageError, match="the tensors of a method without adapters"):
         read_adapter(tmp_path / "trained.safetensors")
 
 

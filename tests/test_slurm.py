@@ -84,12 +84,12 @@ def test_run_arm_trains_its_arm_and_what_that_depends_on(
     file = script.parent / "work.pkl"
     refused = run("run-arm", file, "--index", 2)
     assert refused.exit_code == 2
-    assert "index: 2 is no arm of the study. Give 0 to 1" in refused.stderr
+    assert "index: 2 is not an arm of the study. Give 0 to 1" in refused.stderr
     assert "Name a work.pkl" in run("run-arm", tmp_path / "nothing.pkl").stderr
     (tmp_path / "other.pkl").write_text("no pickle")
     other = run("run-arm", tmp_path / "other.pkl")
     assert other.exit_code == 2
-    assert "cannot be taken up (UnpicklingError" in other.stderr
+    assert "cannot be read (UnpicklingError" in other.stderr
     (work.folder(work.ordered[0]).path).mkdir(parents=True)
     (work.folder(work.ordered[0]).path / "config.json").touch()
     with work.folder(work.ordered[1]).lock():
