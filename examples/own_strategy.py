@@ -3,7 +3,7 @@ from peftprune.scoring import keep_top
 
 
 class LargestB(peftprune.RankPruningStrategy):
-    """Train at twice the budget's rank, then keep the components with the largest columns of B."""
+    """Trains at twice the budget's rank, then keeps the components with the largest columns of B."""
 
     name = "largest-b"
 

@@ -12,6 +12,7 @@ import pytest
 
 import peftprune
 from peftprune.methods.registry import names
+from peftprune.report.html.fairness_rules import RULES
 from tests.helpers import classification_task
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +48,11 @@ def test_every_registered_method_is_in_the_table_of_methods() -> None:
 def test_the_two_commands_exist(target: str) -> None:
     assert f"make {target} " in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_report_has_the_rules_of_the_readme() -> None:
+    section = README.split("## What is kept equal\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\d+\. (.+)$", section, re.MULTILINE) == list(RULES)
 
 
 def test_every_public_name_can_be_imported() -> None:

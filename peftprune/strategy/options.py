@@ -53,7 +53,7 @@ def option(
         choices: the only values that are accepted.
     """
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
-    metadata = {"source": source.removesuffix(" of ours"), "help": help, "choices": choices} | bounds
+    metadata = {"source": source, "help": help, "choices": choices} | bounds
     return field(default=default, metadata=metadata)
 
 
