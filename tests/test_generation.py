@@ -297,9 +297,9 @@ def test_settings_of_generation_leave_other_studies_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"num_beams": 0}, "num_beams: 0 is no whole number from 1"),
-        ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5 is no whole number"),
-        ({"max_eval_samples": 1}, "max_eval_samples: 1 is no whole number from 2"),
+        ({"num_beams": 0}, "num_beams: 0 is not at least 1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens: 2.5 is not a whole number"),
+        ({"max_eval_samples": 1}, "max_eval_samples: 1 is not at least 2"),
         ({"prompt": "no place"}, "prompt: 'no place' does not hold {source} once"),
     ],
 )
