@@ -1,4 +1,4 @@
-"""Budgets: what every arm may spend on parameters and on training, solved into integers before training."""
+"""Budgets: limits on parameters and on the length of training, solved into integers before training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTEGERS = {"rank", "params", "steps", "samples"}
 
 @dataclass(frozen=True)
 class Budget:
-    """What each arm may spend. Give one of `rank`, `params`, `fraction`, and at most one of the training fields.
+    """The limits of each arm. Give one of `rank`, `params`, `fraction`, and at most one of the training fields.
 
     Attributes:
         rank: the adapter parameters that uniform LoRA of this rank has on the same sites; at least 1.
@@ -60,19 +60,19 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """The text that `parse` reads: what the budget is called in tables."""
+        """The budget's name in tables, which is the text that `parse` reads."""
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {k: v for k, v in named.items() if v is not None and (k, v) != ("count", "stored")}
         return ",".join(f"{k}={int(v) if isinstance(v, float) and v.is_integer() else v}" for k, v in given.items())
 
     @property
     def has_length(self) -> bool:
-        """True where the budget says how long to train."""
+        """True where the budget sets the length of training."""
         return (self.epochs, self.steps, self.samples) != (None, None, None)
 
     @classmethod
     def parse(cls, text: str) -> Budget:
-        """Read `rank=8`, `params=300000,count=nonzero` or `fraction=0.003,epochs=3`.
+        """Parses `rank=8`, `params=300000,count=nonzero` or `fraction=0.003,epochs=3`.
 
         Raises:
             UsageError: for anything else, naming the part that cannot be read.
@@ -91,7 +91,7 @@ class Budget:
         return cls(**values)
 
     def parameters(self, sites: Sequence[SiteShape], base_parameters: int) -> int:
-        """The adapter parameters this budget allows on these sites.
+        """Returns the adapter parameters that this budget allows on these sites.
 
         Args:
             sites: the sites that may carry adapters.
@@ -123,7 +123,7 @@ class Budget:
         return total
 
     def total_steps(self, num_examples: int, batch_size: int) -> int:
-        """Optimizer steps of the run: one step per batch, a last smaller batch included."""
+        """Returns the optimizer steps of the run: one step per batch, a last smaller batch included."""
         per_epoch = -(-num_examples // batch_size)
         if self.steps is not None:
             return self.steps
@@ -144,7 +144,7 @@ def _number(key: str, text: str) -> int | float:
 
 
 def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
-    """A budget from its text; "paper" stays."""
+    """Returns the budget that a text stands for; "paper" stays a text."""
     if isinstance(budget, Budget):
         return budget
     return "paper" if budget.strip() == "paper" else Budget.parse(budget)
@@ -152,7 +152,7 @@ def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How another arm of the same task, budget and seed ended: what `RankPruningStrategy.depends_on` asks for.
+    """The final ranks of another arm of the same task, budget and seed, for methods with `depends_on`.
 
     Attributes:
         label: that arm's label.
@@ -166,7 +166,7 @@ class Outcome:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Outcome:
-        """Read it from the contents of an arm's `result.json`.
+        """Reads it from the contents of an arm's `result.json`.
 
         Raises:
             RunError: when that arm has no ranks.
@@ -176,13 +176,13 @@ class Outcome:
             counted = any(ranks.get(other) for other in row["shared_with"])
             ranks[row["site"]] = 0 if counted else row["rank"]
         if not any(ranks.values()):
-            raise RunError(f"{result['label']}: has no ranks to be taken up by another method. Depend on another one")
+            raise RunError(f"{result['label']}: has no ranks that another method can use. Depend on another one")
         return cls(result["label"], ranks, result["seed"])
 
 
 @dataclass(frozen=True)
 class ArmBudget:
-    """One arm's budget in integers: what `RankPruningStrategy.spec` and `phases` are given.
+    """One arm's budget in integers, as `Method.spec` and `Method.phases` receive it.
 
     Attributes:
         params: adapter parameters allowed at the end.
@@ -191,7 +191,7 @@ class ArmBudget:
         num_examples: size of the training set.
         batch_size: examples per optimizer step.
         paper: True under `budget="paper"`: the method's published ranks hold and `params` is only a reference.
-        outcome: how the arm ended that this one depends on, once it has run; else None.
+        outcome: that of the arm that this one depends on, once it has run; otherwise None.
     """
 
     params: int
@@ -203,7 +203,7 @@ class ArmBudget:
     outcome: Outcome | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The budget itself as plain values, without the outcome of another arm."""
+        """Returns the budget as plain values, without the outcome of another arm."""
         return {name: value for name, value in vars(self).items() if name != "outcome"}
 
     @property
@@ -218,11 +218,11 @@ class ArmBudget:
         *,
         unit_costs: Mapping[str, float] | None = None,
     ) -> dict[str, int]:
-        """Ranks in proportion to `weights` (default: all equal) that meet the budget on these sites."""
+        """Returns ranks in proportion to `weights` (default: all equal) that meet the budget on these sites."""
         return solve_ranks(sites, self.params, weights, unit_costs=unit_costs)
 
     def scaled(self, params: int) -> ArmBudget:
-        """The same budget with another number of parameters."""
+        """Returns the same budget with another number of parameters."""
         return replace(self, params=params)
 
 
@@ -233,7 +233,7 @@ def solve_ranks(
     *,
     unit_costs: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """Integer ranks in proportion to `weights` whose cost meets `params`.
+    """Returns integer ranks in proportion to `weights` whose cost meets `params`.
 
     The real-valued targets are floored, with a minimum of 1; then the largest remainders go up by one, ties in site
     order, until less than one unit is left. No rank exceeds min(d_in, d_out).
@@ -280,7 +280,7 @@ def solve_ranks(
 
 
 def _fill_level(weight: Mapping[str, float], cost: Mapping[str, float], cap: Mapping[str, int], params: float) -> float:
-    """The factor on the weights at which the capped targets cost `params`, or fill every site."""
+    """Returns the factor on the weights at which the capped targets cost `params`, or fill every site."""
     free = list(weight)
     left = float(params)
     while free:
@@ -294,7 +294,7 @@ def _fill_level(weight: Mapping[str, float], cost: Mapping[str, float], cap: Map
 
 
 def verify(spent: int, budget: ArmBudget, headroom: float | None) -> None:
-    """Check after training that the budget was met: not overspent, and not one more unit of rank left unspent.
+    """Checks after training that the budget is met: not overspent, and with no room for one more unit of rank.
 
     Args:
         spent: parameters counted after training, in the budget's own count.

@@ -62,10 +62,10 @@ class PhaseRange:
 def resolve_phases(
     phases: Sequence[Phase], *, total_steps: int, num_examples: int, batch_size: int
 ) -> tuple[PhaseRange, ...]:
-    """Turn shares and passes into integer step ranges that together cover the run exactly.
+    """Resolves shares and passes into integer step ranges that together cover the run exactly.
 
     Raises:
-        UsageError: when the phases ask for more steps than there are, leave one empty, or leave steps over.
+        UsageError: when the phases need more steps than there are, leave one empty, or leave steps over.
     """
     lengths: list[int | None] = []
     shares = 0.0
@@ -105,10 +105,10 @@ def _phase_steps(phase: Phase, num_examples: int, batch_size: int) -> int | None
 
 
 def subset_size(num_examples: int, fraction: float) -> int:
-    """How many examples a stratified sample of this fraction holds: at least one."""
+    """Returns the number of examples in a stratified sample of this fraction: at least one."""
     return max(1, round(fraction * num_examples))
 
 
 def phase_at(ranges: Sequence[PhaseRange], step: int) -> PhaseRange:
-    """The phase that the step (counted from 0) belongs to; the last one from its start on."""
+    """Returns the phase that the step (counted from 0) belongs to; the last one from its start on."""
     return next((r for r in ranges if step < r.stop), ranges[-1])

@@ -1,4 +1,4 @@
-"""`Signal`: the activation statistics that a strategy can ask for."""
+"""`Signal`: the activation statistics that a strategy can request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Signal(StrEnum):
-    """An activation statistic that a strategy may ask for. Values cover the current optimizer step only."""
+    """An activation statistic that a strategy may request. Values cover the current optimizer step only."""
 
     INPUT_NORM = "input_norm"
     """Per site a (d_in,) tensor: the L2 norm of each input feature over the step's tokens, padding excluded."""
@@ -16,5 +16,5 @@ class Signal(StrEnum):
 
     INPUT_MOMENTS = "input_moments"
     """Per site a (d_in + 1, d_in + 1) tensor: the sum of y yᵀ over the step's tokens, where y is the input with a 1
-    appended, padding excluded. So it holds the second moments, the sums and the number of tokens. Sites that read the
-    same input get the same tensor object. It costs d_in² a token: name the phases that need it."""
+    appended, padding excluded. It holds the second moments, the sums and the number of tokens. Sites that read the same
+    input get the same tensor object. It costs d_in² per token: limit it to the phases that need it."""

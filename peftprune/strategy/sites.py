@@ -141,11 +141,11 @@ class Site:
         return getattr(self._lora_A, "rank_gate", None)
 
     def live(self) -> LiveTensors:
-        """The trainable tensors themselves."""
+        """Returns the trainable tensors themselves."""
         return LiveTensors(self._lora_A.weight, self._lora_B.weight, self._gate_parameter)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Those of the trainable tensors that the site has."""
+        """Returns the trainable tensors that the site has."""
         return [tensor for tensor in vars(self.live()).values() if tensor is not None]
 
     def _required(self, module: str) -> Any:

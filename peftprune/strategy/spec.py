@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune.errors import UsageError
-from peftprune.strategy.sites import SiteShape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,18 +43,18 @@ def _default_groups() -> dict[str, ParameterGroup]:
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What a method asks for before training.
+    """The adapters and optimizer settings that a method starts with.
 
     Attributes:
         ranks: site name to starting rank, from 0 (no adapter at that site) to min(d_in, d_out).
-        final_ranks: site name to the rank it will end at; None means `ranks` stay.
+        final_ranks: site name to final rank; None means that `ranks` stay.
         decided_in_training: True where the final allocation depends on what training shows; `final_ranks` is then
             only the starting point and the budget is met by a later plan.
         density: expected share of non-zero entries at the end, per tensor (1.0 where nothing is zeroed).
         gate: none, one gate value per rank component, or one per site, between A and B.
         gate_init: initial value of every gate.
         scaling: factor on B A; None takes the run's.
-        relative_scaling: site name to a factor on that scaling, where a rule makes it differ; 1 elsewhere.
+        relative_scaling: site name to a factor on that scaling, for methods whose rule makes it differ; 1 elsewhere.
         fixed_params: trained parameters outside the head that no rank changes, where a baseline has any (the magnitude
             vectors of DoRA). They are part of the budget.
         initial: site name to tensors that replace the default initialisation (A uniform in ±1/√d_in, B zero).
@@ -80,7 +79,7 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """A method's own published setting; None means that no accessible source says it, and the run's value holds.
+    """A method's published setting. None means that no accessible source states it: the run's value then holds.
 
     `rank` is the published final rank where it is uniform. `per_task` maps a task name to training arguments.
     """
@@ -93,7 +92,7 @@ class PaperSettings:
 
 
 def check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:
-    """Refuse a spec that leaves out a site, or whose ranks do not fit. Raises UsageError."""
+    """Raises UsageError for a spec that leaves out a site or whose ranks do not fit."""
     for ranks in filter(None, (spec.ranks, spec.final_ranks)):
         for shape in shapes:
             rank = ranks.get(shape.name)

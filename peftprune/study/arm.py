@@ -1,4 +1,4 @@
-"""Running one arm: one method, one task, one budget, one seed."""
+"""Run one arm: one method, one task, one budget, one seed."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from peftprune.study.disk import require_space
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
+from peftprune.training.evaluation import Scored
 from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.ledger import Ledger, headroom, release_memory
@@ -47,21 +48,21 @@ def run_arm(
     config: Mapping[str, Any],
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Train, verify, evaluate, export and record one arm. Goes on from the newest complete checkpoint.
+    """Trains, verifies, evaluates, exports and records one arm, from its newest complete checkpoint if there is one.
 
     Args:
         plan: the solved arm.
         inputs: model and data.
         seed: the arm's seed.
-        folder: where everything is written; `result.json` comes last.
-        config: what the arm's hash was made of.
+        folder: the arm's folder; `result.json` is written last.
+        config: the content of the arm's hash.
         progress: called after every step.
 
     Returns:
         The contents of `result.json`.
 
     Raises:
-        RunError: when training fails, the budget was missed, or the disk has no room for the arm.
+        RunError: when training fails, the budget is missed, or the disk has no room for the arm.
     """
     release_memory()
     started = time.perf_counter()
@@ -70,12 +71,11 @@ def run_arm(
     model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed)
     require_space(folder.path, model, plan.settings.checkpoints)
     trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress)
-    ledger = trainer.pruning.ledger
     with quiet_transformers():
-        # A baseline may have nothing to train: then there is nothing to run.
+        # A baseline may have nothing to train.
         if any(p.requires_grad for p in model.parameters()):
             trainer.run()
-        # A resumed run restores the ledger into a new object.
+        # Only now: a resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
         ledger.base_bytes = frozen_bytes(model)
@@ -83,19 +83,17 @@ def run_arm(
         mark = time.perf_counter()
         scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
-    metrics = scored.metrics
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
-    facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": metrics}
+    facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": scored.metrics}
     if sites:
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
     else:
         ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
-    # The Trainer ends it with a summary of this process's own share, which is all of the run only if none was killed.
+    # The Trainer's summary at the end covers this process only, not the steps before an interruption.
     steps = [row for row in trainer.state.log_history if "train_runtime" not in row]
     write_jsonl(folder.path / "history.jsonl", steps)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
-    result = _result(plan, inputs, seed, config, sites, model, ledger, metrics, time.perf_counter() - started)
-    result["evaluation"] = scored.facts
+    result = _result(plan, inputs, seed, config, sites, model, ledger, scored, time.perf_counter() - started)
     write_json(folder.path / "result.json", result)
     folder.clear_error()
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
@@ -139,6 +137,7 @@ def make_trainer(
     sites: SiteSet,
     progress: Progress | None = None,
 ) -> PruningTrainer:
+    """Returns the trainer of an arm for the model and sites that `prepare_model` returned."""
     settings, method = plan.settings, plan.method
     entries, trained = method.multiplied(plan.shapes, plan.spec)
     sampler = PhaseBatchSampler(
@@ -181,7 +180,7 @@ def make_trainer(
 def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:
     settings, total = plan.settings, plan.budget.total_steps
     logs = max(1, total // _LOGS_PER_RUN)
-    # A logged loss is a mean since the one before, so that a run may be taken up only where one is logged.
+    # A logged loss is the mean since the last log, so checkpoints lie at logging steps only.
     saves = math.ceil(total / max(1, settings.checkpoints) / logs) * logs
     return TrainingArguments(
         output_dir=str(output),
@@ -246,10 +245,10 @@ def _result(
     sites: SiteSet,
     model: Any,
     ledger: Ledger,
-    metrics: Mapping[str, float],
+    scored: Scored,
     seconds: float,
 ) -> dict[str, Any]:
-    """Field names of the second half are those of PEFT's `method_comparison` results."""
+    """Returns the contents of `result.json`; the names from `run_info` on are those of PEFT's `method_comparison`."""
     shared = sites.shared_with() if sites else {}
     ranks = sites.ranks if sites else plan.ranks
     allocation = [
@@ -272,7 +271,7 @@ def _result(
         "seed": seed,
         "status": "done",
         "exemption": plan.exemption,
-        "metrics": dict(metrics),
+        "metrics": scored.metrics,
         "budget": plan.budget.as_dict(),
         "settings": plan.settings.as_dict(),
         "phases": [{"name": r.name, "start": r.start, "stop": r.stop} for r in plan.phases],
@@ -292,18 +291,19 @@ def _result(
             "num_trainable_params": ledger.final_params + ledger.head_params,
             "num_total_params": sum(p.numel() for p in model.parameters()),
             "status": "success",
-            "metrics": [dict(metrics)],
+            "metrics": [scored.metrics],
         },
         "meta_info": {
             "model_info": {"name": inputs.model.name, "sha": inputs.model.fingerprint},
             "dataset_info": {"name": inputs.task.name, "sha": inputs.task.fingerprint, "source": inputs.task.source},
             "package_info": config["versions"],
         },
+        "evaluation": scored.facts,
     }
 
 
 def _plain(peft_config: Any) -> dict[str, Any]:
-    """The PEFT config as JSON would hold it."""
+    """Returns the PEFT config as JSON holds it."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Solving an arm before it is trained: ranks, phases and parameters as integers."""
+"""Plan an arm before it is trained: ranks, phases and parameters as integers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peftprune.training.ledger import trained_tensors
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
 _REFERENCE_RANK = 8
-"""Under `budget="paper"`, for methods whose paper names no uniform rank: the rank of the LoRA baseline."""
+"""The rank under `budget="paper"` of methods whose paper names no uniform rank: that of the LoRA baseline."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class ArmPlan:
 
     Attributes:
         label: the arm's label in tables.
-        method: the strategy or baseline, freshly built.
-        settings: training settings, the paper's own included where asked for.
+        method: a fresh method object.
+        settings: training settings, with the paper's own under `budget="paper"`.
         budget: the budget in integers.
-        spec: the starting adapters; no ranks for a baseline that has none.
+        spec: the starting adapters.
         phases: the step ranges.
         shapes: the sites.
     """
@@ -51,7 +51,7 @@ class ArmPlan:
 
     @property
     def ranks(self) -> dict[str, int]:
-        """The ranks the run ends with, as far as they are known before it: else the ranks it starts with."""
+        """The final ranks, as far as they are known before the run; otherwise the starting ranks."""
         return dict(self.spec.final_ranks if self.spec.final_ranks is not None else self.spec.ranks)
 
     @property
@@ -66,7 +66,7 @@ class ArmPlan:
         return min(costs, default=None)
 
     def preparation(self, head: Sequence[str], seed: int) -> Preparation:
-        """What a baseline is given to prepare the model with."""
+        """Returns what the method prepares the model with."""
         settings = self.settings
         return Preparation(self.budget, self.shapes, self.spec, head, settings.scaling, settings.lora_dropout, seed)
 
@@ -77,12 +77,12 @@ class ArmPlan:
 
     @property
     def final_params(self) -> int:
-        """Adapter parameters at the end; where training decides, what the budget allows."""
+        """Adapter parameters at the end, as far as they are known before the run."""
         return self._cost(self.ranks) + self.spec.fixed_params
 
     @property
     def relative_compute(self) -> float:
-        """Adapter multiply-adds over the run, relative to the final ranks in every step (1.0 = no detour)."""
+        """Adapter multiply-adds over the run, relative to training the final ranks in every step."""
         final = self._cost(self.ranks)
         if final == 0:
             return 1.0
@@ -96,23 +96,20 @@ class ArmPlan:
         return sum(ranks.get(s.name, 0) * s.unit_cost for s in self.shapes)
 
     def renewed(self, request: MethodSpec) -> ArmPlan:
-        """The same plan with a fresh strategy, since strategies carry state."""
+        """Returns the same plan with a fresh method object, since methods hold state."""
         return replace(self, method=request.build())
 
     def after(self, outcome: Outcome) -> ArmPlan:
-        """The same plan, its ranks solved anew now that the arm it depends on has run."""
+        """Returns the plan with ranks solved from the outcome of the arm that it depends on."""
         budget = replace(self.budget, outcome=outcome)
-        spec = self.method.spec(self.shapes, budget)
-        check_spec(spec, self.shapes)
-        _check_budget(spec, self.shapes, budget, self.exemption)
-        return replace(self, budget=budget, spec=spec)
+        return replace(self, budget=budget, spec=_checked_spec(self.method, self.shapes, budget))
 
     def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
-        """The plan as plain values, for `peftprune plan --json`.
+        """Returns the plan as plain values, for `peftprune plan --json`.
 
         Args:
             head_params: parameters of the head.
-            adapter_params: what a baseline trains outside of the head, where ranks do not say it.
+            adapter_params: parameters trained outside of the head, where ranks do not determine them.
         """
         peak, final = (self.peak_params, self.final_params) if adapter_params is None else (adapter_params,) * 2
         return {
@@ -138,20 +135,19 @@ def plan_arm(
     base_parameters: int,
     task: str,
 ) -> ArmPlan:
-    """Solve one method for the sites and the budget.
+    """Solves one method for the sites and the budget.
 
     Args:
         request: the method.
         shapes: the sites.
         budget: a matched budget, or "paper" for the method's published setting.
-        given: training settings that the user named.
+        given: the user's training settings.
         num_examples: training examples before `max_train_samples`.
         base_parameters: parameters of the base model without its head.
         task: the task's name, for per-task published settings.
 
     Raises:
-        UsageError: when the budget cannot be met, or would be overspent by what is known of the final ranks; the
-            message names the method.
+        UsageError: when the budget cannot be met, or the known final ranks overspend it; the message names the method.
     """
     method = request.build()
     paper = method.paper() if budget == "paper" else None
@@ -170,10 +166,7 @@ def plan_arm(
         paper=budget == "paper",
     )
     try:
-        spec = method.spec(shapes, arm_budget)
-        if spec.ranks or not method.prepares_model:
-            check_spec(spec, shapes)
-        _check_budget(spec, shapes, arm_budget, method.exemption)
+        spec = _checked_spec(method, shapes, arm_budget)
         phases = resolve_phases(
             method.phases(arm_budget),
             total_steps=arm_budget.total_steps,
@@ -185,17 +178,20 @@ def plan_arm(
     return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))
 
 
-def _check_budget(spec: AdapterSpec, shapes: Sequence[SiteShape], budget: ArmBudget, exemption: str | None) -> None:
-    """Refuse ranks that are known to overspend, before a whole run is spent on what the check after it must refuse."""
-    if spec.decided_in_training or budget.paper or exemption is not None:
-        return
+def _checked_spec(method: Method, shapes: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
+    """Returns the method's spec. Refuses ranks that do not fit the sites, and known final ranks that overspend."""
+    spec = method.spec(shapes, budget)
+    if spec.ranks or not method.prepares_model:
+        check_spec(spec, shapes)
+    if spec.decided_in_training or budget.paper or method.exemption is not None:
+        return spec
     final = spec.ranks if spec.final_ranks is None else spec.final_ranks
     share = dict(spec.density) if budget.count == "nonzero" else {}
     costs = {s.name: s.d_in * share.get("A", 1.0) + s.d_out * share.get("B", 1.0) for s in shapes}
     spent = sum(final.get(name, 0) * cost for name, cost in costs.items()) + spec.fixed_params
     # Densities are fractions, so a sum that is whole may miss it by its last bits.
     if round(spent, 3) <= budget.params:
-        return
+        return spec
     where = "spec.ranks" if spec.final_ranks is None else "spec.final_ranks"
     raise UsageError.of(
         where,
@@ -215,14 +211,14 @@ def plan_methods(
     train_examples: int | None = None,
     **given: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Plan each method for a model known by its shape alone.
+    """Plans each method for a model known by its shape alone.
 
     Args:
         methods, budget, target_modules: as for `compare`.
         model: a folder, a config.json, a hub name, or a bundled architecture.
-        task: gives training examples and classes; its data is not read.
-        train_examples: instead of the task's number, at least 1.
-        given: training settings that the user named.
+        task: sets the number of training examples and classes; its data is not read.
+        train_examples: replaces the task's number, at least 1.
+        given: the user's training settings.
 
     Returns:
         Label to `ArmPlan.as_dict`.
@@ -257,7 +253,7 @@ def plan_methods(
 
 
 def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
-    """What a baseline trains outside the head, counted from the model it prepares without weights; else None."""
+    """Returns the parameters that a baseline trains outside the head, counted from its model without weights."""
     if not plan.method.prepares_model:
         return None
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""What all arms of one task share: model, data, sites, and where the study runs."""
+"""What all arms of one task share: model, data and sites; and the environment of the study."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from peftprune.training.settings import TrainingSettings
 from peftprune.training.tokenise import sample_evaluation, sample_training
 
 _NUMERICS = 2
-"""Counts the changes after which equal requests give other bits: arms from before are not taken for new ones."""
+"""Numerics version; bump it when an identical configuration gives different results."""
 _PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -54,7 +54,7 @@ class Setup:
         self.target_modules = target_modules
         self.shapes = discover_sites(self.model.model, target_modules)
         self.head = head_modules(self.model.model)
-        # Quantised tensors hold several weights in an entry, so that counting them would count too few.
+        # Quantised tensors hold several weights per entry, so counting their entries would count too few.
         shape = self.model.model if form.load_in is None else describe(model, task.num_labels, task.kind)
         in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
         self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
@@ -77,7 +77,7 @@ class Setup:
         return plan
 
     def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
-        """Tokenised data for an arm; arms with the same lengths and sample share it."""
+        """Returns the tokenised data of an arm; arms with the same lengths and sample share it."""
         length, samples = plan.settings.max_length, plan.settings.max_train_samples
         if (length, samples) not in self._inputs:
             task, tokenise = self.task, self.objective.tokenise
@@ -95,7 +95,7 @@ class Setup:
         return self._inputs[length, samples]
 
     def describe(self) -> dict[str, Any]:
-        """The task as `study.json` holds it."""
+        """Returns the task as `study.json` holds it."""
         task = self.task
         return {
             "name": task.name,
@@ -110,7 +110,7 @@ class Setup:
         }
 
     def _reported(self) -> str:
-        """What results are reported on, with everything that makes it other than the plain split."""
+        """Returns the reported split in words, with its sample size and decoding where they apply."""
         words = [self.task.evaluation_split]
         for split, rows in self.task.evaluation.items():
             if len(rows) < self.all_examples[split]:
@@ -118,12 +118,12 @@ class Setup:
         return ", ".join(filter(None, [*words, self.objective.decoding(self.settings)]))
 
     def metric_names(self) -> list[str]:
-        """As in the results: those of the second and later evaluation splits carry the split's name."""
+        """Returns the metrics as results name them: those of the second and later evaluation splits carry its name."""
         splits = list(self.task.evaluation)
         return [m if i == 0 else f"{m}_{s}" for i, s in enumerate(splits) for m in self.task.metrics]
 
     def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:
-        """Everything that changes an arm's result, and nothing else: what its hash is made of."""
+        """Returns everything that changes an arm's result, and nothing else: the content of its hash."""
         return {
             "method": plan.method.name,
             "options": asdict(plan.method.config),
@@ -143,9 +143,9 @@ class Setup:
 
 
 def _source(cls: type) -> str:
-    """The code of a user's own strategy and of what it inherits, so that editing any of it makes a new arm.
+    """Returns the code of a user's own method and of what it inherits, so that editing any of it makes a new arm.
 
-    Empty for those that the versions cover.
+    Empty for built-in methods, which the versions cover.
     """
     own = [c for c in cls.__mro__ if not c.__module__.startswith(("peftprune.", "builtins", "abc"))]
     return "\n".join(_code(c) for c in own)
@@ -155,7 +155,7 @@ def _code(cls: type) -> str:
     try:
         return inspect.getsource(cls)
     except (OSError, TypeError):
-        # A class typed into a notebook has no file, but its functions know their cell.
+        # A class from a notebook has no file, but its functions know their cell.
         return "\n".join([cls.__qualname__, *(_member(name, vars(cls)[name]) for name in sorted(vars(cls)))])
 
 
@@ -176,29 +176,31 @@ def _bytecode(code: CodeType) -> str:
 
 
 def device_name() -> str:
-    """The GPU that arms train on, or "cpu"."""
+    """Returns the name of the GPU that arms train on, or "cpu"."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python and the packages that decide on the bits of a result."""
+    """Returns the versions of Python and of the packages that decide the bits of a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
 def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
-    """Threads, dtype, versions and hardware. Threads and automatic dtype stay as they were when the study began.
+    """Returns threads, dtype, versions and hardware. An existing study keeps its threads and its automatic dtype.
 
     Args:
-        study: whose request may exist already.
-        settings: say the dtype.
-        threads: of each arm, where the user named them.
-        default: threads of each arm otherwise, in a new study.
+        study: its request may exist already.
+        settings: hold the dtype.
+        threads: the user's number of threads per arm.
+        default: threads per arm in a new study, where the user gives none.
 
     Raises:
-        UsageError: for threads that are no whole number from 1.
+        UsageError: for threads that are not a whole number of at least 1.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise UsageError.of("threads", threads, "is no whole number from 1", "Give 1 or more, or leave it out")
+        raise UsageError.of(
+            "threads", threads, "is not a whole number of at least 1", "Give 1 or more, or leave it out"
+        )
     try:
         before = study.read_request()
     except UsageError:

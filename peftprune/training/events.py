@@ -1,7 +1,7 @@
-"""`PruningEvents` carries the events of training to a strategy and its plans to the surgery.
+"""`PruningEvents` calls a method at the events of training and passes its plans to the surgery.
 
-It knows neither the method's name nor the task; see `peftprune.training.trainer` for the order of events. Our own
-trainer and the callback for any other trainer (`peftprune.callback.events`) share it.
+It knows neither the method's name nor the task; see `peftprune.training.trainer` for the order of events. The trainer
+of this package and the callback for any other trainer (`peftprune.callback.events`) share it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from peftprune.adapters import surgery
 from peftprune.errors import RunError
@@ -26,13 +26,7 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.view import StepView
 from peftprune.training.cpu import begin_step
 from peftprune.training.distributed import check_agreement
-from peftprune.training.ledger import (
-    BaseCost,
-    Ledger,
-    optimizer_bytes,
-    peak_memory,
-    stored_parameters,
-)
+from peftprune.training.ledger import BaseCost, Ledger, optimizer_bytes, peak_memory, stored_parameters
 from peftprune.training.signals import Collectors
 from peftprune.training.trace import Trace
 
@@ -41,18 +35,18 @@ Progress = Callable[[int, int, str], None]
 
 
 class PruningEvents(TrainerCallback):
-    """Drives one strategy through one training run.
+    """Drives one method through one training run.
 
     Args:
-        method: decides.
+        method: the method.
         sites: the model's sites.
         budget: the arm's budget.
         phases: the run's step ranges.
-        seed: the arm's seed, for the strategy's own random stream.
+        seed: the arm's seed, for the method's own random stream.
         step_cost: step (from 0) to (examples, tokens, padded tokens); for the ledger.
         base_cost: the frozen model's cost; for the ledger.
-        progress: called after every step with (steps done, steps in all, phase name).
-        full_steps: forward-only phases compute gradients too, which are thrown away; for the ledger.
+        progress: called after every step with (steps done, total steps, phase name).
+        full_steps: forward-only phases also compute gradients, which are discarded; for the ledger.
     """
 
     def __init__(
@@ -85,9 +79,7 @@ class PruningEvents(TrainerCallback):
         self._resumed = False
         self._mark = 0.0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         surgery.check_optimizer(kwargs["optimizer"])
         self._collectors = Collectors(kwargs["model"], self.sites, self.method.signals)
         if not self._resumed:
@@ -95,9 +87,7 @@ class PruningEvents(TrainerCallback):
             self.trace.begin(self.sites, self.phases[0].name)
         self._mark = time.perf_counter()
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         begin_step(kwargs["model"], state.global_step)
         view = self._view(state.global_step)
         multipliers = self.method.before_step(view)
@@ -107,21 +97,17 @@ class PruningEvents(TrainerCallback):
         assert self._collectors is not None
         self._collectors.arm(view.phase.phase.signals)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
         self.method.observe(self._view(state.global_step, self._collectors.take()))
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._plan = self.method.plan_for(kwargs["model"], self._view(state.global_step))
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         step = state.global_step - 1
         optimizer = inner_optimizer(kwargs["optimizer"])
-        # An evaluation that follows must see the whole adapters.
+        # An evaluation after this step must see the whole adapters.
         surgery.set_multipliers(self.sites, None)
         current = phase_at(self.phases, step)
         self._charge(step, current)
@@ -144,7 +130,7 @@ class PruningEvents(TrainerCallback):
         self,
         args: TrainingArguments,
         state: TrainerState,
-        control: TrainerControl,
+        control: Any,
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -156,19 +142,17 @@ class PruningEvents(TrainerCallback):
             )
         self.ledger.peak_memory_bytes = max(self.ledger.peak_memory_bytes, peak_memory())
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         now = time.perf_counter()
         self.ledger.evaluation_seconds += now - self._mark
         self._mark = now
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
         self._collectors.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs beside the weights and the optimizer."""
+        """Returns everything that a resumed run needs beside the weights and the optimizer."""
         return {
             "strategy": self.method.state_dict(),
             "rng": self.rng.get_state(),
@@ -179,12 +163,12 @@ class PruningEvents(TrainerCallback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`, resizing, tying and dropping sites as they were. Call before weights are loaded."""
+        """Restores `state_dict`: resizes, ties and drops sites as they were. Call it before weights are loaded."""
         surgery.restore_structure(self.sites, state["structure"])
         self.resume(state)
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict` but for the sites, which have been restored already."""
+        """Restores `state_dict` except for the sites, which must be restored already."""
         self.method.load_state_dict(state["strategy"])
         self.rng.set_state(state["rng"])
         self.init_rng.set_state(state["init_rng"])
@@ -204,8 +188,8 @@ class PruningEvents(TrainerCallback):
         )
 
     def _add_penalty(self, model: nn.Module) -> None:
-        # Added to the gradients once per step, before the first backward: the loss that is logged and evaluated stays
-        # free of it, and the sum over micro-batches needs no weighing.
+        # Added to the gradients once per step, before the first backward: the logged loss does not contain it, and the
+        # sum over micro-batches needs no weights.
         penalty = self.method.penalty_for(model, self.sites)
         if penalty is None:
             return
@@ -238,5 +222,5 @@ class PruningEvents(TrainerCallback):
 
 
 def inner_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside accelerate's wrapper."""
+    """Returns the torch optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)

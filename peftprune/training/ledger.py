@@ -1,4 +1,4 @@
-"""The ledger: what an arm held and spent, counted from the tensors and the batches themselves."""
+"""The ledger: parameters, memory, time and FLOPs of an arm, counted from its tensors and batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Counts:
 
 
 def count_adapter(sites: SiteSet) -> Counts:
-    """Count the adapters' parameters as they are now. Gates are not counted: they are folded into B at the end."""
+    """Counts the adapters' parameters as they are now. Gates are not counted: they are folded into B at the end."""
     stored = nonzero = expanded = 0
     for group in sites.groups():
         tensors = [group[0].A, group[0].B]
@@ -45,12 +45,12 @@ def count_adapter(sites: SiteSet) -> Counts:
 
 
 def stored_parameters(sites: SiteSet) -> int:
-    """Entries of A and B, tied tensors once. Reads shapes only."""
+    """Returns the entries of A and B, tied tensors once. Reads shapes only."""
     return sum(group[0].rank * group[0].unit_cost for group in sites.groups())
 
 
 def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None:
-    """Cost of the cheapest unit of rank that would still fit at a live site; None where all are full.
+    """Returns the cost of the cheapest unit of rank that still fits at a live site; None where all are full.
 
     Args:
         sites: the sites after training.
@@ -65,25 +65,25 @@ def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of the optimizer's state tensors."""
+    """Returns the bytes of the optimizer's state tensors."""
     return sum(
         v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)
     )
 
 
 def release_memory() -> None:
-    """Give freed memory back before an arm begins, so that arms neither pile up nor count each other's memory."""
+    """Returns freed memory to the system before an arm, so that no arm counts the memory of another."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        # The C library keeps freed blocks for itself; batches of many lengths leave gigabytes of them.
+        # The C library keeps freed blocks; batches of many lengths leave gigabytes of them.
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory() -> int:
-    """Bytes: the device's allocation peak on CUDA, otherwise this process's resident memory at this moment."""
+    """Returns bytes: the device's allocation peak on CUDA, otherwise the process's current resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return int(psutil.Process().memory_info().rss)
@@ -91,13 +91,13 @@ def peak_memory() -> int:
 
 @dataclass(frozen=True)
 class BaseCost:
-    """What the frozen model costs per token, for the analytic FLOPs.
+    """The frozen model's cost per token, for the analytic FLOPs.
 
     Attributes:
         linear_params: weights of the linear layers inside the transformer blocks.
         attention_width: hidden size times number of attention layers.
-        backward: which of the base model's gradients are computed: "none", of "activations", or of "weights" too.
-        multiplied, multiplied_trained: what `Baseline.multiplied` says of matrices that are no sites.
+        backward: see `Method.backward`.
+        multiplied, multiplied_trained: see `Method.multiplied`.
         stream_share: the share of all tokens that a stream's sites read, 1 where it is not named; for models whose
             encoder and decoder read different texts. `linear_params` is weighted by it already.
     """
@@ -111,7 +111,7 @@ class BaseCost:
 
     @classmethod
     def of(cls, model: nn.Module, stream_share: Mapping[str, float] | None = None) -> BaseCost:
-        """The cost of a model, from its configuration and shapes.
+        """Returns the cost of a model, from its configuration and shapes.
 
         Raises:
             AttributeError: for a configuration without a width of its own.
@@ -122,13 +122,13 @@ class BaseCost:
         return cls(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
 
     def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
-        """FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
+        """Returns the FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
 
         A multiply-add counts as two. Forward: 2 per weight and token, and 4 · length · width per token for attention's
         two products. Training adds the gradient of the activations for frozen weights (as much again; twice for
         attention, whose both factors need one) and of activations and weights for the adapters (twice again; once for
         factors that are not trained). Where a baseline trains the base model's weights, their gradients are added;
-        where it trains nothing but the head, nothing is. Element-wise work, embeddings and the head are left out.
+        where it trains only the head, none are. Element-wise work, embeddings and the head are left out.
 
         Args:
             tokens: tokens of the pass, padding included.
@@ -154,25 +154,25 @@ class BaseCost:
 
 @dataclass
 class Ledger:
-    """What one arm spent. Seconds are wall-clock; everything else is exact.
+    """The costs of one arm. Seconds are wall-clock; everything else is exact.
 
     Attributes:
         peak_params: largest number of stored adapter parameters at any step.
         final_params: stored adapter parameters at the end, tied tensors once.
         nonzero_params: those that are not zero at the end.
-        unique_params: final parameters with ties counted once (the same tensors that `final_params` counts).
+        unique_params: the same as `final_params`.
         expanded_params: final parameters when sharing sites get a copy each, as PEFT's files hold them.
         head_params: trainable parameters outside the adapters.
-        trained_params: those of the final parameters that were trained; fewer where a method freezes a factor.
-        optimizer_bytes: largest optimizer state seen at the end of a phase.
+        trained_params: the trained ones among the final parameters; fewer where a method freezes a factor.
+        optimizer_bytes: largest optimizer state at the end of a phase.
         adapter_bytes: size of the PEFT adapter's weights file.
-        peak_memory_bytes: largest memory seen when logging.
-        base_bytes: size of the frozen weights, as they are held.
+        peak_memory_bytes: largest memory at logging steps.
+        base_bytes: size of the frozen weights in memory.
         steps, samples, tokens: all passes charged to the budget; tokens without padding.
         forward_only_samples: those of them that were forward-only.
         base_flops, adapter_flops: analytic, all passes (see `BaseCost.step_flops`).
         phase_seconds: wall-clock seconds by phase.
-        evaluation_seconds: apart from training.
+        evaluation_seconds: wall-clock seconds of evaluation, not part of the phases.
     """
 
     peak_params: int = 0
@@ -201,7 +201,7 @@ class Ledger:
         return sum(self.phase_seconds.values())
 
     def add_final(self, sites: SiteSet, model: nn.Module) -> None:
-        """Count what is there after training, folding and compaction."""
+        """Counts the adapters after training and folding."""
         counts = count_adapter(sites)
         self.final_params = self.unique_params = counts.stored
         self.nonzero_params = counts.nonzero
@@ -211,7 +211,7 @@ class Ledger:
         self.trained_params = counts.stored - frozen
 
     def add_baseline(self, model: nn.Module, head: Sequence[str]) -> None:
-        """Count what a baseline trained outside of the head, whose modules end in the names given."""
+        """Counts the tensors that a baseline trained outside the head, whose modules end in the given names."""
         adapted, in_head = trained_tensors(model, head)
         size = sum(p.numel() for p in adapted)
         self.final_params = self.unique_params = self.expanded_params = self.peak_params = self.trained_params = size
@@ -219,18 +219,18 @@ class Ledger:
         self.head_params = sum(p.numel() for p in in_head)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Returns plain values for JSON."""
         return asdict(self) | {"flops": self.base_flops + self.adapter_flops, "seconds": self.seconds}
 
 
 def trained_tensors(model: nn.Module, head: Sequence[str]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """What is trained outside of the head and inside it; the head's modules end in the names given."""
+    """Returns the trained tensors outside the head and inside it; the head's modules end in the given names."""
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     inside = {n for n in trained if any(f".{h}." in f".{n}" for h in head)}
     return [p for n, p in trained.items() if n not in inside], [trained[n] for n in trained if n in inside]
 
 
 def head_parameters(model: nn.Module, sites: SiteSet) -> int:
-    """Trainable parameters outside the sites."""
+    """Returns the number of trainable parameters outside the sites."""
     adapter = {id(p) for p in sites.parameters()}
     return sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in adapter)

@@ -1,7 +1,7 @@
 """The order of the training data: a function of the seed and the epoch alone, the same for every method.
 
 Batches group examples of similar length, so that little padding is computed. Step t of every arm with the same seed
-sees the same batch, except inside phases that ask for a subset of the data.
+reads the same batch, except in phases that train on a subset of the data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peftprune.strategy.phases import PhaseRange, phase_at, subset_size
 from peftprune.strategy.rng import generator
 
 _MEGABATCH = 50
-"""Batches among which examples are sorted by length: large enough to pad little, small enough to stay random."""
+"""Number of batches within which examples are sorted by length. A larger one pads less but is less random."""
 
 
 class PhaseBatchSampler(Sampler[list[int]]):
@@ -30,8 +30,8 @@ class PhaseBatchSampler(Sampler[list[int]]):
         batch_size: examples per optimizer step.
         seed: the arm's seed.
         accumulation: micro-batches per optimizer step, at most `batch_size`.
-        last_parts: micro-batches of the last step of an epoch, where it is an incomplete one; None: as many as
-            `accumulation`, if there are examples for them.
+        last_parts: micro-batches of an epoch's last step, where it is incomplete; None: `accumulation`, or one per
+            example where there are fewer.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
             if r.phase.data == "all":
                 continue
             size = subset_size(len(self.lengths), r.phase.data)
-            if size // -(-size // batch_size) < accumulation:  # the smallest step of the phase
+            if size // -(-size // batch_size) < accumulation:  # examples of the phase's smallest step
                 raise UsageError.of(
                     f"phase {r.name}",
                     r.phase.data,
@@ -70,7 +70,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
                 )
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration serves."""
+        """Sets the epoch of the next iteration."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -82,12 +82,12 @@ class PhaseBatchSampler(Sampler[list[int]]):
             yield from self.micro_batches(step)
 
     def micro_batches(self, step: int) -> list[list[int]]:
-        """The micro-batches of an optimizer step (counted from 0)."""
+        """Returns the micro-batches of an optimizer step (counted from 0)."""
         last = (step + 1) % self.steps_per_epoch == 0
         return _split(self.batch(step), self._last_parts if last else self.accumulation)
 
     def batch(self, step: int) -> list[int]:
-        """All examples of an optimizer step (counted from 0)."""
+        """Returns all examples of an optimizer step (counted from 0)."""
         current = phase_at(self.phases, step)
         if current.phase.data != "all":
             return self._subset_batch(current, step - current.start)
@@ -97,7 +97,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
         return self._cached[1][index]
 
     def cost(self, step: int) -> tuple[int, int, int]:
-        """(examples, tokens, tokens with padding) that an optimizer step computes."""
+        """Returns (examples, tokens, tokens with padding) of an optimizer step."""
         parts = [[self.lengths[i] for i in part] for part in self.micro_batches(step)]
         tokens = sum(map(sum, parts))
         return sum(map(len, parts)), tokens, sum(len(part) * max(part) for part in parts)
@@ -105,7 +105,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
     def _epoch_batches(self, epoch: int) -> list[list[int]]:
         rng = generator(self.seed, "order", epoch)
         order = torch.randperm(len(self.lengths), generator=rng).tolist()
-        # The one incomplete batch comes last, where the Trainer expects a shorter accumulation.
+        # The incomplete batch comes last, where the Trainer expects a shorter accumulation.
         full = len(order) // self.batch_size * self.batch_size
         size = self.batch_size * _MEGABATCH
         batches = []
@@ -116,7 +116,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
         return shuffled + ([order[full:]] if full < len(order) else [])
 
     def subset(self, fraction: float) -> list[int]:
-        """The stratified sample of this fraction: each class in its share, by largest remainder; ascending indices."""
+        """Returns the stratified sample of this fraction, see `stratified_subset`."""
         if fraction not in self._subsets:
             self._subsets[fraction] = stratified_subset(len(self.lengths), self.strata, fraction, self.seed)
         return self._subsets[fraction]
@@ -133,14 +133,14 @@ class PhaseBatchSampler(Sampler[list[int]]):
 
 
 def _split(items: list[int], parts: int) -> list[list[int]]:
-    """Contiguous parts whose sizes differ by at most one."""
+    """Returns contiguous parts whose sizes differ by at most one."""
     size, extra = divmod(len(items), parts)
     bounds = accumulate((size + (i < extra) for i in range(parts)), initial=0)
     return [items[a:b] for a, b in pairwise(bounds)]
 
 
 def stratified_subset(num_examples: int, strata: Sequence[int] | None, fraction: float, seed: int) -> list[int]:
-    """Ascending indices of a sample: each class in its share, by largest remainder; None for `strata` is one class."""
+    """Returns ascending indices of a sample that keeps the classes' shares, by largest remainder; None is one class."""
     rng = generator(seed, "subset", fraction)
     classes = strata or [0] * num_examples
     wanted = subset_size(num_examples, fraction)

@@ -10,7 +10,7 @@ from peftprune.strategy.phases import PhaseRange
 
 
 def learning_rate_factors(ranges: Sequence[PhaseRange], warmup_ratio: float) -> list[float]:
-    """The factor on the peak learning rate for every step: linear warm-up, then linear decay towards 0.
+    """Returns the factor on the peak learning rate for every step: linear warm-up, then linear decay towards 0.
 
     Each phase that restarts the schedule begins a new segment with a warm-up of `warmup_ratio` of the segment.
     Step i of a segment of n steps with w warm-up steps has (i + 1) / (w + 1) while warming up and (n - i) / (n - w)
@@ -30,7 +30,7 @@ def learning_rate_factors(ranges: Sequence[PhaseRange], warmup_ratio: float) -> 
 
 
 def rewarm_factors(ranges: Sequence[PhaseRange], warmup_ratio: float) -> list[float]:
-    """The factor on somebody else's schedule for every step: 1, but for a warm-up where a phase restarts the schedule.
+    """Returns the factor on another schedule for every step: 1, except in warm-ups where a phase restarts the schedule.
 
     Step i of such a segment of n steps has (i + 1) / (w + 1) in its first w = ⌈warmup_ratio · n⌉ steps, at most n − 1.
 

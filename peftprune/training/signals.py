@@ -1,8 +1,8 @@
-"""Collectors of the activation statistics that strategies ask for.
+"""Collectors of the activation statistics that strategies declare.
 
 They run only inside the model's own forward pass of a training step (so recomputation under activation checkpointing
-adds nothing), sum over the micro-batches of a step on the device, and never synchronise with the host. Padding does
-not count: tokens are weighed with the attention mask of the stream that a site reads.
+adds nothing), sum over the micro-batches of a step on the device, and never synchronise with the host. Padding is
+excluded by the attention mask of the stream that a site reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from peftprune.training.distributed import sum_over_processes
 
 
 class Collectors:
-    """Hooks on a model that gather `signals` for the sites between `arm` and `take`."""
+    """Hooks on a model that collect `signals` of the sites between `arm` and `take`."""
 
     def __init__(self, model: nn.Module, sites: SiteSet, signals: frozenset[Signal]) -> None:
         self.sites = sites
@@ -28,7 +28,7 @@ class Collectors:
         self._wanted: frozenset[Signal] = frozenset()
         self._inputs: dict[str, Any] | None = None
         self._sums: dict[tuple[Signal, str], Tensor] = {}
-        # Leader of each site's input: found in the first forward pass, by identity of the input tensor.
+        # Site to the first site that reads the same input: found in the first forward pass, by tensor identity.
         self.leader: dict[str, str] = {}
         self._seen: list[tuple[Tensor, str]] = []
         self._handles = []
@@ -45,12 +45,12 @@ class Collectors:
                 self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
 
     def arm(self, signals: frozenset[Signal] | None = None) -> None:
-        """Start collecting for one optimizer step: all signals, or those named."""
+        """Starts collecting for one optimizer step: all signals, or those named."""
         self._wanted = self.signals if signals is None else self.signals & signals
         self._sums.clear()
 
     def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
-        """Stop collecting and return this step's signals, over all processes, by signal and site."""
+        """Stops collecting and returns this step's signals, over all processes, by signal and site."""
         self._wanted = frozenset()
         sum_over_processes(self._sums)
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
@@ -70,7 +70,7 @@ class Collectors:
         return found
 
     def remove(self) -> None:
-        """Take all hooks off the model."""
+        """Removes all hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -130,7 +130,7 @@ class Collectors:
 
 
 def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
-    """The (batch, length) mask of real tokens that a stream reads; None where every token is real.
+    """Returns the (batch, length) mask of real tokens that a stream reads; None where every token is real.
 
     Args:
         inputs: the model's keyword arguments.
@@ -146,12 +146,12 @@ def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
         return labels != -100
     if encoder is None or inputs.get("decoder_input_ids") is not None:
         return None
-    # Classifiers feed the decoder their own input shifted right by one: its first token is always real.
+    # The decoder of a classifier reads the input shifted right by one: its first token is always real.
     return torch.cat([torch.ones_like(encoder[:, :1]), encoder[:, :-1]], dim=1)
 
 
 def _squares_by_feature(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(..., length, d) and a (..., length) mask to (d,): the sum of squares over real tokens, in float32."""
+    """Returns (d,), the sum of squares over real tokens in float32, of (..., length, d) and a (..., length) mask."""
     x = x.float()
     if mask is not None:
         x = x * mask.unsqueeze(-1)
@@ -159,7 +159,7 @@ def _squares_by_feature(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _moments(x: Tensor, mask: Tensor | None) -> Tensor:
-    """(..., length, d) and a (..., length) mask to (d + 1, d + 1): the sum of y yᵀ over real tokens, y = (x, 1)."""
+    """Returns (d + 1, d + 1), the sum of y yᵀ over real tokens with y = (x, 1); x and mask as `_squares_by_feature`."""
     y = torch.cat([x.float(), torch.ones_like(x[..., :1], dtype=torch.float32)], -1)
     if mask is not None:
         y = y * mask.unsqueeze(-1)

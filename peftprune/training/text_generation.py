@@ -1,7 +1,7 @@
-"""Training on, and generating, text: what decoders and encoder-decoders read, the loss on the target, real generation.
+"""Generation tasks: the tokens that decoders and encoder-decoders read, the loss on the target, and generation.
 
 A decoder reads its prompt and the target in one sequence; an encoder-decoder reads the source with the encoder and the
-target with the decoder. Only tokens of the target, its end token included, count in the loss.
+target with the decoder. The loss covers only the tokens of the target, its end token included.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Example = dict[str, Any]
 IGNORED = -100
-"""The label of tokens that do not count."""
+"""The label of tokens outside the loss."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TextForm:
 
     Attributes:
         prompt: what the model reads, with "{source}" where the source text goes.
-        max_length: tokens of the prompt; the source is cut at its end.
+        max_length: tokens of the prompt; the source is truncated at its end.
         max_target_length: tokens of the target in training, its end token included.
     """
 
@@ -46,7 +46,7 @@ class TextForm:
 
     @classmethod
     def of(cls, settings: TrainingSettings, task: Task, model: LoadedModel) -> TextForm:
-        """The settings' prompt; without one the task's own for decoders, and the source alone for encoder-decoders."""
+        """Returns the settings' form. The default prompt is the task's; encoder-decoders read the source alone."""
         own = "{source}" if is_encoder_decoder(model.model) else task.prompt
         return cls(settings.prompt or own, settings.max_length, settings.max_target_length)
 
@@ -68,12 +68,12 @@ class Decoding:
 
 
 def is_encoder_decoder(model: Any) -> bool:
-    """True for models that read the source with an encoder."""
+    """Returns True for models that read the source with an encoder."""
     return bool(model.config.is_encoder_decoder)
 
 
 def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
-    """Refuse lengths that the model has no positions for, and a model that cannot begin or end a text.
+    """Refuses lengths that the model has no positions for, and a model that cannot begin or end a text.
 
     Raises:
         UsageError: naming the setting.
@@ -85,7 +85,7 @@ def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
     both = is_encoder_decoder(model.model)
     if both and _start_token(model.model) is None:
         cure = "Set decoder_start_token_id in its config.json"
-        raise UsageError.of("model", model.name, "does not say with which token its decoder begins", cure)
+        raise UsageError.of("model", model.name, "does not define the first token of its decoder", cure)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int):
         return
@@ -103,7 +103,7 @@ def _start_token(model: Any) -> int | None:
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
 def encode(dataset: Dataset, model: LoadedModel, form: TextForm) -> list[Example]:
-    """Each example with its first reference as the target: input_ids, attention_mask, labels.
+    """Returns each example with its first reference as the target: input_ids, attention_mask, labels.
 
     A decoder's labels stand at the target's own positions, `IGNORED` before them; those of an encoder-decoder are the
     target's tokens. `length` counts the tokens that are computed, source and target together.
@@ -120,7 +120,7 @@ def _row(ids: list[int], labels: list[int], length: int) -> Example:
 
 
 def _prompt(row: Example, alone: bool) -> list[int]:
-    """What is read before anything is written: all of a row's input, or (not `alone`) what comes before the target."""
+    """Returns the prompt of a row: its whole input, or (not `alone`) the part before the target."""
     ids: list[int] = row["input_ids"]
     return ids if alone else ids[: row["labels"].count(IGNORED)]
 
@@ -128,7 +128,7 @@ def _prompt(row: Example, alone: bool) -> list[int]:
 def _prompts(dataset: Dataset, model: LoadedModel, form: TextForm) -> list[list[int]]:
     before, _, after = form.prompt.partition("{source}")
     tokenizer = model.tokenizer
-    # A target that followed an end token would not continue the prompt.
+    # A target after an end token would not continue the prompt.
     both = is_encoder_decoder(model.model)
     first, last = _frame(tokenizer) if both else (_frame(tokenizer)[0], [])
     tail = (tokenizer(after, add_special_tokens=False)["input_ids"] if after else []) + last
@@ -142,7 +142,7 @@ def _prompts(dataset: Dataset, model: LoadedModel, form: TextForm) -> list[list[
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a text."""
+    """Returns the special tokens that the tokenizer puts before and after a text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), 0)
@@ -151,7 +151,7 @@ def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def _targets(texts: Sequence[str], model: LoadedModel, form: TextForm) -> list[list[int]]:
     tokenizer = model.tokenizer
-    # BART's targets begin with a start token of their own, which its decoder learned to write first.
+    # BART's targets begin with a start token, which its decoder learned to write first.
     first, last = _frame(tokenizer) if is_encoder_decoder(model.model) else ([], [])
     last = last or [tokenizer.eos_token_id]
     room = form.max_target_length - len(first) - len(last)
@@ -162,8 +162,8 @@ def _targets(texts: Sequence[str], model: LoadedModel, form: TextForm) -> list[l
 class GenerationCollator:
     """Pads training examples on the right to the longest of the batch.
 
-    An encoder-decoder also gets what its decoder reads: the labels shifted right, with a mask of its real tokens. It
-    cannot shift them itself, because the loss is computed apart from it.
+    For an encoder-decoder the batch also holds the decoder's input: the labels shifted right, with a mask of real
+    tokens. The model does not shift them itself, because the trainer computes the loss.
     """
 
     def __init__(self, model: LoadedModel) -> None:
@@ -191,12 +191,12 @@ def _padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) ->
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
 def loss_for(model: Any) -> Callable[..., Tensor]:
-    """The loss of a model that generates: (outputs, labels, target tokens of the step or None) to the loss."""
+    """Returns the loss of a generating model: (outputs, labels, target tokens of the step or None) to the loss."""
     return target_loss if is_encoder_decoder(model) else next_token_loss
 
 
 def target_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """Cross-entropy over labels (batch, length) that are not `IGNORED`: summed and divided by their number in the step.
+    """Returns the summed cross-entropy of labels (batch, length) that are not `IGNORED`, over their number in the step.
 
     Logits are (batch, length, vocabulary), each for the label at its own position.
     """
@@ -206,7 +206,7 @@ def target_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int |
 
 
 def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
-    """As `target_loss`, where each position's logits are for the label that follows."""
+    """Returns `target_loss` where each position's logits are for the next label."""
     kept = labels[:, 1:] != IGNORED
     total = nn.functional.cross_entropy(outputs.logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="sum")
     return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
@@ -217,9 +217,9 @@ def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | i
 def generate(
     trainer: Trainer, model: LoadedModel, rows: Sequence[Example], decoding: Decoding, batch_size: int
 ) -> list[str]:
-    """The text that the trained model writes for each row's prompt, in order. Batches hold prompts of similar length.
+    """Returns the text that the trained model generates for each row's prompt, in order.
 
-    Nothing of the model's own generation settings is used but its special tokens, so that what is stated is all.
+    Batches hold prompts of similar length. Of the model's own generation settings only its special tokens are used.
     """
     trained: Any = trainer.model
     pad = int(model.tokenizer.pad_token_id)
@@ -244,7 +244,7 @@ def generate(
 
 @contextlib.contextmanager
 def _only_settings(trained: nn.Module, config: Any) -> Iterator[None]:
-    """Let a model know no other generation settings: transformers fills in from its own what a call leaves open."""
+    """Overrides a model's own generation settings, from which transformers fills in what a call leaves out."""
     holders: list[Any] = [m for m in trained.modules() if "generation_config" in vars(m)]
     before = [holder.generation_config for holder in holders]
     for holder in holders:
@@ -275,7 +275,7 @@ def _generation_config(model: LoadedModel, decoding: Decoding) -> Any:
 
 @torch.no_grad()
 def evaluation_loss(trainer: Trainer, model: LoadedModel, rows: Sequence[Example], batch_size: int) -> float:
-    """Mean cross-entropy of a target token, targets given, without any regulariser.
+    """Returns the mean cross-entropy of a target token under teacher forcing, without any regulariser.
 
     Raises:
         RunError: when it is not finite.

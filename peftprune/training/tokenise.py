@@ -1,4 +1,4 @@
-"""Tokenised examples: made once per task and model, cached on disk, padded to the longest of each batch."""
+"""Tokenise the examples of a task, cached on disk per task and tokenizer; and sample them."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Example = dict[str, Any]
 
 
 def cache_folder() -> Path:
-    """Where tokenised data is kept: `PEFTPRUNE_CACHE`, else `~/.cache/peftprune`."""
+    """Returns the folder of cached data: `PEFTPRUNE_CACHE`, by default `~/.cache/peftprune`."""
     return Path(os.environ.get("PEFTPRUNE_CACHE") or Path.home() / ".cache" / "peftprune")
 
 
 def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
-    """Token ids of every example, unpadded, with its label under "labels".
+    """Returns the token ids of every example, unpadded, with its label under "labels".
 
     Args:
         dataset: columns text_a, label and possibly text_b.
-        model: whose tokenizer is used.
-        max_length: longer examples are cut, the longer text first.
+        model: holds the tokenizer.
+        max_length: longer examples are truncated, the longer text first.
         fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
     """
 
@@ -49,14 +49,14 @@ def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fin
 
 
 def cached(model: LoadedModel, before: str, after: str, encode: Callable[[], pa.Table]) -> list[Example]:
-    """The rows of a table, made once for each tokenizer and the texts around it that name it."""
+    """Returns the rows of a table, from the cache where they are; its key is the tokenizer between two texts."""
     key = hashlib.sha256(f"{before}{_tokenizer_text(model.tokenizer)}{after}".encode()).hexdigest()[:24]
     path = cache_folder() / "tokenised" / f"{key}.parquet"
     if path.is_file():
         with contextlib.suppress(OSError, pa.ArrowException):
             return pq.read_table(path).to_pylist()
     table = encode()
-    # The cache saves time only: where it cannot be written, tokenising again is right.
+    # The cache only saves time: where it cannot be written, the next run tokenises again.
     with contextlib.suppress(OSError):
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)
@@ -70,12 +70,12 @@ def _tokenizer_text(tokenizer: Any) -> str:
 
 
 def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
-    """A fixed random sample of the training set, the same for every seed; all of it for None or too large a size."""
+    """Returns a fixed random sample of the training set, the same for every seed; all of it for None."""
     return _sample(dataset, size, "max_train_samples")
 
 
 def sample_evaluation(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
-    """The same of an evaluation split."""
+    """Returns a fixed random sample of an evaluation split, likewise."""
     return _sample(dataset, size, "max_eval_samples")
 
 
@@ -87,7 +87,7 @@ def _sample(dataset: datasets.Dataset, size: int | None, purpose: str) -> datase
 
 
 def check_lengths(model: LoadedModel, max_length: int) -> None:
-    """Refuse a `max_length` that the model has no positions for.
+    """Refuses a `max_length` that the model has no positions for.
 
     Raises:
         UsageError: naming the largest length that fits.

@@ -1,8 +1,8 @@
-"""One trainer for every method: transformers' `Trainer`, driven through one event order.
+"""One trainer for every method: transformers' `Trainer` with one order of events.
 
-Per optimizer step, with the hook that carries each event:
+Per optimizer step, with the hook that calls each event:
 
-    on_step_begin           strategy.before_step, strategy.penalty; collectors armed
+    on_step_begin           strategy.before_step, strategy.penalty; collectors start
       per micro-batch:      forward (collectors sum) → loss → backward
                             (in a forward-only phase: forward in eval mode, no gradients)
       clip gradients
@@ -14,7 +14,7 @@ Per optimizer step, with the hook that carries each event:
                             at the end of a phase: strategy.end_phase → apply_plan; optimizer reset
       log, evaluate, save
 
-Phases are step ranges of the one `train()` call. A strategy never appears here by name.
+Phases are step ranges of the one `train()` call. No method is named here.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from peftprune.training.schedule import learning_rate_factors
 
 
 class PruningTrainer(Trainer):
-    """`transformers.Trainer` with our batch order, learning-rate segments, forward-only phases and safe checkpoints.
+    """`transformers.Trainer` with a fixed batch order, schedule segments, forward-only phases and safe checkpoints.
 
     Args:
         model: the PEFT model.
         args: training arguments; `max_steps` is the whole run.
-        sampler: serves the micro-batches.
-        callback: carries the events; its phases are the run's.
+        sampler: yields the micro-batches.
+        callback: the events and phases of the run.
         groups: optimizer settings for "A", "B", "gate" and "head".
         warmup_ratio: share of each schedule segment that warms up.
         loss: (outputs, labels, number of examples in the step or None) to the loss.
         train_dataset, data_collator: as for `Trainer`.
-        checkpoints: folder of the arm's checkpoints, each one complete or absent.
+        checkpoints: folder of the arm's checkpoints.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PruningTrainer(Trainer):
         self.checkpoints = checkpoints
 
     def run(self) -> None:
-        """Train to the end, from the newest valid checkpoint where there is one."""
+        """Trains to the end, from the newest valid checkpoint if there is one."""
         if self.args.world_size > 1:
             raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
         newest = usable_checkpoint(self.checkpoints)
@@ -149,18 +149,18 @@ class PruningTrainer(Trainer):
         return loss.detach()
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Taken up from the checkpoint of its last step, the Trainer would train one step too many.
+        # Resumed from the checkpoint of the last step, the Trainer would train one step too many.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """The ledger counts analytically, so the Trainer's per-step estimate is left out."""
+        """Returns 0: the ledger counts analytically, so the Trainer's estimate is not needed."""
         return 0
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        # Evaluating draws from the global stream, which would change the training that follows.
+        # Evaluation draws from the global stream, which would change later training steps.
         with torch.random.fork_rng():
             return super().evaluation_loop(*args, **kwargs)
 

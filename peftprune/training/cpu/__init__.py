@@ -1,4 +1,4 @@
-"""Faster ways to compute the same training step on a CPU; none of them changes a distribution or a decision."""
+"""Faster ways to compute the same training step on a CPU. They change no distribution and no decision."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _STREAM = "peftprune_stream"
 
 
 def make_fast(model: nn.Module, seed: int, frozen: torch.dtype | None = None) -> None:
-    """Prepare a model for training on a CPU.
+    """Prepares a model for training on a CPU.
 
     Args:
         model: changed in place.
         seed: of the dropout masks.
-        frozen: autocast's dtype, to hold the frozen weights in; None leaves them as they are.
+        frozen: autocast's dtype, to which the frozen weights are cast; None leaves them as they are.
     """
     stream = MaskStream(seed)
     use_keyed_dropout(model, stream)
@@ -38,7 +38,7 @@ def make_fast(model: nn.Module, seed: int, frozen: torch.dtype | None = None) ->
 
 
 def begin_step(model: nn.Module, step: int) -> None:
-    """Tell a model that `make_fast` prepared, wrapped or not, which optimizer step begins, counted from 0."""
+    """Announces an optimizer step, counted from 0, to a model that `make_fast` prepared, wrapped or not."""
     stream = getattr(getattr(model, "module", model), _STREAM, None)
     if stream is not None:
         stream.begin_step(step)

@@ -1,4 +1,4 @@
-"""Attention with dropout as plain matrix products, which on a CPU is faster than torch's fallback for it."""
+"""Attention with dropout as plain matrix products, which are faster on a CPU than torch's fallback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peftprune.training.cpu.dropout import MaskStream
 NAME = "peftprune_matmul"
 _STREAM = "peftprune_masks"
 _CHANGING = frozenset({"position_bias", "softcap", "s_aux", "sliding_window", "cache"})
-"""Arguments of attention functions that ask for more than is computed here."""
+"""Arguments of attention functions that this one does not compute."""
 
 
 def matmul_attention(
@@ -29,20 +29,19 @@ def matmul_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """softmax(query keyᵀ · scaling + mask), dropout, times value.
+    """Returns softmax(query keyᵀ · scaling + mask), after dropout, times value.
 
-    Everything but training with dropout goes to torch's `scaled_dot_product_attention`, so that an evaluated model is
-    the one that a user loads.
+    Everything but training with dropout uses torch's `scaled_dot_product_attention`, as a loaded model does.
 
     Args:
         module: the attention layer.
         query: (batch, heads, length, width).
         key, value: (batch, key heads, key length, width).
-        attention_mask: True where a key may be seen, or numbers to add; None where all may be.
+        attention_mask: True where a key is visible, or numbers to add; None where all are visible.
         dropout: probability that a weight is dropped.
         scaling: factor on the products, 1 / √width by default.
         is_causal: without a mask, whether later keys are hidden.
-        kwargs: what the model's layer passes besides.
+        kwargs: further arguments of the model's layer.
 
     Returns:
         (batch, length, heads, width), and no weights.
@@ -60,7 +59,7 @@ def matmul_attention(
     factor = query.size(-1) ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query * factor, key.transpose(2, 3))
     if attention_mask is not None:
-        # The lowest number instead of -inf: a padded query may see no key at all, and must not become NaN.
+        # The lowest number instead of -inf: a padded query may see no key, and must not become NaN.
         lowest = torch.finfo(scores.dtype).min
         hidden = ~attention_mask if attention_mask.dtype == torch.bool else None
         scores = scores + attention_mask if hidden is None else scores.masked_fill(hidden, lowest)
@@ -71,7 +70,7 @@ def matmul_attention(
 
 
 def use_matmul_attention(model: nn.Module, stream: MaskStream) -> None:
-    """Let a transformers model on the CPU attend by `matmul_attention` where it would take torch's fused function."""
+    """Makes a transformers model on the CPU use `matmul_attention` in place of torch's fused function."""
     base: Any = getattr(model, "get_base_model", lambda: model)()
     config = getattr(base, "config", None)
     if getattr(config, "_attn_implementation", None) != "sdpa" or not base._can_set_attn_implementation():

@@ -1,8 +1,8 @@
 """Dropout whose masks are a function of (seed, step, module, row) instead of one running stream.
 
-A mask that depends on nothing else is the same however a step is split into micro-batches (rows of one padded length),
-wherever a run is resumed, and whatever other arms do. It is also cheap: a 16-bit word of a raw generator is compared
-with a threshold, where `torch.nn.functional.dropout` on a CPU draws every element through a distribution.
+Such a mask does not depend on how a step is split into micro-batches (rows of one padded length), where a run is
+resumed, or what other arms do. It is also cheap: a 16-bit word of a raw generator is compared with a threshold, where
+`torch.nn.functional.dropout` on a CPU draws every element from a distribution.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from peftprune.training.distributed import process_index
 
 _WORDS = 1 << 16
 _ROW_STRIDE = 0x9E3779B97F4A7C15F39CC0605CEDC835
-"""Distance of two rows in a generator's cycle of 2^128 numbers: odd, as numpy's own `jumped` has it, since generators
-of this family are correlated at distances that are powers of two."""
-# numpy writes a kept element as the bits of its scale, which torch then reads as that dtype.
+"""Distance of two rows in a generator's cycle of 2^128 numbers: odd, as in numpy's `jumped`, since generators of this
+family are correlated at distances that are powers of two."""
+# numpy writes a kept element as the bits of its scale, which torch reads as that dtype.
 _BITS: dict[torch.dtype, tuple[torch.dtype, type[np.signedinteger]]] = {
     torch.float32: (torch.int32, np.int32),
     torch.bfloat16: (torch.int16, np.int16),
@@ -46,35 +46,35 @@ class MaskStream:
         self._recomputes = False
 
     def begin_step(self, step: int) -> None:
-        """Announce an optimizer step, counted from 0."""
+        """Announces an optimizer step, counted from 0."""
         self._step, self._rows = step, 0
         # Processes that train together hold different rows of a step.
         self._first_row = process_index() << 32
 
     def begin_batch(self, rows: int) -> None:
-        """Announce the step's next micro-batch."""
+        """Announces the step's next micro-batch."""
         self._first_row += self._rows
         self._rows = rows
         self._calls = {}
         self._recomputes = False
 
     def end_batch(self) -> None:
-        """Announce that what is computed from here on was computed before: activation checkpointing, backwards."""
+        """Announces that activation checkpointing recomputes from here on, in reverse order."""
         self._recomputes = True
 
     def _call(self, module: str) -> int:
-        """Which call of the micro-batch this is; recomputation comes back in the reverse order."""
+        """Returns the index of the module's call within the micro-batch; recomputation runs in reverse order."""
         calls = self._calls.get(module, 0)
         self._calls[module] = calls - 1 if self._recomputes else calls + 1
         return min(calls, self._calls[module])
 
     def mask(self, module: str, shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
-        """A mask that is 1 / (1 - p) where an element stays and 0 elsewhere; the first dimension counts rows.
+        """Returns a mask that is 1 / (1 - p) where an element stays and 0 elsewhere; the first dimension counts rows.
 
         Args:
-            module: who asks; a module that is called again within one micro-batch gets another mask.
+            module: the module's name; each of its calls within a micro-batch has another mask.
             shape: (rows, ...).
-            p: probability that an element is dropped, in (0, 1), taken to a multiple of 2^-16, at least one.
+            p: probability that an element is dropped, in (0, 1), rounded to a multiple of 2^-16, at least one.
             dtype: float32, bfloat16 or float16; the scale is rounded to it, as torch's own dropout does.
         """
         call = self._call(module)
@@ -97,11 +97,11 @@ class MaskStream:
 
 
 class KeyedDropout(nn.Module):
-    """In place of `nn.Dropout`; the same distribution. Off in eval mode, like any dropout.
+    """Replaces `nn.Dropout`, with the same distribution. Off in eval mode, like any dropout.
 
     Args:
         p: probability that an element is dropped.
-        stream: gives the masks.
+        stream: draws the masks.
         name: the module's name in its model.
     """
 
@@ -123,9 +123,9 @@ class KeyedDropout(nn.Module):
 
 
 def use_keyed_dropout(model: nn.Module, stream: MaskStream) -> None:
-    """Replace every active `nn.Dropout` of a model. Dropouts of other classes or inside functions stay as they are.
+    """Replaces every active `nn.Dropout` of a model. Dropouts of other classes or inside functions stay as they are.
 
-    The model tells the stream of every batch that it is trained on; of the steps the stream is told by who trains.
+    The model announces every training batch to the stream; the trainer announces the steps.
     """
     found = [(n, m) for n, m in model.named_modules() if type(m) is nn.Dropout and 0 < m.p < 1]
     for name, module in found:

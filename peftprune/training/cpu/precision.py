@@ -1,4 +1,4 @@
-"""Weights and inputs kept in the precision that autocast multiplies them in."""
+"""Hold weights and inputs in the precision in which autocast multiplies them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import nn
 
 
 def keep_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the frozen weights and biases of linear layers once, and the input of attention layers once for all of them.
+    """Casts the frozen weights and biases of linear layers once, and the input of attention layers once per layer.
 
-    The outputs are bit for bit those of autocast, which casts all this again at every use; only the gradient of an
-    attention layer's input is summed in `dtype`. LoRA layers no longer widen their input to float32, which autocast
-    would narrow again. The layers get tensors of their own: a backbone that other arms share stays as it is. The model
+    The outputs equal those of autocast bit for bit, which casts all of this at every use; only the gradient of an
+    attention layer's input is summed in `dtype`. LoRA layers no longer cast their input to float32, which autocast
+    would cast back. The layers get tensors of their own: a backbone that other arms share stays as it is. The model
     can then only be called under autocast.
 
     Args:
-        model: whose trained parameters are marked by `requires_grad`; those keep their precision.
+        model: changed in place; parameters with `requires_grad` keep their precision.
         dtype: autocast's.
     """
     for module in model.modules():
