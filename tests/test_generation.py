@@ -67,7 +67,7 @@ def test_models_that_cannot_generate_are_refused(tiny_bert: Path, tmp_path: Path
     (folder / "generation_config.json").unlink()
     config = folder / "config.json"
     config.write_text(config.read_text().replace('"decoder_start_token_id": 2', '"decoder_start_token_id": null'))
-    with pytest.raises(UsageError, match="does not say with which token its decoder begins"):
+    with pytest.raises(UsageError, match="does not define the first token of its decoder"):
         make_arm("lora", tmp_path / "run", folder, task=writing_task(), **SETTINGS)
 
 

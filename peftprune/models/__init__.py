@@ -1,4 +1,4 @@
-"""Base models: finding and loading them, their layers, and the precision of their weights."""
+"""Base models: how they are found and loaded, their layers, their head, and the precision of their weights."""
 
 from peftprune.models.head import initialise_head
 from peftprune.models.load import LoadedModel, describe, load_model

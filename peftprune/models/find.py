@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from peftprune.errors import UsageError, did_you_mean
@@ -19,19 +18,12 @@ from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
 from peftprune.models.packaged import OFFLINE_MODEL, SMALL_DECODER, offline_folder, packaged_file
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Where a model's weights and tokenizer are.
-
-    Attributes:
-        source: a folder or the hub's name, as `from_pretrained` takes it.
-        folder: the folder; None on the hub.
-        arguments: further arguments of `from_pretrained`.
-    """
+class Weights(NamedTuple):
+    """Where weights and tokenizer are: a folder or the hub's name, and further arguments of `from_pretrained`."""
 
     source: str
     folder: Path | None
-    arguments: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any]
 
 
 def find_weights(name: str) -> Weights:
@@ -48,7 +40,7 @@ def find_weights(name: str) -> Weights:
         return Weights(str(file.parent), file.parent, {"gguf_file": file.name})
     if folder is None:
         return Weights(HUB_NAMES.get(name, name), None, _hub_arguments())
-    return Weights(str(folder), folder)
+    return Weights(str(folder), folder, {})
 
 
 def local_folder(name: str | Path) -> Path | None:

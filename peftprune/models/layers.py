@@ -1,13 +1,13 @@
-"""Find the linear layers of a transformers model that may carry a LoRA, and what surrounds them.
+"""Find the linear layers of a transformers model that can carry a LoRA, and the task head.
 
-There is no table of architectures. Three conventions, which transformers keeps, are enough:
+No table of architectures is needed. Three conventions of transformers are enough:
 
 - the blocks of a stack sit in a list called `layer`, `layers`, `h`, `block` or `blocks`;
-- query, key and value projections are called by one of a few names;
+- query, key and value projections have one of a few names;
 - everything beside the base model (`base_model_prefix`) is the task head. A model that generates has none: its
-  language-model head came with it and stays frozen.
+  language-model head is pre-trained and stays frozen.
 
-All functions read names and shapes only, so that they work on the meta device.
+All functions read names and shapes only, so they work on the meta device.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
 
 @dataclass(frozen=True)
 class _Linear:
-    """A linear layer outside the head, and its place. `layer` and `local` (the name within the block) are None and
-    the name below the base model for layers outside all blocks."""
+    """A linear layer outside the head, and its place. For layers outside all blocks, `layer` is None and `local` (the
+    name within the block) is the name below the base model."""
 
     name: str
     stack: Stream
@@ -51,7 +51,7 @@ class _Linear:
 
     @property
     def stream(self) -> Stream:
-        """Whose tokens the layer reads: keys and values of cross-attention read the encoder's."""
+        """The stack whose tokens the layer reads: keys and values of cross-attention read the encoder's."""
         crosses = not CROSS_ATTENTION_NAMES.isdisjoint(self.name.split("."))
         if self.stack == "decoder" and crosses and self.last in KEY_NAMES | VALUE_NAMES:
             return "cross"
@@ -59,14 +59,14 @@ class _Linear:
 
 
 def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "attention") -> tuple[SiteShape, ...]:
-    """The layers that a LoRA would adapt, in module order.
+    """Returns the layers that a LoRA adapts, in module order.
 
     Args:
         model: a transformers model with a task head; any device, the meta device included.
         target_modules: "attention" (query and value projections, those of cross-attention included), "all-linear"
             (all linear layers inside the transformer blocks: no pooler, no head, no projection of the embeddings), or
-            a list of module names or name endings, which mean what they mean in PEFT: an item matches the module
-            called exactly so and those whose name ends with "." + item.
+            a list of module names or name endings, as in PEFT: an item matches the module of exactly that name and
+            those whose name ends with "." + item.
 
     A list may also name linear layers outside the blocks. Their `layer` is 0 if they come before the blocks and the
     last layer of the model if they come after them; their `kind` is the name below the base model. Layers of the task
@@ -98,12 +98,12 @@ def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "atte
 
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:
-    """Names of the newly initialised task-head modules, which are trained in full beside the LoRA.
+    """Returns the names of the newly initialised task-head modules, which are trained in full beside the LoRA.
 
     They are the children of the model, other than the base model, that hold parameters: `classifier` for BERT,
     `pooler` and `classifier` for DeBERTa, `score` for Llama, `classification_head` for BART. The pooler of BERT is part
-    of the base model and keeps its pre-trained weights. What PEFT calls `modules_to_save`. Models that generate have
-    none.
+    of the base model and keeps its pre-trained weights. PEFT calls these modules `modules_to_save`. Models that
+    generate have none.
     """
     if language_model_head(model) is not None:
         return ()
@@ -113,18 +113,25 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
     )
 
 
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Returns the numbers of parameters outside the task head and inside it."""
+    head = {id(p) for name in head_modules(model) for p in model.get_submodule(name).parameters()}
+    sizes = [(p.numel(), id(p) in head) for p in model.parameters()]
+    return sum(n for n, inside in sizes if not inside), sum(n for n, inside in sizes if inside)
+
+
 def language_model_head(model: nn.Module) -> nn.Module | None:
-    """The layer that turns hidden states into scores of tokens, where the model has one."""
+    """Returns the layer that maps hidden states to scores of tokens; None where the model has none."""
     find = getattr(model, "get_output_embeddings", None)
     return None if find is None else find()
 
 
 def base_linear_cost(model: nn.Module) -> dict[str, Any]:
-    """What an analytic estimate of the base model's floating-point operations needs to know.
+    """Returns what an analytic estimate of the base model's floating-point operations needs.
 
     Returns:
         `linear_params_per_layer`: weights (without biases) of the linear layers inside each transformer block, as
-            `{(stream, layer): count}`. `stream` says how many tokens pass through them, see `SiteShape.stream`.
+            `{(stream, layer): count}`. `stream` determines the number of tokens, see `SiteShape.stream`.
             A forward pass spends 2 * count operations per token.
         `hidden_size`: width of the model.
         `attention_layers`: number of attention operations, one per block and one more per block with cross-attention.
@@ -145,7 +152,7 @@ def base_linear_cost(model: nn.Module) -> dict[str, Any]:
 
 
 def _linear_layers(model: nn.Module) -> list[_Linear]:
-    """All linear layers outside the head, in module order."""
+    """Returns all linear layers outside the head, in module order."""
     heads = head_modules(model)
     two_stacks = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     prefix = getattr(model, "base_model_prefix", "")
@@ -164,9 +171,9 @@ def _linear_layers(model: nn.Module) -> list[_Linear]:
 
 
 def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
-    """(name, (d_in, d_out)) of every linear layer, the task head's included and the language-model head left out.
+    """Yields (name, (d_in, d_out)) of every linear layer, including the task head's, without the language-model head.
 
-    A layer that PEFT adapted is still that layer.
+    A layer that PEFT adapted counts once.
     """
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -190,12 +197,12 @@ def _inside(name: str, modules: Iterable[str]) -> bool:
 
 
 def _matches(name: str, item: str) -> bool:
-    """PEFT's rule for an item of a `target_modules` list."""
+    """Returns whether an item of a `target_modules` list matches a name, by PEFT's rule."""
     return name == item or name.endswith(f".{item}")
 
 
 def _named(model: nn.Module, linears: Sequence[_Linear], items: Sequence[str]) -> list[_Linear]:
-    """The layers that a list of names matches; each item must match at least one."""
+    """Returns the layers that a list of names matches; each item must match at least one."""
     if not items:
         raise UsageError.of("target_modules", list(items), "is empty", "Name at least one module")
     for item in items:
@@ -210,13 +217,13 @@ def _named(model: nn.Module, linears: Sequence[_Linear], items: Sequence[str]) -
 
 
 def _nothing_found(value: str, problem: str, linears: Sequence[_Linear]) -> UsageError:
-    """A UsageError that lists what there is to choose from, the closest name first."""
+    """Returns a UsageError that lists the layers to choose from, the closest name first."""
     names = dict.fromkeys(_suffixes(linears).values())
     if not names:
         return UsageError.of("target_modules", value, problem, "This model has no linear layers outside its head")
     if all(linear.layer is None for linear in linears):
         return UsageError.of("target_modules", value, problem, f"Its linear layers are: {', '.join(names)}")
-    # A short name may exist in several places (`dense`); offering the last component would hide that.
+    # A short name may exist in several places (`dense`); suggesting the last component would hide that.
     close = closest(value, names)
     attention = [name for name in names if "attn" in name or "attention" in name.lower()]
     example = [close] if close else attention[:1] or list(names)[:1]
@@ -225,12 +232,12 @@ def _nothing_found(value: str, problem: str, linears: Sequence[_Linear]) -> Usag
 
 
 def _suffixes(linears: Sequence[_Linear]) -> Mapping[str, str]:
-    """For each layer inside a block (or, in a model without blocks, each layer), the shortest dotted ending of its
-    name that no other layer of a block of the same stack shares; its whole name within the block if all are shared.
+    """Returns, for each layer inside a block (or, in a model without blocks, each layer), the shortest dotted ending of
+    its name that no other layer of a block of the same stack shares; its name within the block if all are shared.
 
     `attention.output.dense` and `output.dense` of BERT are an example of the latter: the second is an ending of the
-    first, so no ending of it is unique. Blocks of one stack are looked at together, so that a role keeps one name even
-    where not all blocks are alike.
+    first, so no ending of it is unique. Blocks of one stack are compared together, so that a role has one name even
+    where the blocks differ.
     """
     inside = [item for item in linears if item.layer is not None] or list(linears)
     locals_per_stack: dict[Stream, dict[str, None]] = {}
@@ -247,13 +254,13 @@ def _suffixes(linears: Sequence[_Linear]) -> Mapping[str, str]:
 
 
 def _endings(name: str) -> list[str]:
-    """The dotted endings of a name, the shortest first."""
+    """Returns the dotted endings of a name, the shortest first."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
 
 
 def _kinds(linears: Sequence[_Linear]) -> dict[str, str]:
-    """`SiteShape.kind` of every layer, by name."""
+    """Returns `SiteShape.kind` of every layer, by name."""
     suffixes = _suffixes(linears)
     kinds = {}
     for item in linears:
@@ -264,7 +271,7 @@ def _kinds(linears: Sequence[_Linear]) -> dict[str, str]:
 
 
 def _layers(linears: Sequence[_Linear]) -> dict[str, int]:
-    """`SiteShape.layer` of every layer, by name: outside the blocks, 0 before them and the last layer after them."""
+    """Returns `SiteShape.layer` of every layer, by name: outside the blocks, 0 before them and the last layer after."""
     layers: dict[str, int] = {}
     last: dict[Stream, int] = {}
     for item in linears:

@@ -30,9 +30,9 @@ class LoadedModel:
     It is shared by all callers in the process: copy before changing.
 
     Attributes:
-        name: what the user asked for.
-        model: in eval mode; float32 and on the CPU unless the caller asked for another form.
-            Its `config.problem_type` is unset: the caller computes the loss.
+        name: the name that the user gave.
+        model: in eval mode; float32 and on the CPU by default. Its `config.problem_type` is unset: the caller
+            computes the loss.
         tokenizer: has a padding token.
         fingerprint: SHA-256 (hex) over the configuration and the pre-trained tensors; the head is not part of it.
         source: the folder or the hub name that the weights came from.
@@ -95,9 +95,8 @@ def load_model(
         raise UsageError.of("kind", kind, "is not a kind of task", f"Use one of {', '.join(KINDS)}")
     writes_text = KINDS[kind].writes_text
     if not writes_text and not KINDS[kind].fits(_checked_labels(num_labels)):
-        raise UsageError.of(
-            "num_labels", num_labels, f"does not fit {kind}", "Regression has 1, classification 2 or more"
-        )
+        cure = "Regression has 1, classification 2 or more"
+        raise UsageError.of("num_labels", num_labels, f"does not fit {kind}", cure)
     place = str(name.expanduser().absolute()) if isinstance(name, Path) else name
     return _load_cached(place, None if writes_text else num_labels, form)
 

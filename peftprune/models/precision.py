@@ -1,4 +1,4 @@
-"""How the frozen base model is held: its number format, quantised to 8 or 4 bits, and on which devices."""
+"""The precision of the frozen base model: number format, quantisation to 8 or 4 bits, and devices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ LoadIn = Literal["8bit", "4bit"]
 
 @dataclass(frozen=True)
 class BaseForm:
-    """How to load a base model; nothing named is float32 on the CPU, from where it is moved when it is trained.
+    """How to load a base model. The default is float32 on the CPU; the trainer moves it.
 
     Attributes:
-        dtype: of the weights.
+        dtype: dtype of the weights.
         load_in: quantise the linear layers with bitsandbytes: "8bit" (LLM.int8) or "4bit" (NF4).
         device_map: placement as transformers' `device_map` takes it, such as "auto".
     """
@@ -32,10 +32,10 @@ class BaseForm:
     device_map: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `from_pretrained`.
+        """Returns keyword arguments for `from_pretrained`.
 
         Raises:
-            UsageError: quantisation was asked for and cannot be had here.
+            UsageError: quantisation does not work on this machine.
         """
         import torch
 
@@ -57,10 +57,10 @@ def _quantised(load_in: LoadIn, dtype: Any) -> Any:
 
 
 def check_quantisation(load_in: LoadIn) -> None:
-    """Refuse where bitsandbytes is absent or does not work on this machine.
+    """Refuses quantisation where bitsandbytes is absent or does not work on this machine.
 
     Raises:
-        UsageError: with the reason and the way out.
+        UsageError: with the reason and a cure.
     """
     assert load_in in get_args(LoadIn)
     cure = "Use base_dtype bfloat16, which needs no further package, or a machine that has it"
@@ -79,7 +79,7 @@ def check_quantisation(load_in: LoadIn) -> None:
 
 
 def keep_head_exact(model: nn.Module, head: tuple[str, ...]) -> None:
-    """Hold the task head, which is trained, in float32 whatever the base model is held in."""
+    """Holds the trained task head in float32, whatever the precision of the base model."""
     for name in head:
         module = model.get_submodule(name).float()
         module.register_forward_pre_hook(_in_float32)
@@ -111,6 +111,6 @@ def pick_dtype(requested: str = "auto") -> str:
 
 
 def frozen_bytes(model: nn.Module) -> int:
-    """Bytes of the weights that are not trained, as they are held; tied ones once."""
+    """Returns the bytes of the frozen weights in memory; tied ones once."""
     held: dict[int, Tensor] = {p.data_ptr(): p for p in model.parameters() if not p.requires_grad}
     return sum(p.numel() * p.element_size() for p in held.values())

@@ -37,10 +37,7 @@ class Baseline(Method):
         return AdapterSpec(ranks={})
 
     def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
-        """Returns the entries of the matrices it adds, each multiplied once per token, and how many are trained.
-
-        For the ledger's FLOPs. Default: A and B of the spec's ranks, all trained.
-        """
+        """Returns multiplied entries, see `Method.multiplied`. Default: A and B of the spec's ranks, all trained."""
         entries = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in sites)
         return entries, entries
 
@@ -61,14 +58,6 @@ class Baseline(Method):
         May change values of the model, not shapes. Default: nothing.
         """
         return
-
-    def finish(self, model: nn.Module) -> Mapping[str, int] | None:
-        """Called once after the last step, before the model is counted and evaluated; shapes may change.
-
-        Returns:
-            Site to the rank that is left, where training decided on ranks; None where those of `spec` stay.
-        """
-        return None
 
     def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
         return self.penalty(model)

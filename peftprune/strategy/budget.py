@@ -40,12 +40,8 @@ class Budget:
         sizes = {n: getattr(self, n) for n in ("rank", "params", "fraction") if getattr(self, n) is not None}
         lengths = {n: getattr(self, n) for n in ("epochs", "steps", "samples") if getattr(self, n) is not None}
         if len(sizes) != 1:
-            raise UsageError.of(
-                "budget",
-                sizes or lengths or "",
-                "must name one of rank, params and fraction",
-                "Write rank=8, for example; in a YAML list, put quotes around what holds a comma",
-            )
+            cure = "Write rank=8, for example; in a YAML list, put quotes around a budget with a comma"
+            raise UsageError.of("budget", sizes or lengths or "", "must name one of rank, params and fraction", cure)
         if len(lengths) > 1:
             raise UsageError.of("budget", lengths, "names more than one length of training", "Keep one of them")
         for name, value in (sizes | lengths).items():
@@ -82,9 +78,8 @@ class Budget:
         for part in filter(None, (p.strip() for p in text.split(","))):
             key, equals, value = (s.strip() for s in part.partition("="))
             if not equals or key not in names:
-                raise UsageError.of(
-                    "budget", part, "is not NAME=VALUE with a known name", f"Names: {', '.join(names)}; e.g. rank=8"
-                )
+                cure = f"Names: {', '.join(names)}; e.g. rank=8"
+                raise UsageError.of("budget", part, "is not NAME=VALUE with a known name", cure)
             if key in values:
                 raise UsageError.of("budget", text, f"names {key} twice", "Keep one of them")
             values[key] = value if key == "count" else _number(key, value)
@@ -103,23 +98,16 @@ class Budget:
         if self.rank is not None:
             small = min(sites, key=lambda s: s.max_rank)
             if self.rank > small.max_rank:
-                raise UsageError.of(
-                    "budget.rank",
-                    self.rank,
-                    f"is above the smaller side of {small.name} ({small.d_out} × {small.d_in})",
-                    f"Give a rank from 1 to {small.max_rank}",
-                )
+                problem = f"is above the smaller side of {small.name} ({small.d_out} × {small.d_in})"
+                raise UsageError.of("budget.rank", self.rank, problem, f"Give a rank from 1 to {small.max_rank}")
             return self.rank * sum(s.unit_cost for s in sites)
         total = self.params if self.params is not None else int((self.fraction or 0) * base_parameters)
         least = sum(s.unit_cost for s in sites)
         if total < least:
             field, value = ("params", self.params) if self.params is not None else ("fraction", self.fraction)
-            raise UsageError.of(
-                f"budget.{field}",
-                value,
-                f"allows {total:,} parameters, too few for one rank at each of the {len(sites)} sites",
-                f"Give at least {least:,} parameters, or name fewer target_modules",
-            )
+            problem = f"allows {total:,} parameters, too few for one rank at each of the {len(sites)} sites"
+            cure = f"Give at least {least:,} parameters, or name fewer target_modules"
+            raise UsageError.of(f"budget.{field}", value, problem, cure)
         return total
 
     def total_steps(self, num_examples: int, batch_size: int) -> int:
@@ -136,10 +124,8 @@ class Budget:
 def _number(key: str, text: str) -> int | float:
     pattern = r"\d[\d_]*" if key in _INTEGERS else r"\d*\.?\d+(e-?\d+)?"
     if not re.fullmatch(rf"-?{pattern}", text):
-        kind = "a whole number" if key in _INTEGERS else "a number"
-        raise UsageError.of(
-            f"budget.{key}", text, f"is not {kind}", f"Write {key}=8" if key == "rank" else f"Fix {key}"
-        )
+        kind, example = ("a whole number", 8) if key in _INTEGERS else ("a number", 0.003)
+        raise UsageError.of(f"budget.{key}", text, f"is not {kind}", f"Write {key}={example}, for example")
     return int(text) if key in _INTEGERS else float(text)
 
 
@@ -253,12 +239,8 @@ def solve_ranks(
     cap = {s.name: s.max_rank for s in sites}
     weight = {s.name: 1.0 if weights is None else float(weights[s.name]) for s in sites}
     if sum(cost.values()) > params:
-        raise UsageError.of(
-            "budget",
-            params,
-            f"is too small for one rank at each of {len(sites)} sites",
-            f"Allow at least {int(sum(cost.values())):,} parameters, or name fewer target_modules",
-        )
+        cure = f"Allow at least {int(sum(cost.values())):,} parameters, or name fewer target_modules"
+        raise UsageError.of("budget", params, f"is too small for one rank at each of {len(sites)} sites", cure)
     scale = _fill_level(weight, cost, cap, params)
     target = {n: min(weight[n] * scale, cap[n]) for n in weight}
     # A target that is whole up to rounding must not lose a unit to its last bit.

@@ -85,8 +85,6 @@ class Method(ABC):
             raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
         self.config = config if config is not None else build_config(self.name, self.Config, options)
 
-    # --- planning ---
-
     @property
     def depends_on(self) -> str | None:
         """Label of the arm whose outcome this one needs; None for most.
@@ -120,8 +118,6 @@ class Method(ABC):
         """Returns the model to train. Called where `prepares_model` is True."""
         raise NotImplementedError
 
-    # --- training ---
-
     def start(self, view: StepView) -> None:
         """Called once before the first step; prepare own state here."""
         return
@@ -147,7 +143,10 @@ class Method(ABC):
         return PruningPlan()
 
     def finish(self, model: nn.Module) -> Mapping[str, int] | None:
-        """Called once after the last step where `prepares_model` is True; returns the ranks decided in training."""
+        """Called once after the last step where `prepares_model` is True, before the model is counted and evaluated.
+
+        Shapes may change. Returns site to the rank that is left where training decided on ranks, otherwise None.
+        """
         return None
 
     def state_dict(self) -> dict[str, Any]:

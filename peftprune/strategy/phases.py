@@ -83,12 +83,8 @@ def resolve_phases(
         lengths[open_ended[0]] = total_steps - used
     if any(n is None or n < 1 for n in lengths) or (not open_ended and used != total_steps):
         shown = ", ".join(f"{p.name}={n}" for p, n in zip(phases, lengths, strict=True))
-        raise UsageError.of(
-            "phases",
-            shown,
-            f"do not fit into a run of {total_steps} steps",
-            "Train for more epochs, or shorten a phase",
-        )
+        problem = f"do not fit into a run of {total_steps} steps"
+        raise UsageError.of("phases", shown, problem, "Train for more epochs, or shorten a phase")
     ranges, start = [], 0
     for phase, n in zip(phases, lengths, strict=True):
         assert n is not None

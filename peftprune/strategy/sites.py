@@ -83,7 +83,7 @@ class Site:
 
     @property
     def is_dropped(self) -> bool:
-        """True where the site carries no adapter any more."""
+        """True where the site's adapter was removed."""
         return self._adapter not in self._layer.lora_A
 
     @property
@@ -192,11 +192,11 @@ class SiteSet(Mapping[str, Site]):
         return list(found.values())
 
     def parameters(self) -> list[nn.Parameter]:
-        """Every parameter of every site, tied ones once."""
+        """Returns every parameter of every site, tied ones once."""
         return [param for group in self.groups() for param in group[0].parameters()]
 
     def shared_with(self) -> dict[str, list[str]]:
-        """Site name to the other sites that hold the same tensors."""
+        """Returns site name to the other sites that hold the same tensors."""
         shared: dict[str, list[str]] = {name: [] for name in self}
         for group in self.groups():
             for site in group:

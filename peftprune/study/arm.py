@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import shutil
 import time
@@ -304,14 +305,5 @@ def _result(
 
 def _plain(peft_config: Any) -> dict[str, Any]:
     """Returns the PEFT config as JSON holds it."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, set):
-            return sorted(value)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return [plain(v) for v in value]
-        return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-    return {k: plain(v) for k, v in peft_config.to_dict().items()}
+    text = json.dumps(peft_config.to_dict(), default=lambda v: sorted(v) if isinstance(v, set) else str(v))
+    return dict(json.loads(text))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.methods.request import parse
-from peftprune.models.layers import discover_sites, head_modules
+from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
 from peftprune.strategy.method import Method, Preparation
@@ -193,13 +193,12 @@ def _checked_spec(method: Method, shapes: Sequence[SiteShape], budget: ArmBudget
     if round(spent, 3) <= budget.params:
         return spec
     where = "spec.ranks" if spec.final_ranks is None else "spec.final_ranks"
-    raise UsageError.of(
-        where,
-        f"{spent:,.0f} {budget.count} parameters",
-        f"overspend the budget by {spent - budget.params:,.0f} of {budget.params:,}",
+    problem = f"overspend the budget by {spent - budget.params:,.0f} of {budget.params:,}"
+    cure = (
         "Solve them with budget.solve. Give final_ranks where a later plan cuts to other ranks than the first ones, or "
-        "decided_in_training=True where training decides on them",
+        "decided_in_training=True where training decides on them"
     )
+    raise UsageError.of(where, f"{spent:,.0f} {budget.count} parameters", problem, cure)
 
 
 def plan_methods(
@@ -233,8 +232,7 @@ def plan_methods(
         raise UsageError.of("train_examples", examples, "is below 1", "Give 1 or more")
     shape = describe(model, num_labels=info.num_labels, kind=info.kind)
     head = head_modules(shape)
-    in_head = {id(p) for name in head for p in shape.get_submodule(name).parameters()}
-    sizes = [(p.numel(), id(p) in in_head) for p in shape.parameters()]
+    base_parameters, head_parameters = count_parameters(shape)
     shapes = discover_sites(shape, target_modules)
     plans = [
         plan_arm(
@@ -243,13 +241,12 @@ def plan_methods(
             budget_,
             given,
             num_examples=examples,
-            base_parameters=sum(n for n, inside in sizes if not inside),
+            base_parameters=base_parameters,
             task=task,
         )
         for spec in specs
     ]
-    in_all = sum(n for n, inside in sizes if inside)
-    return {plan.label: plan.as_dict(in_all, _baseline_params(plan, shape, head)) for plan in plans}
+    return {plan.label: plan.as_dict(head_parameters, _baseline_params(plan, shape, head)) for plan in plans}
 
 
 def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:

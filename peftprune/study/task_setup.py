@@ -17,7 +17,7 @@ import torch
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
-from peftprune.models.layers import discover_sites, head_modules
+from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe, load_model
 from peftprune.models.precision import pick_dtype
 from peftprune.stats.metrics import check_libraries
@@ -25,6 +25,7 @@ from peftprune.strategy.budget import Budget
 from peftprune.study.planning import ArmPlan, plan_arm
 from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
+from peftprune.training.evaluation import metric_name
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.objectives import objective_of
 from peftprune.training.settings import TrainingSettings
@@ -56,8 +57,7 @@ class Setup:
         self.head = head_modules(self.model.model)
         # Quantised tensors hold several weights per entry, so counting their entries would count too few.
         shape = self.model.model if form.load_in is None else describe(model, task.num_labels, task.kind)
-        in_head = {id(p) for name in self.head for p in shape.get_submodule(name).parameters()}
-        self.base_parameters = sum(p.numel() for p in shape.parameters() if id(p) not in in_head)
+        self.base_parameters, _ = count_parameters(shape)
         self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
 
     def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
@@ -120,7 +120,7 @@ class Setup:
     def metric_names(self) -> list[str]:
         """Returns the metrics as results name them: those of the second and later evaluation splits carry its name."""
         splits = list(self.task.evaluation)
-        return [m if i == 0 else f"{m}_{s}" for i, s in enumerate(splits) for m in self.task.metrics]
+        return [metric_name(m, s, i) for i, s in enumerate(splits) for m in self.task.metrics]
 
     def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:
         """Returns everything that changes an arm's result, and nothing else: the content of its hash."""
@@ -198,9 +198,7 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
         UsageError: for threads that are not a whole number of at least 1.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise UsageError.of(
-            "threads", threads, "is not a whole number of at least 1", "Give 1 or more, or leave it out"
-        )
+        raise UsageError.of("threads", threads, "is not a whole number of at least 1", "Give 1 or more")
     try:
         before = study.read_request()
     except UsageError:

@@ -1,7 +1,7 @@
 """The words of `entailment-mini`, as data.
 
-Nouns form three-level trees: every leaf is a kind of its middle noun and every middle noun a kind of the root. Nothing
-else may hold between nouns of one tree (no leaf under two middles), since labels are computed from the tree alone.
+Nouns form three-level trees: every leaf is a kind of its middle noun and every middle noun a kind of the root. No other
+relation may hold between nouns of one tree (no leaf under two middles), since labels are computed from the tree alone.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ IRREGULAR_PLURALS = {"person": "people"}
 
 
 def article(noun: str) -> str:
-    """`"a"` or `"an"`; right for this lexicon, whose nouns have no silent h and no "u" read as "you"."""
+    """Returns "a" or "an"; correct for this lexicon, whose nouns have no silent h and no "u" read as "you"."""
     return "an" if noun[0] in "aeio" else "a"
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun of this lexicon."""
+    """Returns the plural of a noun of this lexicon."""
     if noun in IRREGULAR_PLURALS:
         return IRREGULAR_PLURALS[noun]
     if noun.endswith("y") and noun[-2] not in "aeiou":

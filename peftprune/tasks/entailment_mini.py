@@ -1,17 +1,17 @@
 """`entailment-mini`: a generated natural-language-inference task that needs no download.
 
 A pair is (premise, hypothesis); the label says whether the hypothesis must be true whenever the premise is. Labels are
-never written down by hand. Each family of sentences has a small set of *worlds* (who did what), a sentence form is
-true in some of them, and
+computed. Each family of sentences has a small set of *worlds* (who did what), a sentence form is true in some of them,
+and
 
     premise entails hypothesis  <=>  every world that makes the premise true makes the hypothesis true
 
-which is decided by going through all worlds. Pairs whose label depends on whether "every dog" implies that there are
+which is decided by enumerating all worlds. Pairs whose label depends on whether "every dog" implies that there are
 dogs (existential import) are left out, since readers differ about them.
 
-How the shortcuts are closed:
+The data offer no shortcuts:
     1. Pairs of forms are weighted so that each form is the hypothesis of as many entailments as non-entailments, and
-       the premise of as many of each. Neither sentence alone says anything about the label.
+       the premise of as many of each. Neither sentence alone predicts the label.
     2. Words are drawn independently of the label.
     3. Each sentence belongs to one *scene* (which nouns, which verb), and a scene to one split, so that no sentence
        occurs in two splits.
@@ -32,25 +32,25 @@ from peftprune.tasks.entailment_lexicon import NUMBER_WORDS, Verb, article, plur
 
 Split = Literal["train", "validation", "test"]
 Words = dict[str, str]
-"""What fills the slots of a form, such as {"narrow": "poodle", "past": "slept"}."""
+"""Slots of a form and their words, such as {"narrow": "poodle", "past": "slept"}."""
 
 LABEL_NAMES = ("entailment", "not_entailment")
 SIZES: dict[Split, int] = {"train": 3000, "validation": 500, "test": 1000}
 SHARES: dict[Split, float] = {"train": 0.66, "validation": 0.12, "test": 0.22}
-"""The shares of the scenes that each split gets."""
+"""Split to its share of the scenes."""
 
 SYNONYM_WEIGHT = 0.7
-"""How often forms that mean the same are paired, relative to others; too many of them make the task trivial."""
+"""Weight of pairs of synonymous forms, relative to others; too many of them make the task trivial."""
 
 MAX_DIFFERENCES = 2
-"""In how many traits (quantifier, noun, modifier) the two forms of a pair may differ."""
+"""Traits (quantifier, noun, modifier) in which the two forms of a pair may differ."""
 
 TRIES = 50
-"""Draws per wanted pair before the lexicon counts as exhausted."""
+"""Draws per pair after which the lexicon counts as exhausted."""
 
 
 class Pair(NamedTuple):
-    """One example. `label` indexes `LABEL_NAMES`; `phenomenon` names the family that it came from."""
+    """One example. `label` indexes `LABEL_NAMES`; `phenomenon` is the name of its family."""
 
     premise: str
     hypothesis: str
@@ -70,7 +70,7 @@ class Form:
     traits: tuple[object, ...]
 
     def render(self, words: Words) -> str:
-        """The sentence, with its first letter in upper case and a full stop."""
+        """Returns the sentence, with its first letter in upper case and a full stop."""
         text = self.template.format_map(words)
         return text[0].upper() + text[1:] + "."
 
@@ -81,7 +81,7 @@ WeightedPairs = dict[int, tuple[list[tuple[Form, Form]], list[float]]]
 
 @dataclass(frozen=True)
 class Family:
-    """Forms over common worlds, the scenes that can fill them, and how to draw words for a scene."""
+    """Forms over common worlds, the scenes that fill them, and how words are drawn for a scene."""
 
     name: str
     forms: tuple[Form, ...]
@@ -91,7 +91,7 @@ class Family:
     share: float
 
     def label(self, premise: Form, hypothesis: Form) -> int | None:
-        """0 for entailment, 1 for not; None where it hangs on existential import."""
+        """Returns 0 for entailment, 1 for none, and None where it depends on existential import."""
         broken = premise.truth & ~hypothesis.truth
         always, usually = broken == 0, broken & self.plain_worlds == 0
         return None if always != usually else int(not always)
@@ -276,7 +276,7 @@ _ALL_WORLDS = -1  # every bit set
 
 
 def families() -> tuple[Family, ...]:
-    """The kinds of inference that the task holds; their shares add up to 1."""
+    """Returns the kinds of inference in the task; their shares add up to 1."""
     return (
         Family("subject", _noun_forms(_SUBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.3),
         Family("object", _noun_forms(_OBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _OBJECT_SCENES, _draw_object, 0.2),
@@ -290,15 +290,15 @@ def families() -> tuple[Family, ...]:
 # --- drawing ----------------------------------------------------------------------------------------------------------
 @cache
 def _form_pairs() -> list[WeightedPairs]:
-    """The weighted pairs of forms of each family, by label; they depend on no seed."""
+    """Returns the weighted pairs of forms of each family, by label; they do not depend on a seed."""
     return [_weighted_form_pairs(family) for family in families()]
 
 
 def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
-    """For each label the pairs of forms and their weights, such that no form favours a label in either position.
+    """Returns for each label the pairs of forms and their weights: no form favours a label in either position.
 
-    Forms that can only have one label in a position are taken out of that position; the rest is balanced by iterative
-    proportional fitting.
+    Forms that can only have one label in a position are removed from it; the rest is balanced by iterative proportional
+    fitting.
     """
     weights: dict[tuple[int, int, int], float] = {}
     for (i, premise), (j, hypothesis) in itertools.permutations(enumerate(family.forms), 2):
@@ -329,7 +329,7 @@ def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
 
 
 def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int, Split], list[object]]:
-    """Give each scene to one split. Families that share their scenes share the deal."""
+    """Assigns each scene to one split. Families that share their scenes share the assignment."""
     dealt: dict[tuple[int, Split], list[object]] = {}
     decks: dict[int, list[object]] = {}
     for number, family in enumerate(kinds):
@@ -345,7 +345,7 @@ def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int,
 
 
 def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split, list[Pair]]:
-    """Generate the three splits.
+    """Generates the three splits.
 
     Args:
         seed: any integer; equal seeds give equal data on every platform.
@@ -363,7 +363,7 @@ def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split
     splits: dict[Split, list[Pair]] = {}
     for split, size in sizes.items():
         if size <= 0 or size % 2:
-            raise UsageError.of("sizes", size, f"is no size for {split}", "Give an even number of pairs, at least 2.")
+            raise UsageError.of("sizes", size, f"does not fit {split}", "Give an even number of pairs, at least 2.")
         pairs: dict[tuple[str, str], Pair] = {}
         for label in (0, 1):
             wanted = len(pairs)
@@ -380,6 +380,6 @@ def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split
                     pairs.setdefault(key, Pair(*key, label, family.name))
                 else:
                     cure = "Give a smaller number; the standard sizes are in SIZES."
-                    raise UsageError.of("sizes", size, f"is more than {split} has different pairs for", cure)
+                    raise UsageError.of("sizes", size, f"is above the number of different pairs in {split}", cure)
         splits[split] = rng.sample(list(pairs.values()), size)
     return splits

@@ -108,80 +108,27 @@ _BLEU = ("bleu", "rougeL")
 # The hub keeps a converted copy of what was published as a program.
 _CONVERTED = {"hub_revision": "refs/convert/parquet"}
 
-GENERATION: dict[str, GenerationInfo] = {
-    info.name: info
-    for info in (
-        _info(
-            "e2e",
-            "mr",
-            ("ref",),
-            ("trainset.csv", "testset_w_refs.csv"),
-            ("tuetschek/e2e_nlg", None),
-            ("meaning_representation", "human_reference"),
-            _BLEU,
-            (42061, 630),
-            "{source}\nDescription:\n",
-            **_CONVERTED,
-        ),
-        _info(
-            "dart",
-            "tripleset",
-            ("annotations",),
-            ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-test.json"),
-            ("Yale-LILY/dart", None),
-            ("tripleset", "annotations"),
-            _BLEU,
-            (62659, 5097),
-            "{source}\nDescription:\n",
-            triples=True,
-            **_CONVERTED,
-        ),
-        _info(
-            "dialogsum",
-            "dialogue",
-            ("summary", "summary1", "summary2", "summary3"),
-            ("dialogsum.train.jsonl", "dialogsum.test.jsonl"),
-            ("knkarthick/dialogsum", None),
-            ("dialogue", "summary"),
-            _ROUGE,
-            (12460, 500),
-            "{source}\nSummary:\n",
-        ),
-        _info(
-            "xsum",
-            "document",
-            ("summary",),
-            ("train", "test"),
-            ("EdinburghNLP/xsum", None),
-            ("document", "summary"),
-            _ROUGE,
-            (204045, 11334),
-            "{source}\nSummary:\n",
-        ),
-        _info(
-            "cnn_dailymail",
-            "article",
-            ("highlights",),
-            ("train", "test"),
-            ("abisee/cnn_dailymail", "3.0.0"),
-            ("article", "highlights"),
-            _ROUGE,
-            (287113, 11490),
-            "{source}\nSummary:\n",
-        ),
-        _info(
-            "gsm8k",
-            "question",
-            ("answer",),
-            ("train.jsonl", "test.jsonl"),
-            ("openai/gsm8k", "main"),
-            ("question", "answer"),
-            ("exact_number",),
-            (7473, 1319),
-            "Question: {source}\nAnswer:\n",
-        ),
-    )
-}
+_DESCRIBE, _SUMMARISE = "{source}\nDescription:\n", "{source}\nSummary:\n"
+
+# fmt: off
+_ROWS = (
+    _info("e2e", "mr", ("ref",), ("trainset.csv", "testset_w_refs.csv"), ("tuetschek/e2e_nlg", None),
+          ("meaning_representation", "human_reference"), _BLEU, (42061, 630), _DESCRIBE, **_CONVERTED),
+    _info("dart", "tripleset", ("annotations",), ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-test.json"),
+          ("Yale-LILY/dart", None), ("tripleset", "annotations"), _BLEU, (62659, 5097), _DESCRIBE,
+          triples=True, **_CONVERTED),
+    _info("dialogsum", "dialogue", ("summary", "summary1", "summary2", "summary3"),
+          ("dialogsum.train.jsonl", "dialogsum.test.jsonl"), ("knkarthick/dialogsum", None),
+          ("dialogue", "summary"), _ROUGE, (12460, 500), _SUMMARISE),
+    _info("xsum", "document", ("summary",), ("train", "test"), ("EdinburghNLP/xsum", None), ("document", "summary"),
+          _ROUGE, (204045, 11334), _SUMMARISE),
+    _info("cnn_dailymail", "article", ("highlights",), ("train", "test"), ("abisee/cnn_dailymail", "3.0.0"),
+          ("article", "highlights"), _ROUGE, (287113, 11490), _SUMMARISE),
+    _info("gsm8k", "question", ("answer",), ("train.jsonl", "test.jsonl"), ("openai/gsm8k", "main"),
+          ("question", "answer"), ("exact_number",), (7473, 1319), "Question: {source}\nAnswer:\n"),
+)
+# fmt: on
+GENERATION: dict[str, GenerationInfo] = {info.name: info for info in _ROWS}
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------

@@ -106,65 +106,23 @@ def _glue(
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
 
-GLUE: dict[str, GlueInfo] = {
-    info.name: info
-    for info in (
-        _glue(
-            "cola",
-            "CoLA",
-            ("sentence",),
-            ("unacceptable", "acceptable"),
-            ("matthews",),
-            (8551, 1043),
-            file_header=("source", "label", "star", "sentence"),
-        ),
-        _glue("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",), (67349, 872)),
-        _glue(
-            "mrpc",
-            "MRPC",
-            ("#1 String", "#2 String"),
-            ("not_equivalent", "equivalent"),
-            ("accuracy", "f1"),
-            (3668, 408),
-            hub_text=_PAIR,
-            label_column="Quality",
-        ),
-        _glue("stsb", "STS-B", _PAIR, None, ("pearson", "spearman"), (5749, 1500), label_column="score"),
-        _glue(
-            "qqp",
-            "QQP",
-            ("question1", "question2"),
-            ("not_duplicate", "duplicate"),
-            ("accuracy", "f1"),
-            (363846, 40430),
-            label_column="is_duplicate",
-            broken_rows=50,
-        ),
-        _glue(
-            "mnli",
-            "MNLI",
-            _PAIR,
-            ("entailment", "neutral", "contradiction"),
-            ("accuracy",),
-            (392702, 9815),
-            hub_text=("premise", "hypothesis"),
-            label_column="gold_label",
-            labels_are_words=True,
-            splits={
-                "matched": ("dev_matched.tsv", "validation_matched", 9815),
-                "mismatched": ("dev_mismatched.tsv", "validation_mismatched", 9832),
-            },
-        ),
-        _glue(
-            "qnli",
-            "QNLI",
-            ("question", "sentence"),
-            _ENTAILMENT,
-            ("accuracy",),
-            (104743, 5463),
-            labels_are_words=True,
-        ),
-        _glue("rte", "RTE", _PAIR, _ENTAILMENT, ("accuracy",), (2490, 277), labels_are_words=True),
-        _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), ("accuracy",), (635, 71)),
-    )
-}
+# fmt: off
+_ROWS = (
+    _glue("cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), ("matthews",), (8551, 1043),
+          file_header=("source", "label", "star", "sentence")),
+    _glue("sst2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",), (67349, 872)),
+    _glue("mrpc", "MRPC", ("#1 String", "#2 String"), ("not_equivalent", "equivalent"), ("accuracy", "f1"),
+          (3668, 408), hub_text=_PAIR, label_column="Quality"),
+    _glue("stsb", "STS-B", _PAIR, None, ("pearson", "spearman"), (5749, 1500), label_column="score"),
+    _glue("qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"),
+          (363846, 40430), label_column="is_duplicate", broken_rows=50),
+    _glue("mnli", "MNLI", _PAIR, ("entailment", "neutral", "contradiction"), ("accuracy",), (392702, 9815),
+          hub_text=("premise", "hypothesis"), label_column="gold_label", labels_are_words=True,
+          splits={"matched": ("dev_matched.tsv", "validation_matched", 9815),
+                  "mismatched": ("dev_mismatched.tsv", "validation_mismatched", 9832)}),
+    _glue("qnli", "QNLI", ("question", "sentence"), _ENTAILMENT, ("accuracy",), (104743, 5463), labels_are_words=True),
+    _glue("rte", "RTE", _PAIR, _ENTAILMENT, ("accuracy",), (2490, 277), labels_are_words=True),
+    _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), ("accuracy",), (635, 71)),
+)
+# fmt: on
+GLUE: dict[str, GlueInfo] = {info.name: info for info in _ROWS}

@@ -25,7 +25,7 @@ class KindFacts:
     pipeline: str = "text-classification"
 
     def fits(self, num_labels: int) -> bool:
-        """True where a task head may have this number of outputs: 2 or more for classes, otherwise 1."""
+        """Returns whether a task head can have this number of outputs: 2 or more for classes, otherwise 1."""
         return self.writes_text or self.has_classes == (num_labels > 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,9 @@ import torch
 from torch import Tensor
 
 from peftprune.errors import RunError
-from peftprune.stats.metrics import METRICS, compute_metrics, score_column
-from peftprune.tasks import Task
-from peftprune.training.text_generation import Decoding, evaluation_loss, generate
-from peftprune.training.tokenise import Example
 
 if TYPE_CHECKING:
     from transformers import Trainer
-
-    from peftprune.models.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -38,64 +32,8 @@ class Scored:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def score_outputs(
-    trainer: Trainer, task: Task, splits: Mapping[str, Sequence[Example]], predictions: Callable[[Tensor], Tensor]
-) -> Scored:
-    """Predicts and scores every split of a task with a task head.
-
-    Args:
-        trainer: holds the trained model.
-        task: its labels and metrics.
-        splits: tokenised examples by split.
-        predictions: (n, outputs) outputs to (n,) predictions.
-
-    Raises:
-        RunError: when an output is not finite.
-    """
-    metrics: dict[str, float] = {}
-    frames = []
-    for i, (split, rows) in enumerate(splits.items()):
-        outputs = predict(trainer, rows)
-        if not bool(torch.isfinite(outputs).all()):
-            raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
-        labels, predicted = list(task.evaluation[split]["label"]), predictions(outputs).tolist()
-        scores = compute_metrics(task.metrics, predicted, labels)
-        metrics |= {_named(name, split, i): score for name, score in scores.items()}
-        columns = {"label": labels, "prediction": predicted, "logits": outputs.tolist()}
-        frames.append(pd.DataFrame({"split": split, "index": range(len(outputs)), **columns}))
-    return Scored(metrics, pd.concat(frames))
-
-
-def score_texts(
-    trainer: Trainer,
-    task: Task,
-    model: LoadedModel,
-    splits: Mapping[str, Sequence[Example]],
-    decoding: Decoding,
-    batch_size: int,
-) -> Scored:
-    """Generates and scores the texts of every split.
-
-    Raises:
-        RunError: when the model's outputs are not finite.
-    """
-    metrics: dict[str, float] = {}
-    losses, frames = {}, []
-    for i, (split, rows) in enumerate(splits.items()):
-        # First, since it is quick and fails where the outputs are not finite.
-        losses[split] = evaluation_loss(trainer, model, rows, batch_size)
-        texts = generate(trainer, model, rows, decoding, batch_size)
-        references = [list(r) for r in task.evaluation[split]["label"]]
-        frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
-        for name in task.metrics:
-            found = METRICS[name].statistics(texts, references)
-            metrics[_named(name, split, i)] = METRICS[name].value(found)
-            frame[score_column(name)] = found.tolist()
-        frames.append(pd.DataFrame(frame))
-    return Scored(metrics, pd.concat(frames), {"decoding": str(decoding), "loss": losses})
-
-
-def _named(metric: str, split: str, i: int) -> str:
+def metric_name(metric: str, split: str, i: int) -> str:
+    """Returns the name of a metric of the i-th evaluation split."""
     return metric if i == 0 else f"{metric}_{split}"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pyarrow as pa
+import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
-from peftprune.training.evaluation import Scored, score_outputs, score_texts
+from peftprune.errors import RunError
+from peftprune.stats.metrics import METRICS, compute_metrics, score_column
+from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
 from peftprune.training.losses import classification_loss, regression_loss
 from peftprune.training.text_generation import (
@@ -19,6 +22,8 @@ from peftprune.training.text_generation import (
     TextForm,
     check_form,
     encode,
+    evaluation_loss,
+    generate,
     is_encoder_decoder,
     loss_for,
 )
@@ -32,38 +37,35 @@ if TYPE_CHECKING:
     from peftprune.tasks import Task
     from peftprune.training.settings import TrainingSettings
 
-Loss = Callable[..., Tensor]
-"""(outputs, labels, number of examples or target tokens in the step or None) to the loss."""
 Splits = Mapping[str, Sequence[Example]]
 """Evaluation split to its tokenised examples."""
 
 
-class Objective(ABC):
-    """A task with the model that learns it: tokens, loss, batches and scores.
+class Objective:
+    """A task with the model that learns it: tokens, loss, batches and scores. This base is that of a task head.
 
     Attributes:
         collator: pads examples to a batch.
-        loss: the training loss.
+        loss: (outputs, labels, number of examples or target tokens in the step or None) to the loss.
+        predictions: (n, outputs) outputs to (n,) predictions.
     """
 
     collator: Callable[[Sequence[Example]], Any]
-    loss: Loss
+    loss: Callable[..., Tensor]
+    predictions: Callable[[Tensor], Tensor]
 
     def __init__(self, task: Task, model: LoadedModel) -> None:
         self.task = task
         self.model = model
+        self.collator = DataCollatorWithPadding(model.tokenizer)
 
-    @abstractmethod
     def check(self, settings: TrainingSettings) -> None:
         """Raises UsageError where the model cannot read or write texts of the settings' lengths."""
+        check_lengths(self.model, settings.max_length)
 
-    @abstractmethod
     def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
         """Returns the tokenised rows, cached on disk; `part` names them within the task."""
-
-    @abstractmethod
-    def evaluate(self, trainer: Trainer, rows: Splits, settings: TrainingSettings) -> Scored:
-        """Predicts and scores every evaluation split. Raises RunError when the model's outputs are not finite."""
+        return tokenise(rows, self.model, settings.max_length, f"{self.task.fingerprint}/{part}")
 
     def strata(self, rows: Sequence[Example]) -> list[int] | None:
         """Returns the class of each example; None where there are no classes."""
@@ -73,65 +75,54 @@ class Objective(ABC):
         """Returns the frozen model's cost per token of these training examples."""
         return BaseCost.of(self.model.model)
 
-    def decoding(self, settings: TrainingSettings) -> str | None:
-        """Returns how texts are generated, in words; None where none are."""
-        return None
-
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
         """Returns the settings that task and model complete, as the arm's hash holds them."""
         return {}
 
+    def decoding(self, settings: TrainingSettings) -> str | None:
+        """Returns how texts are generated, in words; None where none are."""
+        return None
 
-class _Labels(Objective):
-    """The task head's outputs are compared with one label an example."""
-
-    def __init__(self, task: Task, model: LoadedModel) -> None:
-        super().__init__(task, model)
-        self.collator = DataCollatorWithPadding(model.tokenizer)
-
-    def check(self, settings: TrainingSettings) -> None:
-        check_lengths(self.model, settings.max_length)
-
-    def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
-        return tokenise(rows, self.model, settings.max_length, f"{self.task.fingerprint}/{part}")
-
-    def evaluate(self, trainer: Trainer, rows: Splits, settings: TrainingSettings) -> Scored:
-        return score_outputs(trainer, self.task, rows, self.predictions)
-
-    @staticmethod
-    @abstractmethod
-    def predictions(outputs: Tensor) -> Tensor:
-        """Returns (n,) predictions from (n, outputs)."""
+    def evaluate(self, trainer: Trainer, splits: Splits, settings: TrainingSettings) -> Scored:
+        """Predicts and scores every evaluation split. Raises RunError when the model's outputs are not finite."""
+        metrics: dict[str, float] = {}
+        frames = []
+        for i, (split, rows) in enumerate(splits.items()):
+            outputs = predict(trainer, rows)
+            if not bool(torch.isfinite(outputs).all()):
+                cure = "Lower learning_rate, or use dtype float32"
+                raise RunError(f"evaluation: the model's outputs are not finite. {cure}")
+            labels, predicted = list(self.task.evaluation[split]["label"]), self.predictions(outputs).tolist()
+            scores = compute_metrics(self.task.metrics, predicted, labels)
+            metrics |= {metric_name(name, split, i): score for name, score in scores.items()}
+            columns = {"label": labels, "prediction": predicted, "logits": outputs.tolist()}
+            frames.append(pd.DataFrame({"split": split, "index": range(len(labels)), **columns}))
+        return Scored(metrics, pd.concat(frames))
 
 
-class Classification(_Labels):
+class Classification(Objective):
     """Cross-entropy over the classes; the largest logit is the prediction."""
 
     loss = staticmethod(classification_loss)
+    predictions = staticmethod(lambda outputs: outputs.argmax(-1))
 
     def strata(self, rows: Sequence[Example]) -> list[int] | None:
         return [row["labels"] for row in rows]
 
-    @staticmethod
-    def predictions(outputs: Tensor) -> Tensor:
-        return outputs.argmax(-1)
 
-
-class Regression(_Labels):
+class Regression(Objective):
     """Squared error of the one output, which is the prediction."""
 
     loss = staticmethod(regression_loss)
-
-    @staticmethod
-    def predictions(outputs: Tensor) -> Tensor:
-        return outputs.squeeze(-1)
+    predictions = staticmethod(lambda outputs: outputs.squeeze(-1))
 
 
 class Generation(Objective):
     """Cross-entropy of the target's tokens; generated texts are scored against the references."""
 
     def __init__(self, task: Task, model: LoadedModel) -> None:
-        super().__init__(task, model)
+        self.task = task
+        self.model = model
         self.collator = GenerationCollator(model)
         self.loss = loss_for(model.model)
 
@@ -143,9 +134,6 @@ class Generation(Objective):
         before = f"{self.task.fingerprint}/{part}/"
         return cached(self.model, before, f"/{form}", lambda: pa.Table.from_pylist(encode(rows, self.model, form)))
 
-    def evaluate(self, trainer: Trainer, rows: Splits, settings: TrainingSettings) -> Scored:
-        return score_texts(trainer, self.task, self.model, rows, Decoding.of(settings), settings.batch_size)
-
     def base_cost(self, rows: Sequence[Example]) -> BaseCost:
         if not is_encoder_decoder(self.model.model):
             return super().base_cost(rows)
@@ -153,11 +141,28 @@ class Generation(Objective):
         source = sum(len(row["input_ids"]) for row in rows) / sum(row["length"] for row in rows)
         return BaseCost.of(self.model.model, {"encoder": source, "cross": source, "decoder": 1 - source})
 
+    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        return {"prompt": self._form(settings).prompt}
+
     def decoding(self, settings: TrainingSettings) -> str | None:
         return str(Decoding.of(settings))
 
-    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
-        return {"prompt": self._form(settings).prompt}
+    def evaluate(self, trainer: Trainer, splits: Splits, settings: TrainingSettings) -> Scored:
+        metrics: dict[str, float] = {}
+        losses, frames = {}, []
+        decoding, size = Decoding.of(settings), settings.batch_size
+        for i, (split, rows) in enumerate(splits.items()):
+            # First, since it is quick and fails where the outputs are not finite.
+            losses[split] = evaluation_loss(trainer, self.model, rows, size)
+            texts = generate(trainer, self.model, rows, decoding, size)
+            references = [list(r) for r in self.task.evaluation[split]["label"]]
+            frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
+            for name in self.task.metrics:
+                found = METRICS[name].statistics(texts, references)
+                metrics[metric_name(name, split, i)] = METRICS[name].value(found)
+                frame[score_column(name)] = found.tolist()
+            frames.append(pd.DataFrame(frame))
+        return Scored(metrics, pd.concat(frames), {"decoding": str(decoding), "loss": losses})
 
     def _form(self, settings: TrainingSettings) -> TextForm:
         return TextForm.of(settings, self.task, self.model)

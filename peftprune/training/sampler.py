@@ -62,12 +62,9 @@ class PhaseBatchSampler(Sampler[list[int]]):
                 continue
             size = subset_size(len(self.lengths), r.phase.data)
             if size // -(-size // batch_size) < accumulation:  # examples of the phase's smallest step
-                raise UsageError.of(
-                    f"phase {r.name}",
-                    r.phase.data,
-                    f"has steps of fewer than {accumulation} examples",
-                    "Sample more data, or lower gradient_accumulation_steps",
-                )
+                problem = f"has steps of fewer than {accumulation} examples"
+                cure = "Sample more data, or lower gradient_accumulation_steps"
+                raise UsageError.of(f"phase {r.name}", r.phase.data, problem, cure)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the next iteration."""

@@ -13,63 +13,53 @@ from peftprune.strategy.spec import PaperSettings
 from peftprune.tasks.kinds import KINDS, Kind
 
 
-def setting(default: Any, only: Kind | None = None, **declared: Any) -> Any:
+def setting(default: Any, help: str, only: Kind | None = None, **declared: Any) -> Any:
     """Declares a setting as `option` does; `only` names the one kind of task that reads it."""
-    return field(default=default, metadata={**option(default, **declared).metadata, "only": only})
+    return field(default=default, metadata={**option(default, help=help, **declared).metadata, "only": only})
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How every arm of a study is trained.
+    """How every arm of a study is trained. Each field declares its default, meaning and range."""
 
-    Attributes:
-        learning_rate: peak learning rate of AdamW, above 0.
-        batch_size: examples per optimizer step, at least 1.
-        gradient_accumulation_steps: micro-batches per optimizer step, from 1 to `batch_size`.
-        epochs: passes over the training data where the budget sets no length of training, above 0.
-        warmup_ratio: share of each schedule segment that warms up, in [0, 1).
-        weight_decay: weight decay of AdamW, at least 0; biases and gates have none.
-        max_grad_norm: norm to which gradients are clipped; 0 turns clipping off.
-        max_length: tokens per example, both texts together, at least 2; longer ones are truncated. In generation, of
-            the prompt.
-        scaling: factor on B A (alpha = scaling · rank), above 0.
-        lora_dropout: dropout probability on the adapters' input, in [0, 1).
-        max_train_samples: size of a fixed random sample of the training set, at least 1; None uses all.
-        dtype: "float32", "bfloat16" (autocast), or "auto": bfloat16 where the hardware multiplies it natively.
-        checkpoints: number of checkpoints saved during a run, at least 0.
-        max_eval_samples: size of a fixed random sample of each evaluation split, at least 2; None evaluates all.
-        max_target_length: generation: tokens of a target in training, its end included, at least 2; longer ones are
-            truncated.
-        max_new_tokens: generation: limit on the generated tokens, at least 1; None takes `max_target_length`.
-        num_beams: generation: 1 is greedy decoding, more is beam search.
-        prompt: generation: what the model reads, with "{source}" for the source text; None takes the task's own for
-            decoders and the source alone for encoder-decoders.
-        base_dtype: dtype of the frozen weights; None is float32. Adapters and head stay float32.
-        load_in: "8bit" or "4bit" quantises the frozen linear layers with bitsandbytes; None leaves them as they are.
-        device_map: placement of the base model, as transformers takes it ("auto"); None: on the one device.
-    """
-
-    learning_rate: float = setting(1e-3, gt=0)
-    batch_size: int = setting(32, ge=1)
-    gradient_accumulation_steps: int = setting(1, ge=1)
-    epochs: float = setting(3.0, gt=0)
-    warmup_ratio: float = setting(0.06, ge=0, lt=1)
-    weight_decay: float = setting(0.01, ge=0)
-    max_grad_norm: float = setting(1.0, ge=0)
-    max_length: int = setting(256, ge=2)
-    scaling: float = setting(2.0, gt=0)
-    lora_dropout: float = setting(0.0, ge=0, lt=1)
-    max_train_samples: int | None = setting(None, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16"] = setting("auto", choices=("auto", "float32", "bfloat16"))
-    checkpoints: int = setting(5, ge=0)
-    max_eval_samples: int | None = setting(None, ge=2)
-    max_target_length: int = setting(128, only="generation", ge=2)
-    max_new_tokens: int | None = setting(None, only="generation", ge=1)
-    num_beams: int = setting(1, only="generation", ge=1)
-    prompt: str | None = setting(None, only="generation")
-    base_dtype: BaseDtype | None = setting(None, choices=get_args(BaseDtype))
-    load_in: LoadIn | None = setting(None, choices=get_args(LoadIn))
-    device_map: str | None = setting(None)
+    learning_rate: float = setting(1e-3, "peak learning rate of AdamW", gt=0)
+    batch_size: int = setting(32, "examples per optimizer step", ge=1)
+    gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step, at most batch_size", ge=1)
+    epochs: float = setting(3.0, "passes over the training data where the budget sets no length of training", gt=0)
+    warmup_ratio: float = setting(0.06, "share of each schedule segment that warms up", ge=0, lt=1)
+    weight_decay: float = setting(0.01, "weight decay of AdamW; biases and gates have none", ge=0)
+    max_grad_norm: float = setting(1.0, "norm to which gradients are clipped; 0 turns clipping off", ge=0)
+    max_length: int = setting(256, "tokens per example, longer ones are truncated; in generation of the prompt", ge=2)
+    scaling: float = setting(2.0, "factor on B A: alpha = scaling * rank", gt=0)
+    lora_dropout: float = setting(0.0, "dropout probability on the adapters' input", ge=0, lt=1)
+    max_train_samples: int | None = setting(None, "size of a fixed sample of the training set; None: all", ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto",
+        "number format of training (bfloat16 by autocast); auto: bfloat16 where the hardware multiplies it natively",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    checkpoints: int = setting(5, "number of checkpoints saved during a run", ge=0)
+    max_eval_samples: int | None = setting(None, "size of a fixed sample of each evaluation split; None: all", ge=2)
+    max_target_length: int = setting(
+        128, "tokens of a target in training, its end included; longer ones are truncated", "generation", ge=2
+    )
+    max_new_tokens: int | None = setting(
+        None, "limit on the generated tokens; None: max_target_length", "generation", ge=1
+    )
+    num_beams: int = setting(1, "1 is greedy decoding, more is beam search", "generation", ge=1)
+    prompt: str | None = setting(
+        None,
+        "what the model reads, with {source} for the source text; None: the task's own prompt for decoders, the source "
+        "alone for encoder-decoders",
+        "generation",
+    )
+    base_dtype: BaseDtype | None = setting(
+        None, "dtype of the frozen weights, None: float32; adapters and head stay float32", choices=get_args(BaseDtype)
+    )
+    load_in: LoadIn | None = setting(
+        None, "quantises the frozen linear layers with bitsandbytes", choices=get_args(LoadIn)
+    )
+    device_map: str | None = setting(None, "placement of the base model, as transformers takes it; None: one device")
 
     def __post_init__(self) -> None:
         for declared in fields(self):

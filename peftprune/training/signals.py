@@ -54,19 +54,12 @@ class Collectors:
         self._wanted = frozenset()
         sum_over_processes(self._sums)
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
-        for name, site in self.sites.items():
-            if site.is_dropped:
-                continue
-            leader = self.leader.get(name, name)
-            squares = self._sums.get((Signal.INPUT_NORM, leader))
-            if squares is not None:
-                found[Signal.INPUT_NORM][name] = squares.sqrt()
-            moments = self._sums.get((Signal.INPUT_MOMENTS, leader))
-            if moments is not None:
-                found[Signal.INPUT_MOMENTS][name] = moments
-            energy = self._sums.get((Signal.OUTPUT_ENERGY, name))
-            if energy is not None:
-                found[Signal.OUTPUT_ENERGY][name] = energy
+        for name in (n for n, site in self.sites.items() if not site.is_dropped):
+            for signal, values in found.items():
+                source = name if signal is Signal.OUTPUT_ENERGY else self.leader.get(name, name)
+                total = self._sums.get((signal, source))
+                if total is not None:
+                    values[name] = total.sqrt() if signal is Signal.INPUT_NORM else total
         return found
 
     def remove(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -207,9 +208,7 @@ def target_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int |
 
 def next_token_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """Returns `target_loss` where each position's logits are for the next label."""
-    kept = labels[:, 1:] != IGNORED
-    total = nn.functional.cross_entropy(outputs.logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="sum")
-    return total / (kept.sum() if num_items_in_batch is None else num_items_in_batch)
+    return target_loss(SimpleNamespace(logits=outputs.logits[:, :-1]), labels[:, 1:], num_items_in_batch)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Shapes of well-known models, packaged so that a comparison can be planned without downloading anything.
+"""Shapes of well-known models, with which a comparison can be planned without a download.
 
 Each JSON file beside this one is a transformers configuration cut down to the facts that shape the model (its type,
-sizes, vocabulary). There are no weights here: those come from the hub or from a folder, see `peftprune.models.load`.
-`discover.py` finds the layers of any model, bundled or not, that may carry a LoRA.
+sizes, vocabulary). There are no weights here: those come from the hub or a folder, see `peftprune.models.find`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-# Where the weights of each bundled shape live on the hub; "minilm" and "smollm2" come from installed packages instead.
 HUB_NAMES = {
     "roberta-base": "FacebookAI/roberta-base",
     "roberta-large": "FacebookAI/roberta-large",
@@ -20,17 +18,18 @@ HUB_NAMES = {
     "bart-base": "facebook/bart-base",
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
 }
+"""Bundled shape to its weights on the hub; "minilm" and "smollm2" come from installed packages instead."""
 
 
 @cache
 def bundled_names() -> tuple[str, ...]:
-    """Names of the bundled shapes, sorted."""
+    """Returns the names of the bundled shapes, sorted."""
     files = resources.files(__name__).iterdir()
     return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
 
 
 def bundled_config(name: str) -> dict[str, Any]:
-    """The configuration of a bundled shape, as a new dictionary with the key `model_type`.
+    """Returns the configuration of a bundled shape, as a new dictionary with the key `model_type`.
 
     Raises:
         KeyError: `name` is not one of `bundled_names()`.
