@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import signal
@@ -28,7 +29,7 @@ from peftprune.study.execution import process
 from peftprune.study.execution import work as queue
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.local import _worker, automatic_workers, forward_event, run_in_processes
-from peftprune.study.execution.process import EventWriter, pack
+from peftprune.study.execution.process import EventWriter, pack, python_path
 from peftprune.study.progress import Reporter
 from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
 from tests.helpers import same
@@ -326,6 +327,56 @@ def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_pat
     whole = [{arm.name: left_by(work.folder(arm)) for arm in work.arms[:2]} for work in works]
     assert len(whole[0]) == 2
     assert same(*whole)
+
+
+HELPED = """
+import helping
+import peftprune
+
+class Helped(peftprune.RankPruningStrategy):
+    name = "helped"
+
+    def decide(self, view):
+        return helping.nothing()
+"""
+
+
+def test_workers_import_nothing_from_the_working_directory(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = planned("lora", tmp_path / "study", tiny_bert)
+    for name in ("evaluate", "profile", "uuid", "bitsandbytes"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('the wrong {name}')")
+    (tmp_path / "helping.py").write_text("import peftprune\n\ndef nothing():\n    return peftprune.PruningPlan()\n")
+    (tmp_path / "helped.py").write_text(HELPED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, ""])
+    with monkeypatch.context() as patch:
+        for name in ("helping", "helped"):
+            patch.delitem(sys.modules, name, raising=False)
+        helped = importlib.import_module("helped").Helped
+        works = [work, planned([helped], tmp_path / "study", tiny_bert)]
+        work = replace(work, arms=tuple(arm for w in works for arm in w.arms))
+        assert str(tmp_path) not in python_path()["PYTHONPATH"].split(os.pathsep)
+        with Reporter(12) as reporter:
+            run_in_processes(work, 2, reporter)
+    assert [work.folder(arm).error() for arm in work.arms] == [None, None]
+    assert all(work.folder(arm).result() is not None for arm in work.arms)
+
+
+def test_folders_that_the_user_names_are_searched_by_workers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), "more", *sys.path])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", *sys.path[2:]]))
+    found = python_path()["PYTHONPATH"].split(os.pathsep)
+    assert found[0] == str(tmp_path / "more")
+    assert str(Path(process.__file__).parents[3]) in found
+    assert str(tmp_path) not in found
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert python_path()["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
 
 
 def test_an_interrupt_ends_the_workers() -> None:

@@ -52,6 +52,7 @@ def test_the_script_asks_for_what_the_arms_need(tiny_bert: Path, tmp_path: Path)
     assert {"--partition=gpu", "--time=1:00:00"} <= options
     assert f"run-arm '{script.parent}/work.pkl' --index \"$SLURM_ARRAY_TASK_ID\"" in lines[-1]
     assert f"cd {Path.cwd()}" in lines
+    assert next(line for line in lines if "PYTHONPATH=" in line).endswith(" PYTHONSAFEPATH=1")
     subprocess.run(["bash", "-n", str(script)], check=True)
     other = write_job(work, tasks=2, gpus=0, options="")
     assert other is not None

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from pathlib import Path
 
 import psutil
 import torch
@@ -25,7 +24,7 @@ from peftprune.errors import UsageError
 from peftprune.models.precision import frozen_bytes
 from peftprune.study.arguments import Workers
 from peftprune.study.execution import process
-from peftprune.study.execution.process import pack, send
+from peftprune.study.execution.process import pack, python_path, send
 from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
 
@@ -116,13 +115,6 @@ def _worker(packed: bytes, index: int, threads: int, reporter: Reporter) -> Iter
         thread.join()
         assert worker.stdout is not None
         worker.stdout.close()
-
-
-def python_path() -> dict[str, str]:
-    """Returns the PYTHONPATH with which another process finds the modules that are not installed."""
-    paths = [Path(p).absolute() for p in dict.fromkeys(sys.path)]
-    installed = (Path(sys.prefix), Path(sys.base_prefix))
-    return {"PYTHONPATH": os.pathsep.join(str(p) for p in paths if not any(i in p.parents for i in installed))}
 
 
 def forward_event(line: str, listener: Reporter) -> None:

@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from peftprune.errors import UsageError
@@ -25,15 +27,14 @@ _LENGTH = 8
 
 
 def pack(work: Work) -> bytes:
-    """Pickles a study's work for another process, with the code of strategies that only this process can import.
+    """Pickles a study's work for another process, with the code of modules that only this process can import.
 
     Raises:
         UsageError: if a strategy holds an object that cannot be pickled.
     """
     import cloudpickle
 
-    classes = {c for arm in work.arms for c in arm.spec.cls.__mro__}
-    by_value = [sys.modules[name] for name in {c.__module__ for c in classes} if _is_not_importable(name)]
+    by_value = _not_importable()
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -80,12 +81,39 @@ def _read_input(count: int) -> bytes:
     return found
 
 
-def _is_not_importable(module: str) -> bool:
-    """Returns whether a module was loaded from a path that no import finds. cloudpickle handles `__main__` itself."""
-    if module == "__main__" or module not in sys.modules:
-        return False
-    top = module.partition(".")[0]
-    return not any(finder.find_spec(top, None) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+def python_path() -> dict[str, str]:
+    """Returns the environment variables with which another process finds the modules that are not installed."""
+    installed = (Path(sys.prefix), Path(sys.base_prefix))
+    paths = [path for path in _search_path() if not any(i in Path(path).parents for i in installed)]
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
+def _search_path() -> list[str]:
+    """Returns `sys.path` without the working directory and the script's folder, which Python itself puts there.
+
+    A file in them, such as the user's own evaluate.py, would take the place of the installed module of its name. They
+    stay if PYTHONPATH names them or peftprune is imported from them.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    implicit = {Path.cwd(), *([Path(script).resolve().parent] if script else [])}
+    named = {Path(p).absolute() for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p}
+    paths = [Path(p).absolute() for p in sys.path]
+    kept = [p for p in paths if p in named or p.resolve() not in implicit]
+    return list(dict.fromkeys(map(str, [*kept, Path(__file__).parents[3]])))
+
+
+def _not_importable() -> list[ModuleType]:
+    """Returns the loaded modules that another process does not find. cloudpickle handles `__main__` itself."""
+    paths = _search_path()
+
+    def is_found(top: str) -> bool:
+        specs = (f.find_spec(top, paths) for f in sys.meta_path if hasattr(f, "find_spec"))
+        spec, loaded = next(filter(None, specs), None), getattr(sys.modules.get(top), "__spec__", None)
+        return spec is not None and (loaded is None or spec.origin == loaded.origin)
+
+    found = {top: is_found(top) for top in {name.partition(".")[0] for name in sys.modules}}
+    modules = [(name, m) for name, m in sys.modules.items() if name != "__main__" and getattr(m, "__file__", None)]
+    return [m for name, m in modules if m.__name__ == name and not found[name.partition(".")[0]]]
 
 
 class EventWriter(logging.Handler):

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 
 from peftprune.errors import RunError, UsageError
 from peftprune.files import write_atomically
-from peftprune.study.execution.local import forward_event, python_path
-from peftprune.study.execution.process import EventWriter, pack, unpack
+from peftprune.study.execution.local import forward_event
+from peftprune.study.execution.process import EventWriter, pack, python_path, unpack
 from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
 from peftprune.study.store import ArmFolder, StudyFolder
@@ -85,6 +85,13 @@ def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float) -> 
             raise
 
 
+class _NoPaths(list[str]):
+    """Keeps Ray from putting the working directory and the script's folder first on the workers' `sys.path`."""
+
+    def extend(self, paths: Iterable[str]) -> None:
+        pass
+
+
 def _collect(ray: Any, work: Work, tasks: dict[int, Any], events: Any, listeners: dict[int, Reporter]) -> None:
     """Waits for every task, stores the files that it returns, and forwards its events."""
     arms, waiting = work.ordered, {task: i for i, task in tasks.items()}
@@ -127,8 +134,11 @@ def _cluster(address: str) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    job = ray.job_config.JobConfig()
+    job._py_driver_sys_path = _NoPaths()
+    dashboard = False if address == "local" else None
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
+        ray.init(address=address, log_to_driver=False, include_dashboard=dashboard, job_config=job)
     except (ConnectionError, ValueError, RuntimeError) as error:
         problem = f"is not the address of a running Ray cluster ({str(error).splitlines()[0]})"
         cure = "Start one with `ray start --head`, or give --address local"

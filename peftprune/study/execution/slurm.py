@@ -18,8 +18,7 @@ from pathlib import Path
 from peftprune.errors import RunError
 from peftprune.files import write_atomically
 from peftprune.study.arguments import Workers
-from peftprune.study.execution.local import python_path
-from peftprune.study.execution.process import pack
+from peftprune.study.execution.process import pack, python_path
 from peftprune.study.execution.work import Work
 from peftprune.study.store import StudyFolder
 
@@ -28,7 +27,7 @@ _SCRIPT = """\
 {header}
 
 cd {folder}
-export PYTHONPATH={path}
+export {path}
 export OMP_NUM_THREADS={threads} GOMP_SPINCOUNT="${{GOMP_SPINCOUNT:-1000}}"
 exec {command}
 """
@@ -87,7 +86,7 @@ def write_job(work: Work, *, tasks: Workers, gpus: float, options: str) -> Path 
     script = _SCRIPT.format(
         header="\n".join(f"#SBATCH {line}" for line in header),
         folder=shlex.quote(str(Path.cwd())),
-        path=shlex.quote(python_path()["PYTHONPATH"]),
+        path=" ".join(f"{name}={shlex.quote(value)}" for name, value in python_path().items()),
         threads=work.threads,
         command=shlex.join(run) + (' --index "$SLURM_ARRAY_TASK_ID"' if tasks == "auto" else ""),
     )
