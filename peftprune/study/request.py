@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -79,7 +79,8 @@ class StudyRequest:
         fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
         arms = self._arms(setups, plans, fixed)
         device, versions = fixed["hardware"]["device"], fixed["versions"]
-        work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, time.time())
+        token = secrets.token_hex(8)
+        work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, token)
         return work, {
             "model": str(self.model),
             "methods": [{"label": s.label, "text": s.text} for s in self.methods],

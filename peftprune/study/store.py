@@ -133,13 +133,18 @@ class ArmFolder:
             self.clear_error()
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
-    def failed_since(self, moment: float) -> bool:
-        """Returns whether the arm failed at or after `moment`, in seconds since the epoch."""
-        error = self.error()
-        return error is not None and error.get("time", 0.0) >= moment
+    def failed_in(self, attempt: str) -> bool:
+        """Returns whether the arm failed in this attempt at the study. Tokens, unlike clocks, agree on all machines."""
+        return attempt in self._failed_attempts()
 
-    def record_error(self, error: BaseException, label: str, seed: int) -> None:
-        """Writes `error.json`: the message and its traceback."""
+    def _failed_attempts(self) -> list[str]:
+        return (self.error() or {}).get("attempts", [])
+
+    def record_error(self, error: BaseException, label: str, seed: int, attempt: str = "") -> None:
+        """Writes `error.json`: the message, its traceback, and the tokens of all attempts that have failed.
+
+        Earlier tokens stay: an attempt that goes on at the same time must not wait for an arm that it has tried.
+        """
         known = isinstance(error, PeftPruneError)
         write_json(
             self.path / "error.json",
@@ -148,6 +153,7 @@ class ArmFolder:
                 "label": label,
                 "seed": seed,
                 "time": time.time(),
+                "attempts": [*self._failed_attempts(), attempt],
                 "error": str(error) if known else f"{type(error).__name__}: {error}",
                 "traceback": "".join(traceback.format_exception(error)),
             },

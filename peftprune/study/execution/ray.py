@@ -112,7 +112,7 @@ def _collect(ray: Any, work: Work, tasks: dict[int, Any], events: Any, listeners
             except ray.exceptions.RayError as error:
                 lost = RunError(f"the Ray task was lost ({type(error).__name__}: {str(error).splitlines()[-1]})")
                 if folder.result() is None:
-                    folder.record_error(lost, arm.spec.label, arm.seed)
+                    folder.record_error(lost, arm.spec.label, arm.seed, work.token)
                     listeners[i].failed(arm.name, arm.seed, str(lost))
             else:
                 # An arm counts as finished once its result is there, so that is written last.

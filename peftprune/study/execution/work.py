@@ -120,7 +120,7 @@ class Work:
         threads: CPU threads per arm.
         device: the device that the arms are planned for: the name of a GPU, or "cpu".
         versions: the package versions that the arms are planned for.
-        requested_at: time of the request in seconds since the epoch; arms that failed earlier are retried.
+        token: random name of this attempt at the study; arms that failed in others are retried.
     """
 
     study: StudyFolder
@@ -130,7 +130,7 @@ class Work:
     threads: int
     device: str
     versions: Mapping[str, str]
-    requested_at: float
+    token: str
 
     @property
     def ordered(self) -> list[StudyArm]:
@@ -208,9 +208,9 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure since the request."""
+        """Returns whether the arm has neither a result nor a failure in this attempt."""
         folder = self.folder(arm)
-        return folder.result() is None and not folder.failed_since(self.requested_at)
+        return folder.result() is None and not folder.failed_in(self.token)
 
     def _train(self, arm: StudyArm, listener: Listener) -> None:
         folder = self.folder(arm)
@@ -222,7 +222,7 @@ class Work:
             if explained is not error:
                 explained.__cause__ = error
             # If not even this can be written, the error ends the study, which could store nothing else.
-            folder.record_error(explained, arm.spec.label, arm.seed)
+            folder.record_error(explained, arm.spec.label, arm.seed, self.token)
             listener.failed(arm.name, arm.seed, str(explained))
         else:
             listener.finished(arm.name, arm.seed, result["metrics"])
