@@ -236,6 +236,7 @@ def compare(
     setting_names = {field.name for field in fields(TrainingSettings)}
     named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
     chosen_backend = Backend(backend, workers, address, gpus, sbatch)
+    chosen_backend.check()
     request = StudyRequest(
         methods=parse(methods),
         budgets=parse_budgets(budget),

@@ -4,48 +4,60 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+import peftprune
 from peftprune.errors import UsageError
 from peftprune.study.execution import ray as backend
 from peftprune.study.execution.process import pack
-from peftprune.study.progress import Reporter
 from tests.helpers import same
 from tests.killing import Heard, left_in, planned
 
 
-def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path, tmp_path: Path) -> None:
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    work = planned("lora", tmp_path, tiny_bert, backend="ray")
     message = r"backend: 'ray' needs Ray, which is not installed\. pip install 'peftprune\[ray\]'"
     with pytest.raises(UsageError, match=message):
-        backend.run_on_ray(work, Reporter(1), address="auto", gpus=0)
-    assert not list(tmp_path.glob(".shared-*"))
+        peftprune.compare("lora", backend="ray")
+    with pytest.raises(UsageError, match=message), backend._cluster("auto"):
+        pass
 
 
-def test_an_address_without_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    stub = ModuleType("ray")
-    asked: list[Any] = []
+def test_an_address_without_a_cluster_is_refused_before_ray_tries_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{unused.getsockname()[1]}"
 
     def init(**given: Any) -> None:
-        asked.append(given["address"])
+        given["job_config"]._py_driver_sys_path.extend(["the working directory"])
+        asked.append(given)
         raise ConnectionError("no cluster\nat all")
 
-    stub.is_initialized = lambda: False  # type: ignore[attr-defined]
-    stub.init = init  # type: ignore[attr-defined]
+    stub: Any = ModuleType("ray")
+    services = SimpleNamespace(canonicalize_bootstrap_address={"auto": closed, closed: closed}.__getitem__)
+    vars(stub).update(is_initialized=lambda: False, init=init, _private=SimpleNamespace(services=services))
+    stub.job_config = SimpleNamespace(JobConfig=SimpleNamespace)
     for name in ("ray.util", "ray.util.scheduling_strategies"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "ray", stub)
-    message = r"address: '10\.0\.0\.1:6379' is not the address of a running Ray cluster \(no cluster\)\. Start one with"
-    with pytest.raises(UsageError, match=message), backend._cluster("10.0.0.1:6379"):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for address in (closed, "auto", f"ray://{closed}", "ray://127.0.0.1:port"):
+        message = rf"address: '{address}' is not the address of a running Ray cluster \(.*\)\. Start one with"
+        with pytest.raises(UsageError, match=message):
+            peftprune.compare("lora", backend="ray", address=address)
+    assert asked == []
+    with pytest.raises(UsageError, match=r"running Ray cluster \(no cluster\)"), backend._cluster("10.0.0.1:6379"):
         pass
-    assert asked == ["10.0.0.1:6379"]
+    assert asked[0]["address"] == "10.0.0.1:6379"
+    assert asked[0]["job_config"]._py_driver_sys_path == [], "tasks would import from the working directory"
 
 
 def test_an_arm_trained_out_of_sight_comes_back_whole(

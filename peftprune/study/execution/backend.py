@@ -47,6 +47,13 @@ class Backend:
         """Returns the CPU threads per arm if the user names none: a share of the cores locally, 1 on a cluster."""
         return default_threads(arms) if self.name == "local" else 1
 
+    def check(self) -> None:
+        """Checks, before anything is loaded, that the cluster can be reached; see `ray.check_cluster`."""
+        if self.name == "ray":
+            from peftprune.study.execution.ray import check_cluster
+
+            check_cluster(self.address or "auto")
+
     def run(self, work: Work, reporter: Reporter) -> None:
         """Trains the unfinished arms. With Slurm, submits them and returns at once."""
         gpus = float(work.device != "cpu") if self.gpus is None else self.gpus

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from peftprune.errors import RunError, UsageError
 from peftprune.files import write_atomically
@@ -32,6 +34,10 @@ _PAUSE = 0.5
 """Seconds between two collections of the tasks' events."""
 _STEP_PAUSE = 0.2
 """Seconds between two step events of a task."""
+_TIMEOUT = 3.0
+"""Seconds in which a cluster answers a connection."""
+_CLIENT_PORT = 10001
+"""Ray's default port for addresses that begin with ray://."""
 
 Files = dict[str, bytes]
 """Contents of an arm's files by their path in the arm's folder."""
@@ -123,26 +129,59 @@ def _collect(ray: Any, work: Work, tasks: dict[int, Any], events: Any, listeners
     forward_events()
 
 
-@contextmanager
-def _cluster(address: str) -> Iterator[Any]:
+def _load_ray() -> Any:
     try:
         import ray
         import ray.util.scheduling_strategies
     except ImportError:
         problem = "needs Ray, which is not installed"
         raise UsageError.of("backend", "ray", problem, "pip install 'peftprune[ray]'") from None
-    if ray.is_initialized():
-        yield ray
-        return
-    job = ray.job_config.JobConfig()
-    job._py_driver_sys_path = _NoPaths()
-    dashboard = False if address == "local" else None
+    return ray
+
+
+@contextmanager
+def _errors_of(address: str) -> Iterator[None]:
     try:
-        ray.init(address=address, log_to_driver=False, include_dashboard=dashboard, job_config=job)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
         problem = f"is not the address of a running Ray cluster ({str(error).splitlines()[0]})"
         cure = "Start one with `ray start --head`, or give --address local"
         raise UsageError.of("address", address, problem, cure) from error
+
+
+def _named(address: str) -> str:
+    return os.environ.get("RAY_ADDRESS") or address if address == "auto" else address
+
+
+def check_cluster(address: str) -> None:
+    """Checks that something answers at the address, for which Ray itself takes twenty seconds and many log lines.
+
+    Raises:
+        UsageError: if nothing does, or Ray is not installed.
+    """
+    ray = _load_ray()
+    named = _named(address)
+    if named == "local" or ray.is_initialized():
+        return
+    with _errors_of(address):
+        found = named if "://" in named else ray._private.services.canonicalize_bootstrap_address(named)
+        url = urlsplit(found if "://" in found else f"//{found}")
+        if url.scheme in ("", "ray"):
+            socket.create_connection((url.hostname, url.port or _CLIENT_PORT), timeout=_TIMEOUT).close()
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    ray = _load_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    if "://" not in _named(address):  # Ray's client, which takes no job_config, sends no paths
+        options["job_config"] = ray.job_config.JobConfig()
+        options["job_config"]._py_driver_sys_path = _NoPaths()
+    with _errors_of(address):
+        ray.init(address=address, log_to_driver=False, **options)
     try:
         yield ray
     finally:
