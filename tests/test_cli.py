@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from typer.testing import CliRunner, Result
 
 from peftprune.cli.app import app
+from peftprune.study.execution.backend import Backend
 from tests.helpers import texts
 
 runner = CliRunner()
@@ -48,6 +53,42 @@ def test_compare_prints_the_table_and_draws_the_ranks(small: list[str], tmp_path
     for expected in ("lora", "lorpa", "accuracy", "final params", "peak params", "done"):
         assert expected in result.output
     assert (tmp_path / "study" / "ranks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupt_is_one_line_and_exits_with_130(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Backend, work: Any, reporter: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Backend, "run", interrupted)
+    result = peftprune("compare", *small, "--methods", "lora")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == "interrupted. Run the same command again to continue; everything finished is kept\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_study_goes_on_by_the_same_command(workers: int, small: list[str], tmp_path: Path) -> None:
+    options = ["--methods", "lora,dora", "--workers", str(workers), "--checkpoints", "40", "--threads", "1"]
+    command = [sys.executable, "-m", "peftprune", "compare", *small, *options, "--epochs", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as study:
+        until = time.monotonic() + 600
+        while not any((tmp_path / "study").glob("arms/*/checkpoint/checkpoint-*")):
+            assert study.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        children = psutil.Process(study.pid).children(recursive=True)
+        study.send_signal(signal.SIGINT)
+        out, err = study.communicate(timeout=120)
+    assert len(children) == (workers if workers > 1 else 0)
+    assert not psutil.wait_procs(children, timeout=30)[1]
+    assert (study.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("interrupted. Run the same command again")
+    left = list((tmp_path / "study").glob("arms/*/checkpoint/checkpoint-*"))
+    assert left
+    assert peftprune("compare", *small, *options, "--epochs", 20).exit_code == 0
+    assert len(list((tmp_path / "study").glob("arms/*/result.json"))) == 2
+    assert not any(path.exists() for path in left)
 
 
 def test_one_failed_arm_stops_no_other_and_exits_with_1(small: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -52,8 +53,11 @@ def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
             warnings.simplefilter("ignore")
         try:
             command(*args, debug=debug, **kwargs)
-        except (typer.Exit, KeyboardInterrupt):
+        except typer.Exit:
             raise
+        except KeyboardInterrupt:
+            typer.echo("interrupted. Run the same command again to continue; everything finished is kept", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from None
         except Exception as error:
             if debug:
                 raise

@@ -105,7 +105,8 @@ def _worker(packed: bytes, index: int, threads: int, reporter: Reporter) -> Iter
     # OpenMP threads sleep at barriers instead of spinning, which would slow the other processes.
     env = {"GOMP_SPINCOUNT": "1000"} | os.environ | python_path() | {"OMP_NUM_THREADS": str(threads)}
     env |= _visible_device(index)
-    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    # A terminal interrupts its whole session at once; this process ends the worker, which need not report an interrupt.
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, start_new_session=True)
     thread = threading.Thread(target=_forward_events, args=(worker, packed, reporter))
     thread.start()
     try:

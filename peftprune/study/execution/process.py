@@ -10,7 +10,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Mapping
@@ -150,8 +149,6 @@ class EventWriter(logging.Handler):
 
 def main() -> None:
     """Trains the unfinished arms of the work on standard input."""
-    # A terminal interrupts all processes at once. The parent ends this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     packed = _read_input(int.from_bytes(_read_input(_LENGTH)))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     writer = EventWriter(sys.stdout)
