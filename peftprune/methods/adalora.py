@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import keep_within, units_left
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
@@ -87,12 +86,12 @@ class AdaLoRA(SVDStrategy):
     Scores in the trace: each site's share of the sum of all components' scores.
     """
 
-    name: ClassVar[str] = "adalora"
-    source: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512; code QingruZhang/AdaLoRA"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "zero entries")
-    Config: ClassVar[type] = AdaLoRAConfig
-    phase_names: ClassVar[tuple[str, str]] = ("full", "pruning")
+    name = "adalora"
+    source = "Zhang et al., ICLR 2023, arXiv 2303.10512; code QingruZhang/AdaLoRA"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "redistribute ranks", "zero entries")
+    Config = AdaLoRAConfig
+    phase_names = ("full", "pruning")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

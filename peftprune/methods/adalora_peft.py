@@ -6,12 +6,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.svd_components import INITIAL_STD, check_shares
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
@@ -63,13 +62,13 @@ class AdaLoRAPeft(Baseline):
     PEFT counts ranks, not parameters: the budget is met exactly with sites of one shape, and otherwise on average.
     """
 
-    name: ClassVar[str] = "adalora-peft"
-    source: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512; PEFT's `tuners/adalora`"
-    prunes: ClassVar[str] = "ranks"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "zero entries")
-    exemption: ClassVar[str | None] = "PEFT counts ranks, not parameters: exact only where all sites have one shape"
-    Config: ClassVar[type] = AdaLoRAPeftConfig
+    name = "adalora-peft"
+    source = "Zhang et al., ICLR 2023, arXiv 2303.10512; PEFT's `tuners/adalora`"
+    prunes = "ranks"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "zero entries")
+    exemption = "PEFT counts ranks, not parameters: exact only where all sites have one shape"
+    Config = AdaLoRAPeftConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

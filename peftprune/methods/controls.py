@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peftprune.methods.lora_drop import LoRADrop
 from peftprune.methods.lorpa import LoRPA
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
@@ -30,8 +29,8 @@ class RandomRank(LoRPA):
     The authors' code has this ablation. The trace holds no scores.
     """
 
-    name: ClassVar[str] = "random-rank"
-    source: ClassVar[str] = "ablation in the authors' code of LoRPA, JuHyng/LoRPA"
+    name = "random-rank"
+    source = "ablation in the authors' code of LoRPA, JuHyng/LoRPA"
 
     def scores(self, site: Site, view: StepView) -> Tensor:
         import torch
@@ -56,10 +55,10 @@ class LoRARestart(RankPruningStrategy):
     The optimizer reset and the second warm-up come after the same share of the run as in LoRPA.
     """
 
-    name: ClassVar[str] = "lora-restart"
-    source: ClassVar[str] = "control for LoRPA"
-    prunes: ClassVar[str] = "nothing"
-    Config: ClassVar[type] = LoRARestartConfig
+    name = "lora-restart"
+    source = "control for LoRPA"
+    prunes = "nothing"
+    Config = LoRARestartConfig
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         return [
@@ -74,9 +73,9 @@ class Delete(LoRADrop):
     Scores in the trace: LoRA-drop's.
     """
 
-    name: ClassVar[str] = "delete"
-    source: ClassVar[str] = "control for LoRA-drop"
-    actions: ClassVar[tuple[Action, ...]] = ("remove sites", "restart adapters")
+    name = "delete"
+    source = "control for LoRA-drop"
+    actions = ("remove sites", "restart adapters")
 
     def plan(self, kept: set[str], view: StepView) -> PruningPlan:
         holders = [site.shape for name, site in view.sites.items() if name in kept]
@@ -97,8 +96,8 @@ class Reverse(LoRADrop):
     Scores in the trace: LoRA-drop's.
     """
 
-    name: ClassVar[str] = "reverse"
-    source: ClassVar[str] = "control for LoRA-drop"
+    name = "reverse"
+    source = "control for LoRA-drop"
 
     def kept_sites(self, shapes: Mapping[str, SiteShape]) -> list[str]:
         scores = self.scores(shapes)
@@ -121,11 +120,11 @@ class TopLayers(RankPruningStrategy):
     In models with an encoder and a decoder the share counts within each. The trace holds no scores.
     """
 
-    name: ClassVar[str] = "top-layers"
-    source: ClassVar[str] = "control for LoRA-drop"
-    prunes: ClassVar[str] = "nothing"
-    decides: ClassVar[tuple[Decides, ...]] = ("at the start",)
-    Config: ClassVar[type] = TopLayersConfig
+    name = "top-layers"
+    source = "control for LoRA-drop"
+    prunes = "nothing"
+    decides = ("at the start",)
+    Config = TopLayersConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         stacks: dict[bool, set[int]] = {}
@@ -158,11 +157,11 @@ class Shuffled(RankPruningStrategy):
     rank 0 has no adapter. The trace holds no scores.
     """
 
-    name: ClassVar[str] = "shuffled"
-    source: ClassVar[str] = "control for every method that allocates ranks"
-    prunes: ClassVar[str] = "nothing"
-    decides: ClassVar[tuple[Decides, ...]] = ("at the start",)
-    Config: ClassVar[type] = ShuffledConfig
+    name = "shuffled"
+    source = "control for every method that allocates ranks"
+    prunes = "nothing"
+    decides = ("at the start",)
+    Config = ShuffledConfig
 
     @property
     def depends_on(self) -> str | None:

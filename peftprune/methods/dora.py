@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
 from peftprune.strategy.baseline import Baseline, Preparation
@@ -25,9 +25,9 @@ class DoRA(Baseline):
     (convention). The ledger's FLOPs leave out the norms, which PEFT computes in every forward pass.
     """
 
-    name: ClassVar[str] = "dora"
-    source: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353; PEFT's `use_dora`"
-    reads_weights: ClassVar[bool] = True
+    name = "dora"
+    source = "Liu et al., ICML 2024, arXiv 2402.09353; PEFT's `use_dora`"
+    reads_weights = True
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         magnitudes = sum(s.d_out for s in sites)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
@@ -47,11 +46,11 @@ class DyLoRA(RankPruningStrategy):
     holds no scores.
     """
 
-    name: ClassVar[str] = "dylora"
-    source: ClassVar[str] = "Valipour et al., EACL 2023, arXiv 2210.07558; code huawei-noah/Efficient-NLP"
-    decides: ClassVar[tuple[Decides, ...]] = ("at the end",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "set values")
-    Config: ClassVar[type] = DyLoRAConfig
+    name = "dylora"
+    source = "Valipour et al., EACL 2023, arXiv 2210.07558; code huawei-noah/Efficient-NLP"
+    decides = ("at the end",)
+    actions = ("cut ranks", "set values")
+    Config = DyLoRAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import units_left
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import PhaseRange
@@ -69,14 +68,12 @@ class ElaLoRA(SVDStrategy):
     Scores in the trace: each site's share of the sum of all components' scores, before the round.
     """
 
-    name: ClassVar[str] = "elalora"
-    source: ClassVar[str] = (
-        "Chang et al., 2025, arXiv 2504.00254; the authors' project code in a public copy (Dr-rer-nat-Who/meh)"
-    )
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
-    Config: ClassVar[type] = ElaLoRAConfig
-    phase_names: ClassVar[tuple[str, str]] = ("full", "exchange")
+    name = "elalora"
+    source = "Chang et al., 2025, arXiv 2504.00254; the authors' project code in a public copy (Dr-rer-nat-Who/meh)"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
+    Config = ElaLoRAConfig
+    phase_names = ("full", "exchange")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

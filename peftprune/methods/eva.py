@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from peftprune import scoring
 from peftprune.errors import RunError, UsageError
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -53,12 +52,12 @@ class EVA(RankPruningStrategy):
     Scores in the trace: for each site, the share of its input's variance that its components explain.
     """
 
-    name: ClassVar[str] = "eva"
-    source: ClassVar[str] = "Paischer et al., 2024, arXiv 2410.07170; PEFT's `initialize_lora_eva_weights`"
-    decides: ClassVar[tuple[Decides, ...]] = ("before training",)
-    actions: ClassVar[tuple[Action, ...]] = ("redistribute ranks", "set values", "restart adapters")
-    signals: ClassVar[frozenset[Signal]] = frozenset({Signal.INPUT_MOMENTS})
-    Config: ClassVar[type] = EVAConfig
+    name = "eva"
+    source = "Paischer et al., 2024, arXiv 2410.07170; PEFT's `initialize_lora_eva_weights`"
+    decides = ("before training",)
+    actions = ("redistribute ranks", "set values", "restart adapters")
+    signals = frozenset({Signal.INPUT_MOMENTS})
+    Config = EVAConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
@@ -76,12 +75,12 @@ class IncreLoRA(SVDStrategy):
     Scores in the trace: each site's share of the sum of the sites' scores.
     """
 
-    name: ClassVar[str] = "increlora"
-    source: ClassVar[str] = "Zhang et al., 2023, arXiv 2308.12043; code FeiyuZhang98/IncreLoRA"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
-    Config: ClassVar[type] = IncreLoRAConfig
-    phase_names: ClassVar[tuple[str, str]] = ("first", "growth")
+    name = "increlora"
+    source = "Zhang et al., 2023, arXiv 2308.12043; code FeiyuZhang98/IncreLoRA"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
+    Config = IncreLoRAConfig
+    phase_names = ("first", "growth")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peftprune import scoring
 from peftprune.errors import UsageError
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -56,11 +55,11 @@ class L1RA(RankPruningStrategy):
     Scores in the trace: the smallest gate of each site before the reassignment.
     """
 
-    name: ClassVar[str] = "l1ra"
-    source: ClassVar[str] = "Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
-    Config: ClassVar[type] = L1RAConfig
+    name = "l1ra"
+    source = "Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
+    Config = L1RAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.count == "nonzero":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.spec import PaperSettings
 
@@ -14,9 +12,9 @@ class LoRA(RankPruningStrategy):
     A starts Kaiming-uniform with a = √5 (authors' code; the paper states a Gaussian), B at zero (paper).
     """
 
-    name: ClassVar[str] = "lora"
-    source: ClassVar[str] = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
-    prunes: ClassVar[str] = "nothing"
+    name = "lora"
+    source = "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685"
+    prunes = "nothing"
 
     def paper(self) -> PaperSettings:
         return PaperSettings(rank=8)

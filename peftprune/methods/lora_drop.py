@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune import scoring
 from peftprune.errors import RunError
-from peftprune.strategy.actions import Action, Decides
+from peftprune.strategy.actions import Action
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -55,13 +55,13 @@ class LoRADrop(RankPruningStrategy):
     Scores in the trace: the normalised scores.
     """
 
-    name: ClassVar[str] = "lora-drop"
-    source: ClassVar[str] = "Zhou et al., COLING 2025, arXiv 2402.07721"
-    prunes: ClassVar[str] = "sites"
-    decides: ClassVar[tuple[Decides, ...]] = ("once",)
+    name = "lora-drop"
+    source = "Zhou et al., COLING 2025, arXiv 2402.07721"
+    prunes = "sites"
+    decides = ("once",)
     actions: ClassVar[tuple[Action, ...]] = ("share adapters", "restart adapters")
-    signals: ClassVar[frozenset[Signal]] = frozenset({Signal.OUTPUT_ENERGY})
-    Config: ClassVar[type] = LoRADropConfig
+    signals = frozenset({Signal.OUTPUT_ENERGY})
+    Config = LoRADropConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

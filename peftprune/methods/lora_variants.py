@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
@@ -33,10 +32,10 @@ class RSLoRA(RankPruningStrategy):
     (convention).
     """
 
-    name: ClassVar[str] = "rslora"
-    source: ClassVar[str] = "Kalajdzievski, 2023, arXiv 2312.03732"
-    prunes: ClassVar[str] = "nothing"
-    Config: ClassVar[type] = RSLoRAConfig
+    name = "rslora"
+    source = "Kalajdzievski, 2023, arXiv 2312.03732"
+    prunes = "nothing"
+    Config = RSLoRAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         ranks = budget.solve(sites)
@@ -55,9 +54,9 @@ class LoRAFA(RankPruningStrategy):
     (convention).
     """
 
-    name: ClassVar[str] = "lora-fa"
-    source: ClassVar[str] = "Zhang et al., LoRA-FA, 2023, arXiv 2308.03303"
-    prunes: ClassVar[str] = "nothing"
+    name = "lora-fa"
+    source = "Zhang et al., LoRA-FA, 2023, arXiv 2308.03303"
+    prunes = "nothing"
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         groups = {**AdapterSpec(ranks={}).groups, "A": ParameterGroup(trained=False)}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune import scoring
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -52,11 +51,11 @@ class LoRPA(RankPruningStrategy):
     Scores in the trace: for each site, the kept components' share of its total score.
     """
 
-    name: ClassVar[str] = "lorpa"
-    source: ClassVar[str] = "Kim, Kim and Kang, Mathematics 2024, 12(23), 3744; code JuHyng/LoRPA"
-    decides: ClassVar[tuple[Decides, ...]] = ("once",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks",)
-    Config: ClassVar[type] = LoRPAConfig
+    name = "lorpa"
+    source = "Kim, Kim and Kang, Mathematics 2024, 12(23), 3744; code JuHyng/LoRPA"
+    decides = ("once",)
+    actions = ("cut ranks",)
+    Config = LoRPAConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

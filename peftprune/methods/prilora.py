@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
@@ -59,13 +58,13 @@ class PRILoRA(RankPruningStrategy):
     Scores in the trace: for each site, the share of A's total importance that the kept entries hold.
     """
 
-    name: ClassVar[str] = "prilora"
-    source: ClassVar[str] = "Benedek and Wolf, Findings of EACL 2024, arXiv 2401.11316"
-    prunes: ClassVar[str] = "entries"
-    decides: ClassVar[tuple[Decides, ...]] = ("at the start", "repeatedly")
-    actions: ClassVar[tuple[Action, ...]] = ("zero entries",)
-    signals: ClassVar[frozenset[Signal]] = frozenset({Signal.INPUT_NORM})
-    Config: ClassVar[type] = PRILoRAConfig
+    name = "prilora"
+    source = "Benedek and Wolf, Findings of EACL 2024, arXiv 2401.11316"
+    prunes = "entries"
+    decides = ("at the start", "repeatedly")
+    actions = ("zero entries",)
+    signals = frozenset({Signal.INPUT_NORM})
+    Config = PRILoRAConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

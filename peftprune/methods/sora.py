@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -59,11 +58,11 @@ class SoRA(RankPruningStrategy):
     Scores in the trace: for each site, the sum of |g| before the cut.
     """
 
-    name: ClassVar[str] = "sora"
-    source: ClassVar[str] = "Ding et al., EMNLP 2023, arXiv 2311.11696; code TsinghuaC3I/SoRA"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "set values")
-    Config: ClassVar[type] = SoRAConfig
+    name = "sora"
+    source = "Ding et al., EMNLP 2023, arXiv 2311.11696; code TsinghuaC3I/SoRA"
+    decides = ("repeatedly",)
+    actions = ("cut ranks", "redistribute ranks", "set values")
+    Config = SoRAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.count == "nonzero":

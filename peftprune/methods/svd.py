@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from peftprune import scoring
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -39,11 +37,11 @@ class SVD(RankPruningStrategy):
     in descending order of singular value.
     """
 
-    name: ClassVar[str] = "svd"
-    source: ClassVar[str] = "control: truncation after training"
-    decides: ClassVar[tuple[Decides, ...]] = ("at the end",)
-    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "set values")
-    Config: ClassVar[type] = SVDConfig
+    name = "svd"
+    source = "control: truncation after training"
+    decides = ("at the end",)
+    actions = ("cut ranks", "redistribute ranks", "set values")
+    Config = SVDConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from peftprune.strategy.baseline import Baseline, Preparation
 from peftprune.strategy.options import Options, check_option, option
@@ -42,10 +42,10 @@ class VeRA(Baseline):
     run's, as for every method, and the vectors have no weight decay (convention). The run's scaling does not apply.
     """
 
-    name: ClassVar[str] = "vera"
-    source: ClassVar[str] = "Kopiczko, Blankevoort and Asano, ICLR 2024, arXiv 2310.11454; PEFT's `VeraConfig`"
-    exemption: ClassVar[str | None] = "trains rank + d_out numbers a site: its rank is an option, not solved"
-    Config: ClassVar[type] = VeRAConfig
+    name = "vera"
+    source = "Kopiczko, Blankevoort and Asano, ICLR 2024, arXiv 2310.11454; PEFT's `VeraConfig`"
+    exemption = "trains rank + d_out numbers a site: its rank is an option, not solved"
+    Config = VeRAConfig
 
     def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
         return self.config.rank * sum(s.unit_cost for s in sites), 0

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -57,12 +56,12 @@ class WeightLoRA(RankPruningStrategy):
     Scores in the trace: |ω| of each site at the removal.
     """
 
-    name: ClassVar[str] = "weightlora"
-    source: ClassVar[str] = "Veprikov et al., 2025, arXiv 2506.02724; code Vepricov/Weight_Lora"
-    prunes: ClassVar[str] = "sites"
-    decides: ClassVar[tuple[Decides, ...]] = ("repeatedly",)
-    actions: ClassVar[tuple[Action, ...]] = ("remove sites", "set values")
-    Config: ClassVar[type] = WeightLoRAConfig
+    name = "weightlora"
+    source = "Veprikov et al., 2025, arXiv 2506.02724; code Vepricov/Weight_Lora"
+    prunes = "sites"
+    decides = ("repeatedly",)
+    actions = ("remove sites", "set values")
+    Config = WeightLoRAConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
 from peftprune.strategy.baseline import Baseline, Preparation
@@ -30,10 +30,10 @@ class HeadOnly(Baseline):
     for this baseline; the head's tensors are stored.
     """
 
-    name: ClassVar[str] = "head-only"
-    source: ClassVar[str] = "control: no adapter"
-    exemption: ClassVar[str | None] = "has no adapter: the head alone is trained, where the task has one"
-    backward: ClassVar[Literal["none", "activations", "weights"]] = "none"
+    name = "head-only"
+    source = "control: no adapter"
+    exemption = "has no adapter: the head alone is trained, where the task has one"
+    backward = "none"
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         train_head(model, given.head)
@@ -57,11 +57,11 @@ class Full(Baseline):
     (convention). PEFT has no format for it; all trained tensors are stored, so an arm takes as much disk as the model.
     """
 
-    name: ClassVar[str] = "full"
-    source: ClassVar[str] = "ordinary fine-tuning"
-    exemption: ClassVar[str | None] = "trains every weight, at a learning rate of its own (lr_scale)"
-    backward: ClassVar[Literal["none", "activations", "weights"]] = "weights"
-    Config: ClassVar[type] = FullConfig
+    name = "full"
+    source = "ordinary fine-tuning"
+    exemption = "trains every weight, at a learning rate of its own (lr_scale)"
+    backward = "weights"
+    Config = FullConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         return AdapterSpec(ranks={}, groups={"head": ParameterGroup(lr_scale=self.config.lr_scale)})
@@ -77,9 +77,9 @@ class BitFit(Baseline):
     without biases, such as Llama, are refused. PEFT has no format for it; the trained tensors are stored.
     """
 
-    name: ClassVar[str] = "bitfit"
-    source: ClassVar[str] = "Ben Zaken, Ravfogel and Goldberg, ACL 2022, arXiv 2106.10199"
-    exemption: ClassVar[str | None] = "its size is fixed: the model's bias terms"
+    name = "bitfit"
+    source = "Ben Zaken, Ravfogel and Goldberg, ACL 2022, arXiv 2106.10199"
+    exemption = "its size is fixed: the model's bias terms"
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         biases = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]
