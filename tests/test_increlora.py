@@ -44,7 +44,7 @@ class Following:
         answer = call(*arguments)
         if name == "decide" and view.step < self.last:
             self.compared += 1
-            scores = self.strategy.scores(list(sites))
+            scores = self.strategy.scores(view)
             assert scores == pytest.approx({n: self.twin.score(n) for n in sites}, rel=1e-6, abs=1e-30)
         if name in ("decide", "end_phase") and not answer.is_empty:
             self.rounds.append(view.step)

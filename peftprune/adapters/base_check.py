@@ -31,11 +31,7 @@ def _checksum(weight: Tensor) -> str:
 
 
 def check_base(sample: Mapping[str, str], model: nn.Module, adapter: object) -> None:
-    """Compares a model's weights with a `base_sample`. Weights that are not float32 or bfloat16 are skipped.
-
-    Raises:
-        UsageError: if it is another base model.
-    """
+    """Refuses a model whose weights differ from a `base_sample`, unless they are neither float32 nor bfloat16."""
     for name, expected in sample.items():
         weight: Any = getattr(model.get_submodule(name), "weight", None)
         if weight is None or weight.dtype not in (torch.float32, torch.bfloat16):

@@ -24,7 +24,7 @@ def convert(
     alpha: float | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Writes an adapter of any format in PEFT's or the native format.
+    """Writes an adapter of any format in PEFT's or the native format, and returns the folder.
 
     Args:
         adapter: a PEFT folder, a native file or a loralib file.
@@ -34,9 +34,6 @@ def convert(
         head: False leaves out the trained head.
         alpha: lora_alpha of a loralib file, which does not store it.
         overwrite: replace a folder that this package wrote.
-
-    Returns:
-        The folder.
 
     Raises:
         UsageError: for an adapter that cannot be converted; nothing was changed.

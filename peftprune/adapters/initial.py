@@ -17,12 +17,8 @@ def initial_values(
 ) -> dict[str, dict[str, Tensor]]:
     """Returns the initial tensors of every site; a tensor that is left out keeps PEFT's values (B is zero).
 
-    Args:
-        shapes: the sites.
-        ranks: site to starting rank, at least 1.
-        spec: may replace the default values.
-        seed: arms with the same seed start alike, whatever their ranks.
-        draw_A: False leaves out every A for which the spec defines no values.
+    `ranks` maps site to starting rank, at least 1. Arms with the same seed start alike, whatever their ranks. The spec
+    may replace the default values; `draw_A=False` leaves out every A for which it defines none.
     """
     values: dict[str, dict[str, Tensor]] = {}
     for shape in shapes:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
 from torch import nn
 
 from peftprune.adapters import surgery
@@ -37,6 +37,16 @@ def share_weights(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
+def wrap(model: nn.Module, config: PeftConfig, head: Sequence[str]) -> PeftModel:
+    """Returns PEFT's model of a configuration, in which exactly the head's modules are trained in full."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        adapted = get_peft_model(cast(Any, model), config, adapter_name=ADAPTER)
+    # PEFT adds the usual names of heads, whether or not the model has them.
+    cast(Any, adapted.peft_config[ADAPTER]).modules_to_save = list(head) or None
+    return cast(PeftModel, adapted)
+
+
 def inject(
     base: nn.Module,
     shapes: Sequence[SiteShape],
@@ -49,7 +59,7 @@ def inject(
     task_type: TaskType | Literal["auto"] | None = "auto",
     **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
-    """Adapts a model without copying the base's weights.
+    """Returns the PEFT model of a base, whose weights are not copied, and its sites.
 
     The head and every A are initialised from random streams of the seed alone, so that arms of one seed start alike
     whatever their ranks.
@@ -64,9 +74,6 @@ def inject(
         lora_dropout: dropout on the adapters' input, in [0, 1).
         task_type: PEFT's task type, which decides the class of the wrapper; "auto" takes that of the model's head.
         options: further fields of PEFT's `LoraConfig`.
-
-    Returns:
-        The PEFT model and its sites.
     """
     model = share_weights(base)
     for name in head:
@@ -92,11 +99,8 @@ def inject(
         **options,
     )
     # PEFT draws its own initial values, replaced below; the global stream belongs to dropout.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-        adapted = get_peft_model(model, config, adapter_name=ADAPTER)
-    # PEFT adds the usual names of heads, whether or not the model has them.
-    adapted.peft_config[ADAPTER].modules_to_save = list(head) or None
+    with torch.random.fork_rng(devices=[]):
+        adapted = wrap(model, config, head)
     inner = adapted.get_base_model()
     layers: dict[str, Any] = {s.name: inner.get_submodule(s.name) for s in shapes}
     sites = SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, adapted.peft_config[ADAPTER])

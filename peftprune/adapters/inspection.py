@@ -101,17 +101,13 @@ def inspect(adapter: str | Path, *, alpha: float | None = None) -> Inspection:
 def effective_rank(values: Tensor) -> float:
     """Returns exp of the entropy of singular values, (r,), over their sum; 0 if all are zero."""
     total = float(values.sum())
-    if total == 0.0:
-        return 0.0
-    p = values.double() / total
-    return float(torch.special.entr(p).sum().exp())
+    return float(torch.special.entr(values.double() / total).sum().exp()) if total else 0.0
 
 
 def _row(name: str, f: Factors, S: Tensor, shared: list[str]) -> dict[str, Any]:
     number = re.search(r"\.(\d+)\.", f"{name}.")
     energy = float(S.square().sum())
     half = float(S[: (f.rank + 1) // 2].square().sum()) / energy if energy > 0 else math.nan
-    entries = f.A.numel() + f.B.numel()
     return {
         "site": name,
         "layer": int(number[1]) if number else math.nan,
@@ -121,7 +117,7 @@ def _row(name: str, f: Factors, S: Tensor, shared: list[str]) -> dict[str, Any]:
         "effective_rank": effective_rank(S),
         "norm": math.sqrt(energy),
         "largest": float(S[0]) if len(S) else 0.0,
-        "density": float((f.A.count_nonzero() + f.B.count_nonzero()) / entries),
+        "density": float((f.A.count_nonzero() + f.B.count_nonzero()) / (f.A.numel() + f.B.numel())),
         "half_energy": half,
         "shared_with": ",".join(shared),
         "params": f.rank * f.unit_cost,
@@ -143,16 +139,8 @@ def _further(adapter: Adapter, groups: list[list[str]], spectra: Mapping[str, Te
         if params < have:
             ranks = ranks_for_params(values, costs, times, params)
             kept = sum(float(S[: ranks[n]].square().sum()) * times[n] for n, S in values.items())
-            rows.append(
-                {
-                    "rank": rank,
-                    "params": params,
-                    "kept_energy": kept / total,
-                    "uniform_energy": sum(each[n] * times[n] for n in times) / total,
-                    "worst_site": worst,
-                    "worst_energy": each[worst] / held[worst],
-                }
-            )
+            uniform = sum(each[n] * times[n] for n in times)
+            rows.append((rank, params, kept / total, uniform / total, worst, each[worst] / held[worst]))
         rank //= 2
     columns = ["rank", "params", "kept_energy", "uniform_energy", "worst_site", "worst_energy"]
     return pd.DataFrame(rows, columns=columns)

@@ -19,7 +19,7 @@ from peftprune.errors import UsageError
 
 
 def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = None) -> PeftModel:
-    """Adapts a base model with a stored adapter in PEFT's, the native or loralib's format.
+    """Returns a PEFT model in eval mode: a base model with a stored adapter in PEFT's, the native or loralib's format.
 
     The function equals the stored adapter's bit for bit. Sites that share factors in a native file share them in
     memory.
@@ -28,9 +28,6 @@ def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = 
         folder: the adapter's folder or file.
         model: the base model, which is adapted in place; unchanged after an error.
         alpha: lora_alpha of a loralib file, which does not store it.
-
-    Returns:
-        A PEFT model in eval mode.
 
     Raises:
         UsageError: for an adapter that cannot be read, or one of another base model.
@@ -49,11 +46,7 @@ def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = 
 
 
 def check_fits(adapter: Adapter, model: nn.Module) -> None:
-    """Checks that the model has every tensor of the adapter in its shape, and that the adapter lacks none.
-
-    Raises:
-        UsageError: naming the first tensor that does not fit.
-    """
+    """Raises UsageError for the first tensor that adapter and model do not both have, or have in different shapes."""
     modules = dict(model.named_modules())
     cure = "Load the base model that it was trained on, with as many labels"
     for name, factors in adapter.sites.items():
@@ -96,19 +89,13 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
 
 def _check_none_lacking(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
     """Refuses layers that PEFT would adapt by the configuration without stored tensors: they would be random."""
-    config: Any = LoraConfig(
-        **{
-            key: adapter.config.get(key)
-            for key in ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-        }
-    )
+    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
+    config: Any = LoraConfig(**{field: adapter.config.get(field) for field in fields})
     if adapter.format == "loralib" or config.target_modules in (None, "all-linear"):
         return
     for name, module in modules.items():
-        if name in adapter.sites or len(_shape(module)) != 2:
-            continue
         # PEFT returns an object that is false for excluded modules.
-        if check_target_module_exists(config, name):
+        if name not in adapter.sites and len(_shape(module)) == 2 and check_target_module_exists(config, name):
             problem = f"has no factors for {name}, which its target_modules name"
             raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
 

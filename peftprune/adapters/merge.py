@@ -34,8 +34,7 @@ class Merged(NamedTuple):
 def adapted_model(folder: Path, base: nn.Module) -> nn.Module:
     """Returns the base model with an arm's stored adapter, or with the tensors that a baseline trained.
 
-    Raises:
-        UsageError: for files that are damaged or do not fit; the base is unchanged.
+    Raises UsageError for files that are damaged or do not fit; the base is then unchanged.
     """
     if (folder / CONFIG_FILE).exists():
         if read_json(folder / CONFIG_FILE).get("peft_type") == "LORA":
@@ -100,8 +99,7 @@ def _write_labels(model: Any, file: Path) -> None:
 def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tensor]:
     """Returns the batch on which outputs are compared: fixed random token ids, each row ending in the end token.
 
-    Returns:
-        `input_ids` and `attention_mask`, (rows, length); encoder-decoders derive their decoder's input from them.
+    It is `input_ids` and `attention_mask`, (rows, length); encoder-decoders derive their decoder's input from them.
     """
     text = config.get_text_config()
     special = {getattr(text, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "decoder_start", "sep")}

@@ -197,11 +197,8 @@ def ranks_for_params(
 ) -> dict[str, int]:
     """Returns the ranks at which singular values of all sites, taken in descending order, fit into `params`.
 
-    Args:
-        values: site to singular values, (r,), descending.
-        costs: site to parameters of one unit of rank.
-        times: site to the number of sites that hold its factors; their losses add up.
-        params: the parameters allowed.
+    By site, `values` holds its singular values, (r,), descending, `costs` the parameters of one unit of rank, and
+    `times` the number of sites that hold its factors, whose losses add up.
     """
     scores = {name: S * times[name] ** 0.5 for name, S in values.items()}
     return {name: len(kept) for name, kept in keep_top_global(scores, costs, params).items()}
@@ -226,7 +223,7 @@ def _by_magnitude(
     """Cuts every site by LoRPA's score, which compares within a site: to equal ranks, or to the energy at each."""
     gram = {name: _gram(f) for name, f in first.items()}
     whole = {name: float(G.sum().clamp(min=0)) for name, G in gram.items()}
-    order = {name: _scored(f) for name, f in first.items()}
+    order = {name: _scores(f) for name, f in first.items()}
 
     def lost(ranks: Mapping[str, int]) -> dict[str, float]:
         gone = {n: sorted({*range(f.rank)} - {*keep_top(order[n], ranks[n])}) for n, f in first.items()}
@@ -251,9 +248,8 @@ def _by_magnitude(
     return kept, lost(ranks), whole
 
 
-def _scored(f: Factors) -> Tensor:
-    form: Literal["hadamard", "outer"] = "hadamard" if f.A.shape[1] == f.B.shape[0] else "outer"
-    return rank_magnitude(f.A.float(), f.B.float(), form)
+def _scores(f: Factors) -> Tensor:
+    return rank_magnitude(f.A.float(), f.B.float(), "hadamard" if f.A.shape[1] == f.B.shape[0] else "outer")
 
 
 def _gram(f: Factors) -> Tensor:

@@ -20,17 +20,15 @@ TENSORS_FILE = "trained.safetensors"
 def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str, Any]) -> int:
     """Saves a folded adapter with its head in PEFT's own format; `PeftModel.from_pretrained` gives the same function.
 
-    Sites that share an adapter get a copy each, because PEFT has no ties; sites without an adapter are left out of
-    `target_modules`. Scaling is in B, so r, lora_alpha, rank_pattern and alpha_pattern agree.
+    Returns the size of the weights file in bytes. Sites that share an adapter get a copy each, because PEFT has no
+    ties; sites without an adapter are left out of `target_modules`. Scaling is in B, so r, lora_alpha, rank_pattern and
+    alpha_pattern agree.
 
     Args:
         model: after `surgery.fold`.
         sites: its sites.
         folder: created if absent.
         metadata: written to `peftprune.json` beside PEFT's files.
-
-    Returns:
-        Size of the weights file in bytes.
     """
     # The order of PEFT's set changes from run to run.
     sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
@@ -47,10 +45,8 @@ def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> i
     """Saves what a baseline trained: in PEFT's own format if PEFT made the model, else the trained tensors alone.
 
     The latter are named as in the model's state dict: load the base model, then
-    `model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)`.
-
-    Returns:
-        Size of the weights file in bytes.
+    `model.load_state_dict(load_file(folder / "trained.safetensors"), strict=False)`. Returns the size of the weights
+    file in bytes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):

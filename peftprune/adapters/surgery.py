@@ -31,16 +31,13 @@ def apply_plan(
     optimizer: Optimizer | None = None,
     rng: torch.Generator | None = None,
 ) -> list[Change]:
-    """Applies one plan.
+    """Applies one plan, and returns the changes that were made, in order.
 
     Args:
         sites: the sites of the model.
         plan: the decision; indices and masks refer to what `Site` shows.
         optimizer: its state is cut with the parameters; None outside training.
         rng: draws the new rows of A for `grow` and `reinit`.
-
-    Returns:
-        The changes that were made, in order.
 
     Raises:
         RunError: when the plan names an unknown or dropped site, or does not fit the tensors; nothing was changed.
@@ -150,8 +147,7 @@ def restore_structure(sites: SiteSet, saved: dict[str, Any]) -> None:
 def check_optimizer(optimizer: Optimizer) -> None:
     """Refuses an optimizer whose state cannot be cut with its parameters, by taking one step on a small tensor.
 
-    Raises:
-        RunError: when a state tensor is neither a scalar nor shaped like the parameter (Adafactor, 8-bit optimizers).
+    Raises RunError when a state tensor is neither a scalar nor shaped like the parameter (Adafactor, 8-bit optimizers).
     """
     inner: Any = getattr(optimizer, "optimizer", optimizer)
     scrap = nn.Parameter(torch.ones(3, 5, device=inner.param_groups[0]["params"][0].device))

@@ -31,11 +31,6 @@ def against(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFra
     baseline; `detectable` is the smallest true difference that a study of this size detects with a power of 0.8, NaN
     where the two agree on every example. With one seed, interval and detectable difference describe the two trained
     models, not the methods. `verdict` is a `stats.Verdict`.
-
-    Args:
-        study: a stored study.
-        runs: its `arm_rows`.
-        baseline: label of the method that the others are compared with.
     """
     rows = []
     for cell in study.cells():
@@ -75,10 +70,7 @@ def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores:
         "method": method,
         "baseline": baseline,
         "seeds": len(seeds),
-        "difference": found.difference,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
+        **{name: getattr(found, name) for name in ("difference", "low", "high", "p")},
         "effect_size": effect_size(ours, theirs),
         "probability": probability_of_improvement(ours, theirs),
         # Two methods that agree on every example show no noise to estimate.

@@ -20,11 +20,6 @@ def frontier(study: StoredStudy, runs: pd.DataFrame, table: pd.DataFrame) -> pd.
     of a task that no other point dominates: none is at least as good with at most as many parameters, and strictly
     better in one of the two. Methods within one budget count as equally large, since integer ranks leave each of them
     within one unit of rank below it.
-
-    Args:
-        study: a stored study.
-        runs: its `arm_rows`.
-        table: its `method_rows`.
     """
     allowed = runs[runs["exemption"].isna()].groupby(["task", "budget"])["budget_params"].max()
     rows = []
@@ -36,13 +31,10 @@ def frontier(study: StoredStudy, runs: pd.DataFrame, table: pd.DataFrame) -> pd.
         for (_, row), unbeaten in zip(found.iterrows(), best, strict=True):
             rows.append(
                 {
-                    "task": task,
-                    "budget": row["budget"],
-                    "method": row["method"],
+                    **{name: row[name] for name in ("task", "budget", "method", "seeds")},
+                    **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
                     "metric": metric,
                     "params": float(row["final_params"]),
-                    **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
-                    "seeds": row["seeds"],
                     "pareto": bool(unbeaten),
                 }
             )

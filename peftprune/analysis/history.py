@@ -33,9 +33,8 @@ def trace(study: StoredStudy) -> pd.DataFrame:
             for site in places:
                 if site in event["sites"] or site in event["scores"]:
                     now = state[site] | {"shared_with": ",".join(state[site]["shared_with"])}
-                    rows.append(
-                        {**key, **what, "site": site, **places[site], **now, "score": event["scores"].get(site)}
-                    )
+                    now["score"] = event["scores"].get(site)
+                    rows.append({**key, **what, "site": site, **places[site], **now})
     return pd.DataFrame(rows, columns=TRACE)
 
 

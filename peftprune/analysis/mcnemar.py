@@ -17,10 +17,6 @@ def mcnemar(study: StoredStudy, baseline: str) -> pd.DataFrame:
     `only_method` and `only_baseline` count the examples that only one of the two models classifies correctly. Each test
     compares two trained models, so seeds are never pooled; p is corrected by Holm over the methods of a task, budget
     and seed. Only classification tasks have rows.
-
-    Args:
-        study: a stored study.
-        baseline: label of the method that the others are compared with.
     """
     rows = []
     for cell in study.cells():

@@ -42,7 +42,11 @@ class PeftResults:
         self.task = folder.parent.name if folder.name.endswith("results") else folder.name
         self.skipped = dict(skipped)
         self._results = dict(results)
-        self._labels = _labels(results)
+        seeds = {file: result["run_info"]["train_config"].get("seed") for file, result in results.items()}
+        self._keys = {
+            file: {"task": self.task, "budget": "", "method": label, "seed": seeds[file]}
+            for file, label in _labels(results).items()
+        }
 
     @property
     def metrics(self) -> list[str]:
@@ -62,14 +66,11 @@ class PeftResults:
         rows = []
         for file, result in self._results.items():
             run, train = result["run_info"], result["train_info"]
-            config = run["train_config"]
+            config, peft = run["train_config"], run.get("peft_config")
             status, message = train["status"], run.get("error_msg") or ""
             rows.append(
                 {
-                    "task": self.task,
-                    "budget": "",
-                    "method": self._labels[file],
-                    "seed": config.get("seed"),
+                    **self._keys[file],
                     **_metrics(result),
                     "final_params": train.get("num_trainable_params"),
                     "total_params": train.get("num_total_params"),
@@ -77,7 +78,7 @@ class PeftResults:
                     "seconds": train.get("train_time"),
                     # Files from before mid-2025 name the accelerator "cuda".
                     "memory_bytes": train.get("accelerator_memory_max", train.get("cuda_memory_max")),
-                    "peft_type": _peft_type(run),
+                    "peft_type": str(peft.get("peft_type", "unknown")).lower() if peft else "full-finetuning",
                     "model": config.get("model_id"),
                     "steps": config.get("max_steps"),
                     "created_at": run.get("created_at"),
@@ -103,10 +104,7 @@ class PeftResults:
                 stack = (match["stack"] or "").rpartition(".")[2]
                 rows.append(
                     {
-                        "task": self.task,
-                        "budget": "",
-                        "method": self._labels[file],
-                        "seed": result["run_info"]["train_config"].get("seed"),
+                        **self._keys[file],
                         "site": site,
                         "layer": int(match["layer"]),
                         "kind": f"{stack}.{match['kind']}" if several and stack else match["kind"],
@@ -197,21 +195,14 @@ def _is_ranks(ranks: object) -> bool:
 
 def _labels(results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
     """Returns unique labels: the experiment's name, with time or else file where several share name and seed."""
-    runs = {file: result["run_info"] for file, result in results.items()}
-    keys = [(run["experiment_name"], str(run["train_config"].get("seed"))) for run in runs.values()]
-    stamps = [(run["experiment_name"], str(run.get("created_at"))) for run in runs.values()]
+    runs = [result["run_info"] for result in results.values()]
+    keys = [(run["experiment_name"], str(run["train_config"].get("seed"))) for run in runs]
+    stamps = [(run["experiment_name"], str(run.get("created_at"))) for run in runs]
     labels = {}
-    for (file, run), key, stamp in zip(runs.items(), keys, stamps, strict=True):
-        suffix = ""
-        if keys.count(key) > 1:
-            suffix = f" ({stamp[1] if stamps.count(stamp) == 1 else file.name})"
-        labels[file] = run["experiment_name"] + suffix
+    for file, key, stamp in zip(results, keys, stamps, strict=True):
+        what = stamp[1] if stamps.count(stamp) == 1 else file.name
+        labels[file] = f"{key[0]} ({what})" if keys.count(key) > 1 else key[0]
     return labels
-
-
-def _peft_type(run: Mapping[str, Any]) -> str:
-    config = run.get("peft_config")
-    return str(config.get("peft_type", "unknown")).lower() if config else "full-finetuning"
 
 
 def _metrics(result: Mapping[str, Any]) -> dict[str, float]:

@@ -27,11 +27,6 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
     that a run beats a run of the baseline on the same task; p comes from `stats.paired_permutation` and is corrected by
     Holm over the methods of a budget; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the task's
     size or metric: the result describes these tasks, not new ones.
-
-    Args:
-        study: a stored study.
-        runs: its `arm_rows`.
-        baseline: label of the method that the others are compared with.
     """
     rows = []
     for budget in study.budgets:
@@ -77,10 +72,6 @@ def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
     One row per budget and method that finished every task; empty for fewer than two tasks. `critical_difference` is
     Nemenyi's at 0.05: methods whose average ranks are closer are not distinguishable; `friedman_p` tests whether any
     methods differ, NaN for fewer than three methods.
-
-    Args:
-        study: a stored study.
-        runs: its `arm_rows`.
     """
     rows = []
     for budget in study.budgets:
@@ -91,17 +82,9 @@ def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
         values = means.to_numpy()
         difference = stats.critical_difference(values.shape[1], len(values))
         p = stats.friedman(values).p if values.shape[1] > 2 else math.nan
-        rows += [
-            {
-                "budget": budget,
-                "method": method,
-                "average_rank": float(rank),
-                "tasks": len(values),
-                "critical_difference": difference,
-                "friedman_p": p,
-            }
-            for method, rank in zip(means.columns, stats.average_ranks(values), strict=True)
-        ]
+        shared = {"tasks": len(values), "critical_difference": difference, "friedman_p": p}
+        for method, rank in zip(means.columns, stats.average_ranks(values), strict=True):
+            rows.append({"budget": budget, "method": method, "average_rank": float(rank), **shared})
     return pd.DataFrame(rows, columns=RANKS)
 
 

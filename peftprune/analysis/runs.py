@@ -38,10 +38,6 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
     which are NaN for one seed. `seeds` counts finished arms; ledger columns are means over them, integers where the
     mean is whole. With `budget="paper"`, the column `budget_difference` holds final parameters minus the reference
     budget; where a method is exempt from the budget, the column `exemption` holds the reason.
-
-    Args:
-        study: a stored study.
-        runs: its `arm_rows`.
     """
     rows = []
     for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):

@@ -21,10 +21,8 @@ _KEPT_INITS = (True, False, "gaussian", "orthogonal")
 def attach(model: Any) -> SiteSet:
     """Returns the sites of a PEFT model with one LoRA adapter, in module order.
 
-    Settings of the adapter's configuration that per-site ranks would contradict are resolved.
-
-    Raises:
-        UsageError: if it is not a PEFT LoRA model, or has a kind of adapter whose ranks cannot change.
+    Settings of the adapter's configuration that per-site ranks would contradict are resolved. Raises UsageError if it
+    is not a PEFT LoRA model, or has a kind of adapter whose ranks cannot change.
     """
     if not isinstance(model, PeftModel):
         cure = "Wrap it: get_peft_model(model, LoraConfig(r=...))"

@@ -20,11 +20,7 @@ _NOT_SHAPED = ("adafactor", "8bit", "galore", "apollo", "lomo", "muon", "anyprec
 
 
 def check_trainer(args: Any) -> None:
-    """Refuses TrainingArguments under which ranks cannot change; call once the trainer's accelerator exists.
-
-    Raises:
-        UsageError: naming the argument and what to use instead.
-    """
+    """Raises UsageError for TrainingArguments under which ranks cannot change. The trainer's accelerator must exist."""
     if getattr(args, "fsdp", None):
         raise UsageError.of("fsdp", args.fsdp, "shards tensors whose ranks would change", _SHARDED["FSDP"])
     if getattr(args, "deepspeed", None):
@@ -54,12 +50,9 @@ def check_optimizer_before_gates(optimizer: Any, method: str, spec: AdapterSpec)
 
 
 def check_run(args: Any, state: Any, phases: Sequence[PhaseRange], *, resumed: bool) -> None:
-    """Refuses a run whose state or precision the callback cannot handle.
+    """Raises UsageError for a run whose state or precision the callback cannot handle.
 
     `resumed` tells whether a checkpoint with the callback's state was loaded.
-
-    Raises:
-        UsageError: naming the argument and the cure.
     """
     if state.is_hyper_param_search:
         raise UsageError.of("hyperparameter_search", True, "is not supported", "Train once per setting")

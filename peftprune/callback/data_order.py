@@ -60,10 +60,8 @@ def column(dataset: Any, name: str) -> list[Any] | None:
     names = getattr(dataset, "column_names", None)
     if names is not None:
         return list(dataset[name]) if name in names else None
-    first = dataset[0]
-    if not hasattr(first, "keys") or name not in first:
-        return None
-    return [dataset[i][name] for i in range(len(dataset))]
+    known = hasattr(dataset[0], "keys") and name in dataset[0]
+    return [dataset[i][name] for i in range(len(dataset))] if known else None
 
 
 def strata_of(dataset: Any) -> list[int] | None:
@@ -122,9 +120,8 @@ class PhasedOrder(Sampler[int]):
             if current.phase.data == "all":
                 yield index
             else:
-                yield self._drawn(
-                    current, current.phase.data, (step - current.start) * self.batch_size + position % self.batch_size
-                )
+                place = (step - current.start) * self.batch_size + position % self.batch_size
+                yield self._drawn(current, current.phase.data, place)
 
     def _drawn(self, current: PhaseRange, fraction: float, place: int) -> int:
         members = self._subsets[fraction]
@@ -162,17 +159,10 @@ class ProcessBatches(Sampler[list[int]]):
 def serve_phases(
     loader: DataLoader[Any], phases: Sequence[PhaseRange], batch_size: int, args: Any, seed: int
 ) -> PhasedOrder | ProcessBatches | None:
-    """Makes a loader serve the phases. Returns None where its own order serves them.
+    """Makes a trainer's loader serve the phases, before its first iteration. Returns None where its own order does.
 
-    Args:
-        loader: the trainer's, before its first iteration.
-        phases: the run's step ranges.
-        batch_size: examples per optimizer step, over all processes.
-        args: the trainer's arguments.
-        seed: of samples, and of the order of an `OrderedDataset` without a seed.
-
-    Raises:
-        UsageError: where a phase trains on a sample that this loader cannot serve.
+    `batch_size` counts the examples of an optimizer step over all processes; `seed` is that of samples, and of the
+    order of an `OrderedDataset` without one. Raises UsageError for a sample of the data that it cannot serve.
     """
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):

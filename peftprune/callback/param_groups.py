@@ -50,13 +50,8 @@ class StepParamGroups:
             optimizer.param_groups, self._own = self._own, None
 
     def _kinds(self, sites: SiteSet) -> dict[int, str]:
-        if not self.settings:
-            return {}
-        kinds = {}
-        for group in sites.groups():
-            for kind, tensor in vars(group[0].live()).items():
-                kinds[id(tensor)] = kind
-        return kinds
+        groups = sites.groups() if self.settings else []
+        return {id(tensor): kind for group in groups for kind, tensor in vars(group[0].live()).items()}
 
     def _group(self, group: dict[str, Any], kind: str, params: list[Any], factor: float) -> dict[str, Any]:
         lr = group["lr"] * factor

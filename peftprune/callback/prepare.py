@@ -27,7 +27,7 @@ def prepare(
     scaling: float = 2.0,
     **options: Any,
 ) -> PeftModel:
-    """Makes a fresh PEFT LoRA model start as the arm of this seed starts in `compare`.
+    """Makes a fresh PEFT LoRA model start as the arm of this seed starts in `compare`, and returns it.
 
     The sites get the method's own starting ranks; every A and the head are drawn from the seed, B is zero, and
     `scaling` is the factor on B A at every site. On a CPU, dropout masks are drawn as in `compare`. With `sampler` for
@@ -42,9 +42,6 @@ def prepare(
         seed: the arm's seed; the callback takes it from the model.
         scaling: above 0; `compare` uses 2.0.
         options: the method's options.
-
-    Returns:
-        The same model.
 
     Raises:
         UsageError: if it is not a fresh PEFT LoRA model, or a module of its head is not trained.

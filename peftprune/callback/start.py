@@ -65,8 +65,7 @@ class Start:
 def build_strategy(method: Any, options: Mapping[str, Any]) -> RankPruningStrategy:
     """Returns a strategy from a name (with options in brackets, as on the command line), a class or an object.
 
-    Raises:
-        UsageError: for anything else, a baseline, or a method that needs another arm's outcome.
+    Raises UsageError for anything else, a baseline, or a method that needs another arm's outcome.
     """
     found = parse([method])
     if len(found) != 1:
@@ -106,8 +105,7 @@ def final_budget(
 ) -> ArmBudget:
     """Returns the budget in integers, once the trainer's arguments, optimizer steps and training data are known.
 
-    Raises:
-        UsageError: if the length of training contradicts the budget or changes the starting ranks.
+    Raises UsageError if the length of training contradicts the budget or changes the starting ranks.
     """
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     examples = len(data) if isinstance(data, Sized) else total * batch
@@ -123,16 +121,10 @@ def final_budget(
 
 
 def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int | None, steps: int) -> Start:
-    """Returns how a method starts on a model, whose tensors are not changed.
+    """Returns how a method starts on a PEFT LoRA model, whose tensors are not changed.
 
-    Args:
-        model: a PEFT LoRA model.
-        strategy, budget: the request.
-        seed: None accepts any seed that the model was prepared with.
-        steps: optimizer steps; 0 while unknown.
-
-    Raises:
-        UsageError: if the model cannot be pruned, or was prepared for another request.
+    A `seed` of None accepts any seed that the model was prepared with; `steps` is 0 while unknown. Raises UsageError if
+    the model cannot be pruned, or was prepared for another request.
     """
     sites, base = attach(model), base_parameters(model)
     prepared: Prepared | None = getattr(model, PREPARED, None)
@@ -150,14 +142,7 @@ def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int |
 
 
 def _ranks(strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, budget: ArmBudget) -> Mapping[str, int]:
-    """Returns the user's own ranks if the method starts above the budget, else the spec's.
-
-    Such a method can start from any ranks above the budget. It takes those of the user's adapter, unless its options
-    set other starting ranks than its defaults.
-
-    Raises:
-        UsageError: where the user's ranks leave nothing to prune.
-    """
+    """Returns the user's ranks if the method starts above the budget and its options set no others, else the spec's."""
     final = spec.final_ranks
     if final is None or _cost(spec.ranks, sites.shapes) <= _cost(final, sites.shapes):
         return spec.ranks
@@ -191,18 +176,11 @@ def begin(
     draw_A: bool = False,
     optimizer: Optimizer | None = None,
 ) -> None:
-    """Resizes the sites and gives them the gates, values and scaling of a spec. The model's function does not change.
+    """Resizes the sites of a model that is not wrapped yet, and gives them the gates, values and scaling of a spec.
 
-    Args:
-        sites: of a model that is not wrapped yet.
-        spec: the starting adapters.
-        ranks: site to starting rank.
-        seed: of the values that are drawn.
-        draw_A: draws every A anew, not only where the spec defines values.
-        optimizer: one that exists already; sites without a rank are removed from it.
-
-    Raises:
-        UsageError: if the adapter has been trained before, so that its function would change.
+    The model's function does not change; UsageError is raised where it would, since the adapter has been trained
+    before. `draw_A` draws every A anew, not only where the spec defines values. Sites without a rank are removed from
+    an `optimizer` that exists already.
     """
     own = sites.ranks
     smaller = {n: range(r) for n, r in ranks.items() if 0 < r < own[n]}

@@ -282,11 +282,7 @@ def report(
 
 @app.command()
 @_errors_shown
-def status(
-    study: Study,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def status(study: Study, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train."""
     from peftprune.analysis.status import arm_states
     from peftprune.cli import console as tables
@@ -320,16 +316,8 @@ def plan(
     from peftprune.study.arguments import parse_targets
     from peftprune.study.planning import plan_methods
 
-    plans = plan_methods(
-        methods,
-        model,
-        budget,
-        parse_targets(target_modules),
-        task,
-        train_examples,
-        epochs=epochs,
-        batch_size=batch_size,
-    )
+    targets, length = parse_targets(target_modules), {"epochs": epochs, "batch_size": batch_size}
+    plans = plan_methods(methods, model, budget, targets, task, train_examples, **length)
     if as_json:
         sys.stdout.write(json.dumps({"methods": plans}, indent=1) + "\n")
     else:
@@ -338,10 +326,7 @@ def plan(
 
 @app.command("methods")
 @_errors_shown
-def methods_(
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+def methods_(as_json: AsJson = False, debug: Debug = False) -> None:
     """List the methods: papers, behaviour, descriptions, and options with range and source of their defaults."""
     from peftprune.cli.methods import show_methods
     from peftprune.methods.describe import describe_methods
@@ -378,11 +363,9 @@ def _task_from_files(given: dict[str, Any]) -> Any:
 
     lacking = next((name for name in _NEEDED_OF_FILES if name not in given), None)
     if lacking is not None:
-        options = [f"--{name.replace('_', '-')}" for name in _NEEDED_OF_FILES]
-        beside = f"--{next(iter(given)).replace('_', '-')}"
-        raise UsageError.of(
-            f"--{lacking.replace('_', '-')}", None, f"is missing beside {beside}", f"Give all of {', '.join(options)}"
-        )
+        flags = {name: f"--{name.replace('_', '-')}" for name in _OF_FILES}
+        cure = f"Give all of {', '.join(flags[name] for name in _NEEDED_OF_FILES)}"
+        raise UsageError.of(flags[lacking], None, f"is missing beside {flags[next(iter(given))]}", cure)
     return Task.from_files(**given)
 
 

@@ -10,8 +10,8 @@ from rich.table import Table as RichTable
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
 from peftprune.cli.terminal import console
-from peftprune.report.findings import budget_in_words, cell_title, in_words
-from peftprune.report.study_tables import main_table, study_table
+from peftprune.report.findings import cell_title, in_words
+from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, plain, table
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ def show_comparison(study: StoredStudy) -> None:
             f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
         )
         print_table(study_table("against", in_words(in_cell(frames.against, cell))))
-    if len(frames.study.tasks) > 1:
-        for name, frame in (("pooled", in_words(frames.pooled)), ("average_ranks", frames.average_ranks)):
-            for budget, rows in frame.groupby("budget", sort=False):
-                print_table(study_table(name, rows, budget_in_words(str(budget))))
+    for shown in tables_over_tasks(frames):
+        print_table(shown)
 
 
 def show_states(states: Sequence[Mapping[str, Any]]) -> None:

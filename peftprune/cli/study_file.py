@@ -32,6 +32,8 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    from peftprune.tasks import Task
+
     file = Path(path)
     try:
         found = yaml.load(file.read_text("utf-8"), _loader())
@@ -47,10 +49,11 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
             cure = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
             raise UsageError.of(f"{file.name}: argument", name, "does not exist", cure)
     values = {name: _number(file, name, value) if name in NUMBERS else value for name, value in found.items()}
-    if "task" in values:
-        values["task"] = _each(values["task"], _task)
-    if "budget" in values:
-        values["budget"] = _each(values["budget"], _budget)
+    for name, build in (("task", Task.from_files), ("budget", Budget)):
+        given = values.get(name)
+        values[name] = (
+            [_built(name, build, v) for v in given] if isinstance(given, list) else _built(name, build, given)
+        )
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -107,23 +110,10 @@ def _number(file: Path, name: str, value: Any) -> Any:
         raise UsageError.of(f"{file.name}: {name}", value, "is not a number", "Write 0.001, for example") from None
 
 
-def _each(value: Any, read: Any) -> Any:
-    return [read(v) for v in value] if isinstance(value, list) else read(value)
-
-
-def _task(value: Any) -> Any:
-    if not isinstance(value, Mapping):
-        return value
-    from peftprune.tasks import Task
-
-    return _called("task", Task.from_files, value)
-
-
-def _budget(value: Any) -> Any:
-    return _called("budget", Budget, value) if isinstance(value, Mapping) else value
-
-
-def _called(field: str, build: Any, arguments: Mapping[str, Any]) -> Any:
+def _built(field: str, build: Any, arguments: Any) -> Any:
+    """Returns what a mapping of arguments builds; any other value unchanged."""
+    if not isinstance(arguments, Mapping):
+        return arguments
     try:
         inspect.signature(build).bind(**arguments)
     except TypeError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -17,9 +17,6 @@ from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,6 @@ class AdaLoRA(SVDStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
         self.kept: dict[str, list[int]] = {}
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -108,12 +104,8 @@ class AdaLoRA(SVDStrategy):
     def phases(self, budget: ArmBudget) -> list[Phase]:
         final = self.config.final
         if round((1 - final) * budget.total_steps) < 2:
-            raise UsageError.of(
-                "adalora.final",
-                final,
-                f"leaves no step to score components in, out of {budget.total_steps}",
-                "Train for more steps, or lower final",
-            )
+            problem = f"leaves no step to score components in, out of {budget.total_steps}"
+            raise UsageError.of("adalora.final", final, problem, "Train for more steps, or lower final")
         return super().phases(budget)
 
     def paper(self) -> PaperSettings:
@@ -145,15 +137,11 @@ class AdaLoRA(SVDStrategy):
         if view.phase.name == "pruning":
             scores = self.scores(view)
             self.kept = keep_within(scores, view, view.budget.params)
-            self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
+            self.sensitivity = self.new_sensitivity()
             wait = self.config.cut == "end" and self.config.final > 0
             plan = self._mask(view, self.kept, "last decision") if wait else self._cut(view)
             return replace(plan, scores=share_of_scores(scores))
         return self._cut(view) if view.phase.name == "final" and self.kept else PruningPlan()
-
-    def scores(self, view: StepView) -> dict[str, Tensor]:
-        """Returns site to the (rank,) scores of its components."""
-        return {name: self.sensitivity.scores(site) for name, site in view.sites.items() if site.rank}
 
     def _score(self, view: StepView) -> None:
         decided = view.phase.name == "final" or (view.phase.name == "pruning" and view.step == view.phase.stop)
@@ -184,8 +172,8 @@ class AdaLoRA(SVDStrategy):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sensitivity": self.sensitivity.state_dict(), "kept": dict(self.kept)}
+        return super().state_dict() | {"kept": dict(self.kept)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sensitivity.load_state_dict(state["sensitivity"])
+        super().load_state_dict(state)
         self.kept = dict(state["kept"])

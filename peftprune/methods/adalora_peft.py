@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,24 +78,16 @@ class AdaLoRAPeft(Baseline):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         rank = self._initial_rank(sites, budget)
         smallest = min(sites, key=lambda s: s.max_rank)
+        field, ratio = "adalora-peft.initial_ratio", self.config.initial_ratio
         if rank > smallest.max_rank:
-            raise UsageError.of(
-                "adalora-peft.initial_ratio",
-                self.config.initial_ratio,
-                f"gives an initial rank of {rank}, above the smaller side of {smallest.name}",
-                "Lower it, or the budget",
-            )
+            problem = f"gives an initial rank of {rank}, above the smaller side of {smallest.name}"
+            raise UsageError.of(field, ratio, problem, "Lower it, or the budget")
         if rank * len(sites) <= self._target(sites, budget):
-            raise UsageError.of(
-                "adalora-peft.initial_ratio",
-                self.config.initial_ratio,
-                "starts at the budget, where PEFT's allocator fails",
-                "Give more than 1",
-            )
+            problem = "starts at the budget, where PEFT's allocator fails"
+            raise UsageError.of(field, ratio, problem, "Give more than 1")
         self._steps(budget)
-        return AdapterSpec(
-            ranks={s.name: rank for s in sites}, final_ranks=budget.solve(sites), decided_in_training=True
-        )
+        ranks = {s.name: rank for s in sites}
+        return AdapterSpec(ranks, final_ranks=budget.solve(sites), decided_in_training=True)
 
     @staticmethod
     def _target(sites: Sequence[SiteShape], budget: ArmBudget) -> int:
@@ -112,10 +103,10 @@ class AdaLoRAPeft(Baseline):
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         import torch
-        from peft import AdaLoraConfig, get_peft_model
+        from peft import AdaLoraConfig
 
         from peftprune.adapters.initial import init_normal
-        from peftprune.adapters.inject import task_type_of
+        from peftprune.adapters.inject import task_type_of, wrap
 
         budget, target = given.budget, self._target(given.sites, given.budget)
         steps = self._steps(budget)
@@ -136,10 +127,7 @@ class AdaLoRAPeft(Baseline):
             target_modules=[s.name for s in given.sites],
             modules_to_save=list(given.head) or None,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            adapted = get_peft_model(model, config)
-        adapted.peft_config[_ADAPTER].modules_to_save = list(given.head) or None
+        adapted: Any = wrap(model, config, given.head)
         # PEFT's target is a whole number of ranks per site; the budget may lie between two.
         adapted.base_model.rankallocator.target_bgt = target
         with torch.no_grad():
@@ -155,11 +143,9 @@ class AdaLoRAPeft(Baseline):
             return None
         import torch
 
-        norms = []
-        for _, layer in _layers(model):
-            A, B = layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]
-            for gram in (A @ A.T, B.T @ B):
-                norms.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)))
+        pairs = [(layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]) for _, layer in _layers(model)]
+        grams = [gram for A, B in pairs for gram in (A @ A.T, B.T @ B)]
+        norms = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
         return self.config.penalty * torch.stack(norms).mean()
 
     def after_step(self, model: nn.Module, step: int) -> None:

@@ -33,14 +33,10 @@ class DoRA(Baseline):
         magnitudes = sum(s.d_out for s in sites)
         least = magnitudes + sum(s.unit_cost for s in sites)
         if budget.params < least:
-            raise UsageError.of(
-                "budget",
-                budget.params,
-                f"is too small for {magnitudes:,} magnitudes and one rank at each of {len(sites)} sites",
-                f"Allow at least {least:,} parameters, or leave dora out",
-            )
-        ranks = budget.scaled(budget.params - magnitudes).solve(sites)
-        return AdapterSpec(ranks=ranks, fixed_params=magnitudes)
+            problem = f"is too small for {magnitudes:,} magnitudes and one rank at each of {len(sites)} sites"
+            cure = f"Allow at least {least:,} parameters, or leave dora out"
+            raise UsageError.of("budget", budget.params, problem, cure)
+        return AdapterSpec(budget.scaled(budget.params - magnitudes).solve(sites), fixed_params=magnitudes)
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         from peftprune.adapters.inject import inject

@@ -10,7 +10,7 @@ from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
 from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 
@@ -70,16 +70,11 @@ class DyLoRA(RankPruningStrategy):
 
         largest = max(site.rank for site in view.sites.values())
         b = int(torch.randint(self.config.smallest, largest + 1, (1,), generator=view.rng))
-        return {name: self._multipliers(site, b) for name, site in view.sites.items()}
-
-    def _multipliers(self, site: Site, b: int) -> Tensor:
-        """Returns (r,) factors: that of the truncation for the first b components, 0 for the others."""
-        import torch
-
-        used = min(b, site.rank)
-        factor = torch.zeros(site.rank, device=site.A.device)
-        factor[:used] = self._factor(site.rank, used)
-        return factor
+        multipliers = {name: torch.zeros(site.rank, device=site.A.device) for name, site in view.sites.items()}
+        for factors in multipliers.values():
+            used = min(b, len(factors))
+            factors[:used] = self._factor(len(factors), used)
+        return multipliers
 
     def _factor(self, rank: int, used: int) -> float:
         return rank / used if self.config.rescale else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -75,20 +75,13 @@ class ElaLoRA(SVDStrategy):
     Config = ElaLoRAConfig
     phase_names = ("full", "exchange")
 
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
-
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         exchange = self.ranges(budget)["exchange"]
         every = self._every(exchange)
         if (exchange.stop - 1) // every * every <= exchange.start:
-            raise UsageError.of(
-                "elalora.every",
-                self.config.every,
-                f"has no round between warmup and final, steps {exchange.start + 1} to {exchange.stop - 1}",
-                "Lower it, or train for more steps",
-            )
+            problem = f"has no round between warmup and final, steps {exchange.start + 1} to {exchange.stop - 1}"
+            cure = "Lower it, or train for more steps"
+            raise UsageError.of("elalora.every", self.config.every, problem, cure)
         return gated_spec(budget.solve(sites))
 
     def decide(self, view: StepView) -> PruningPlan:
@@ -111,12 +104,8 @@ class ElaLoRA(SVDStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name == "exchange":
             # The final phase needs no scores.
-            self.sensitivity = scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
+            self.sensitivity = self.new_sensitivity()
         return PruningPlan()
-
-    def scores(self, view: StepView) -> dict[str, Tensor]:
-        """Returns site to the (rank,) scores of its components."""
-        return {name: self.sensitivity.scores(site) for name, site in view.sites.items() if site.rank}
 
     def _exchange(self, view: StepView, exchanged: int) -> PruningPlan:
         scores = self.scores(view)
@@ -168,9 +157,3 @@ class ElaLoRA(SVDStrategy):
         for name, extra in units_left(ranks, view).items():
             ranks[name] += extra
         return {name: rank - before[name] for name, rank in ranks.items() if rank > before[name]}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sensitivity": self.sensitivity.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sensitivity.load_state_dict(state["sensitivity"])

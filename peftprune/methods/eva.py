@@ -136,22 +136,18 @@ def memory_needed(sites: Iterable[SiteShape]) -> int:
 
 
 def check_memory(sites: Sequence[SiteShape], available: int) -> None:
-    """Refuses a calibration that needs more than the `available` bytes.
-
-    Raises:
-        UsageError: names the widest input, the bytes needed and the bytes available.
-    """
+    """Raises UsageError for a calibration that needs more than the `available` bytes; it names the widest input."""
     needed = memory_needed(sites)
     if needed > available:
         widest = max(sites, key=lambda s: s.d_in)
-        raise UsageError.of(
-            "eva",
-            widest.name,
+        problem = (
             f"reads inputs of width d_in = {widest.d_in:,}; second moments of all inputs take about "
-            f"{needed / 2**30:,.1f} GiB, and {available / 2**30:,.1f} GiB are free",
-            "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory, or "
-            "leave eva out",
+            f"{needed / 2**30:,.1f} GiB, and {available / 2**30:,.1f} GiB are free"
         )
+        cure = (
+            "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory, or "
+        )
+        raise UsageError.of("eva", widest.name, problem, f"{cure}leave eva out")
 
 
 def _available(device: torch.device) -> int:

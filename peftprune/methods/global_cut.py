@@ -13,12 +13,7 @@ if TYPE_CHECKING:
 
 
 def cut_to_budget(scores: Mapping[str, Tensor], view: StepView) -> tuple[dict[str, list[int]], dict[str, int]]:
-    """Returns `keep` and `grow` of a plan that meets the budget: the highest-scoring components, and `units_left`.
-
-    Args:
-        scores: site to the scores of all its components, (rank,).
-        view: sites and budget.
-    """
+    """Returns `keep` and `grow` of a plan that meets the budget, from the (rank,) scores of each site's components."""
     keep = keep_within(scores, view, view.budget.params)
     return keep, units_left({name: len(kept) for name, kept in keep.items()}, view)
 

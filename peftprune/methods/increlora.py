@@ -84,19 +84,18 @@ class IncreLoRA(SVDStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.sensitivity = scoring.SmoothedSensitivity(self.config.beta1, self.config.beta2)
         self.active: dict[str, int] = {}
         """Site to its components outside the reserve; they come first."""
+
+    def new_sensitivity(self) -> scoring.SmoothedSensitivity:
+        return scoring.SmoothedSensitivity(self.config.beta1, self.config.beta2)
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         rounds, steps = self._rounds(sites, budget), self.ranges(budget)["growth"].steps
         if rounds > steps:
-            raise UsageError.of(
-                "increlora.top_h",
-                self.config.top_h,
-                f"needs {rounds} rounds to spend the budget, and there are {steps} steps between warmup and final",
-                "Raise top_h or units, or train for more steps",
-            )
+            problem = f"needs {rounds} rounds to spend the budget, and there are {steps} steps between warmup and final"
+            cure = "Raise top_h or units, or train for more steps"
+            raise UsageError.of("increlora.top_h", self.config.top_h, problem, cure)
         reserve = self._units(sites, budget) if self.config.advance else 0
         ranks = {s.name: min(1 + reserve, s.max_rank) for s in sites}
         return gated_spec(ranks, budget.solve(sites))
@@ -146,15 +145,15 @@ class IncreLoRA(SVDStrategy):
         if view.phase.name != "growth":
             return PruningPlan()
         plan = self._grow(view, last=True)
-        self.sensitivity = scoring.SmoothedSensitivity(self.config.beta1, self.config.beta2)
+        self.sensitivity = self.new_sensitivity()
         return plan
 
-    def scores(self, names: Sequence[str]) -> dict[str, float]:
+    def scores(self, view: StepView) -> dict[str, float]:
         """Returns site to its score, at least 0."""
-        return {n: float(self.sensitivity.score(n)) if n in self.sensitivity.mean else 0.0 for n in names}
+        return {n: float(self.sensitivity.score(n)) if n in self.sensitivity.mean else 0.0 for n in view.sites}
 
     def _grow(self, view: StepView, *, last: bool) -> PruningPlan:
-        sites, scores = view.sites, self.scores(list(view.sites))
+        sites, scores = view.sites, self.scores(view)
         order = sorted(scores, key=lambda n: -scores[n])
         units = self._units([site.shape for site in sites.values()], view.budget)
         active = dict(self.active)
@@ -182,8 +181,8 @@ class IncreLoRA(SVDStrategy):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sensitivity": self.sensitivity.state_dict(), "active": dict(self.active)}
+        return super().state_dict() | {"active": dict(self.active)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sensitivity.load_state_dict(state["sensitivity"])
+        super().load_state_dict(state)
         self.active = dict(state["active"])

@@ -98,14 +98,13 @@ class L1RA(RankPruningStrategy):
         needy = [name for name in order if smallest[name] >= self.config.threshold]
         shapes = {name: view.sites[name].shape for name in gates}
         grow = round_robin([needy, order], ranks, shapes, view.budget.params) if keep else {}
-        values = {
-            name: torch.cat([c[keep[name]] if name in keep else c, c.new_ones(grow.get(name, 0))])
-            for name, c in gates.items()
-        }
         return PruningPlan(
             keep=keep,
             grow=grow,
-            assign={name: {"gate": c} for name, c in values.items()},
+            assign={
+                name: {"gate": torch.cat([c[keep[name]] if name in keep else c, c.new_ones(grow.get(name, 0))])}
+                for name, c in gates.items()
+            },
             reset_optimizer=bool(keep),
             scores=smallest if keep else {},
             reason=f"pruned at {len(keep)} sites, grew at {len(grow)}" if keep else "shrank the gates",

@@ -39,10 +39,9 @@ class RSLoRA(RankPruningStrategy):
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         ranks = budget.solve(sites)
-        if self.config.alpha:
-            factors = {name: rank**-0.5 for name, rank in ranks.items()}
-            return AdapterSpec(ranks=ranks, scaling=self.config.alpha, relative_scaling=factors)
-        return AdapterSpec(ranks=ranks, relative_scaling={name: rank**0.5 for name, rank in ranks.items()})
+        power = -0.5 if self.config.alpha else 0.5
+        factors = {name: rank**power for name, rank in ranks.items()}
+        return AdapterSpec(ranks=ranks, scaling=self.config.alpha or None, relative_scaling=factors)
 
 
 class LoRAFA(RankPruningStrategy):

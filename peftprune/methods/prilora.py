@@ -78,7 +78,8 @@ class PRILoRA(RankPruningStrategy):
             nonzero = budget.count == "nonzero"
             costs = {s.name: s.d_in - self._zeros_in_row(s.d_in) + s.d_out for s in sites} if nonzero else None
             ranks = budget.solve(sites, targets, unit_costs=costs)
-        return AdapterSpec(ranks=ranks, density={"A": 1 - self._share_zeroed(sites)})
+        zeroed = sum(self._zeros_in_row(s.d_in) for s in sites) / sum(s.d_in for s in sites)
+        return AdapterSpec(ranks=ranks, density={"A": 1 - zeroed})
 
     def _targets(self, sites: Sequence[SiteShape]) -> dict[str, float]:
         """Returns the real-valued rank of each site; depth is counted within each stack."""
@@ -132,9 +133,8 @@ class PRILoRA(RankPruningStrategy):
             mask[:, :usable] = scoring.lowest_mask(blocks, m - n).reshape(len(scores), usable)
             return mask
         if self.config.pattern == "matrix":
-            return scoring.lowest_mask(scores.reshape(1, -1), int(self.config.sparsity * scores.numel())).reshape(
-                scores.shape
-            )
+            count = int(self.config.sparsity * scores.numel())
+            return scoring.lowest_mask(scores.reshape(1, -1), count).reshape(scores.shape)
         return scoring.lowest_mask(scores, self._zeros_in_row(scores.shape[1]))
 
     def _zeros_in_row(self, d_in: int) -> int:
@@ -142,9 +142,6 @@ class PRILoRA(RankPruningStrategy):
         if pattern is not None:
             return d_in // pattern[1] * (pattern[1] - pattern[0])
         return int(self.config.sparsity * d_in)
-
-    def _share_zeroed(self, sites: Sequence[SiteShape]) -> float:
-        return sum(self._zeros_in_row(s.d_in) for s in sites) / sum(s.d_in for s in sites)
 
     def state_dict(self) -> dict[str, Any]:
         return {"input_norm": dict(self.input_norm)}

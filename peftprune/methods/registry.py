@@ -76,8 +76,7 @@ def names() -> list[str]:
 def register(cls: type[Method]) -> type[Method]:
     """Registers a method class under its `name` in this process, and returns it; usable as a decorator.
 
-    Raises:
-        UsageError: when another class has that name.
+    Raises UsageError when another class has that name.
     """
     name = cls.name
     if name in _BUILT_IN or REGISTERED.get(name, cls) is not cls:
@@ -87,11 +86,7 @@ def register(cls: type[Method]) -> type[Method]:
 
 
 def load(name: str) -> type[Method]:
-    """Loads the class of a method.
-
-    Raises:
-        UsageError: for an unknown name; suggests the closest known one.
-    """
+    """Loads the class of a method. Raises UsageError for an unknown name, with the closest known one."""
     if name in REGISTERED:
         return REGISTERED[name]
     plugins = {e.name: e for e in entry_points(group="peftprune.methods")}

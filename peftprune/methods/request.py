@@ -81,9 +81,8 @@ def _parse_options(text: str, call: str) -> dict[str, Any]:
             raise ValueError
         return {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
     except (SyntaxError, ValueError):
-        raise UsageError.of(
-            "method", text, "has options that are not name=value pairs", "Write lorpa(initial_rank=64, rewind=True)"
-        ) from None
+        cure = "Write lorpa(initial_rank=64, rewind=True)"
+        raise UsageError.of("method", text, "has options that are not name=value pairs", cure) from None
 
 
 def _parse_object(given: Any) -> MethodSpec:

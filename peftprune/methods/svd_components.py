@@ -12,6 +12,7 @@ from peftprune.strategy.options import check_option
 from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
 from peftprune.strategy.sites import LiveTensors, Site
 from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     import torch
@@ -24,11 +25,23 @@ INITIAL_STD = 0.02
 class SVDStrategy(RankPruningStrategy):
     """Base of the methods that decide on gated components under an orthogonality penalty.
 
-    Their configs have `warmup` and `final`, shares of the run, and `penalty` and `penalty_form`.
+    Their configs have `warmup` and `final`, shares of the run, and `beta1`, `beta2`, `penalty` and `penalty_form`.
     """
 
     phase_names: ClassVar[tuple[str, str]]
     """Names of the phase before the decisions and of the phase with them; the one after them is "final"."""
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.sensitivity = self.new_sensitivity()
+
+    def new_sensitivity(self) -> Any:
+        """Returns the scores of a run that has made no step."""
+        return scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
+
+    def scores(self, view: StepView) -> dict[str, Any]:
+        """Returns site to the (rank,) scores of its components."""
+        return {name: self.sensitivity.scores(site) for name, site in view.sites.items() if site.rank}
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         first, deciding = self.phase_names
@@ -50,6 +63,12 @@ class SVDStrategy(RankPruningStrategy):
             return None
         return self.config.penalty * scoring.orthogonality(sites, self.config.penalty_form)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"sensitivity": self.sensitivity.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sensitivity.load_state_dict(state["sensitivity"])
+
 
 def gated_spec(ranks: Mapping[str, int], final_ranks: Mapping[str, int] | None = None) -> AdapterSpec:
     """Returns a spec whose gates start at 0 and whose A and B start from N(0, 0.02²)."""
@@ -64,11 +83,7 @@ def gated_spec(ranks: Mapping[str, int], final_ranks: Mapping[str, int] | None =
 
 
 def check_shares(method: str, config: Any) -> None:
-    """Checks that `warmup` and `final` leave steps between them.
-
-    Raises:
-        UsageError: when the two sum to 1 or more.
-    """
+    """Raises UsageError unless `warmup` and `final` leave steps between them, that is, sum to less than 1."""
     problem = f"leaves no steps for pruning beside warmup={config.warmup}"
     ok = config.warmup + config.final < 1
     check_option(ok, method, "final", config.final, problem, "Let the two sum to less than 1")
@@ -77,20 +92,11 @@ def check_shares(method: str, config: Any) -> None:
 def new_components(
     site: Site, kept: Sequence[int], extra: int, rng: torch.Generator, *, orthonormal: bool = False
 ) -> dict[str, Tensor]:
-    """Returns the values of a site that a plan cuts to `kept` and grows by `extra` components.
+    """Returns "A", "B" and "gate" of a site that a plan cuts to `kept` and grows by `extra` components, at least 1.
 
     New gates are 0, so that the function does not change; new rows of A and columns of B are drawn from N(0, 0.02²).
-
-    Args:
-        site: the site before the plan.
-        kept: indices of the components that stay; they come first.
-        extra: number of new components, at least 1.
-        rng: draws the new values.
-        orthonormal: draw new rows and columns of length 1, orthogonal to the others (exactly where those are
-            orthonormal), as ElaLoRA does.
-
-    Returns:
-        "A", "B" and "gate" in their new shapes.
+    With `orthonormal` they have length 1 and are orthogonal to the others (exactly where those are orthonormal), as in
+    ElaLoRA. The components that stay come first.
     """
     import torch
 

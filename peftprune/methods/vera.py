@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -51,9 +50,9 @@ class VeRA(Baseline):
         return self.config.rank * sum(s.unit_cost for s in sites), 0
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        from peft import VeraConfig, get_peft_model
+        from peft import VeraConfig
 
-        from peftprune.adapters.inject import task_type_of
+        from peftprune.adapters.inject import task_type_of, wrap
 
         config = VeraConfig(
             task_type=task_type_of(model),
@@ -65,9 +64,4 @@ class VeRA(Baseline):
             projection_prng_key=stream_seed(given.seed, "init", "shared"),
             save_projection=True,
         )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            adapted = get_peft_model(model, config)
-        # PEFT adds the usual names of heads, whether or not the model has them.
-        adapted.peft_config["default"].modules_to_save = list(given.head) or None
-        return adapted
+        return wrap(model, config, given.head)

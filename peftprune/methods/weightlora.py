@@ -13,7 +13,7 @@ from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
 from peftprune.strategy.view import StepView
 
@@ -125,14 +125,12 @@ class WeightLoRA(RankPruningStrategy):
         if view.budget.paper:
             return {}, {}
         final: Mapping[str, int] = view.budget.solve([view.sites[n].shape for n in kept])
-        keep = {n: scoring.keep_top(_magnitude(view.sites[n]), r) for n, r in final.items() if r < view.sites[n].rank}
-        return keep, {n: r - view.sites[n].rank for n, r in final.items() if r > view.sites[n].rank}
+        sites = {n: view.sites[n] for n in final}
+        scores = {n: scoring.rank_magnitude(s.A.float(), s.B.float(), "outer") for n, s in sites.items()}
+        keep = {n: scoring.keep_top(scores[n], r) for n, r in final.items() if r < sites[n].rank}
+        return keep, {n: r - sites[n].rank for n, r in final.items() if r > sites[n].rank}
 
 
 def _present(gate: Any) -> Tensor:
     assert gate is not None
     return gate
-
-
-def _magnitude(site: Site) -> Tensor:
-    return scoring.rank_magnitude(site.A.float(), site.B.float(), "outer")

@@ -85,9 +85,8 @@ class BitFit(Baseline):
         biases = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]
         in_head = {id(p) for name in given.head for p in model.get_submodule(name).parameters()}
         if all(id(p) in in_head for p in biases):
-            raise UsageError.of(
-                "method", self.name, "finds no bias terms in this model", "Leave bitfit out, or take another model"
-            )
+            cure = "Leave bitfit out, or take another model"
+            raise UsageError.of("method", self.name, "finds no bias terms in this model", cure)
         for bias in biases:
             bias.requires_grad_(True)
         train_head(model, given.head)

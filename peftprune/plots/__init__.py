@@ -7,37 +7,20 @@ information is carried by colour alone.
 `facets` makes axes for several plots in one figure; `plot_rank_panels` makes a whole figure.
 """
 
-from peftprune.plots.average_ranks import average_rank_diagram, not_distinguished
-from peftprune.plots.cost import cost_by_phase
-from peftprune.plots.curves import learning_curves
-from peftprune.plots.facets import common_legend, facets
-from peftprune.plots.forest import forest
-from peftprune.plots.heatmap import density_heatmap, rank_heatmap
-from peftprune.plots.labels import short_kinds
-from peftprune.plots.legends import colour_bar
-from peftprune.plots.lines import rank_lines
-from peftprune.plots.overlap import overlap_matrix
-from peftprune.plots.panels import plot_rank_panels
-from peftprune.plots.quality import quality_against_parameters
-from peftprune.plots.sharing import sharing_map
-from peftprune.plots.training import rank_over_training
-
-__all__ = [
-    "average_rank_diagram",
-    "colour_bar",
-    "common_legend",
-    "cost_by_phase",
-    "density_heatmap",
-    "facets",
-    "forest",
-    "learning_curves",
-    "not_distinguished",
-    "overlap_matrix",
-    "plot_rank_panels",
-    "quality_against_parameters",
-    "rank_heatmap",
-    "rank_lines",
-    "rank_over_training",
-    "sharing_map",
-    "short_kinds",
-]
+from peftprune.plots.average_ranks import average_rank_diagram as average_rank_diagram
+from peftprune.plots.average_ranks import not_distinguished as not_distinguished
+from peftprune.plots.cost import cost_by_phase as cost_by_phase
+from peftprune.plots.curves import learning_curves as learning_curves
+from peftprune.plots.facets import common_legend as common_legend
+from peftprune.plots.facets import facets as facets
+from peftprune.plots.forest import forest as forest
+from peftprune.plots.heatmap import density_heatmap as density_heatmap
+from peftprune.plots.heatmap import rank_heatmap as rank_heatmap
+from peftprune.plots.labels import short_kinds as short_kinds
+from peftprune.plots.legends import colour_bar as colour_bar
+from peftprune.plots.lines import rank_lines as rank_lines
+from peftprune.plots.overlap import overlap_matrix as overlap_matrix
+from peftprune.plots.panels import plot_rank_panels as plot_rank_panels
+from peftprune.plots.quality import quality_against_parameters as quality_against_parameters
+from peftprune.plots.sharing import sharing_map as sharing_map
+from peftprune.plots.training import rank_over_training as rank_over_training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import name
@@ -51,12 +51,7 @@ def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> l
 
 
 def average_rank_diagram(
-    ax: Axes | None,
-    labels: Sequence[str],
-    average_ranks: ArrayLike,
-    critical_difference: float,
-    *,
-    title: str = "",
+    ax: Axes | None, labels: Sequence[str], average_ranks: ArrayLike, critical_difference: float, *, title: str = ""
 ) -> Axes:
     """Draws average ranks on a line, the best at the left; thick bars join methods that are not distinguished.
 
@@ -137,17 +132,17 @@ def _levels(groups: Sequence[tuple[float, float]], gap: float) -> list[list[tupl
 def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
     """Draws the line of ranks with its numbers, and above it the critical difference at the same scale."""
     end = max(n, 2)
-    thin = {"color": "black", "linewidth": 0.8, "clip_on": False}
-    ax.plot([1, end], [0, 0], **thin)  # type: ignore[arg-type]
+    thin: dict[str, Any] = {"color": "black", "linewidth": 0.8, "clip_on": False}
+    ax.plot([1, end], [0, 0], **thin)
     for rank in range(1, end + 1):
-        ax.plot([rank, rank], [0, -0.4], **thin)  # type: ignore[arg-type]
+        ax.plot([rank, rank], [0, -0.4], **thin)
         ax.text(rank, -0.5, str(rank), ha="center", va="bottom", fontsize=size)
     stop = min(1 + difference, end)
-    ax.plot([1, stop], [-2.4, -2.4], **thin)  # type: ignore[arg-type]
-    ends = [1.0] if difference > end - 1 else [1.0, stop]
-    for x in ends:
-        ax.plot([x, x], [-2.1, -2.7], **thin)  # type: ignore[arg-type]
-    longer = " (longer than the line)" if difference > end - 1 else ""
+    ax.plot([1, stop], [-2.4, -2.4], **thin)
+    cut_off = difference > end - 1
+    for x in [1.0] if cut_off else [1.0, stop]:
+        ax.plot([x, x], [-2.1, -2.7], **thin)
+    longer = " (longer than the line)" if cut_off else ""
     ax.text(1, -2.8, f"critical difference {difference:.2f}{longer}", ha="left", va="bottom", fontsize=size)
 
 

@@ -24,15 +24,9 @@ def shade_phases(ax: Axes, phases: Sequence[Phase]) -> None:
 
 
 def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, share: float) -> None:
-    """Writes the names above the axes, vertically where a phase is too short for its name.
+    """Writes the names above axes over the steps low … high, vertically where a phase is too short for its name.
 
-    Args:
-        phases: (name, start, stop) in steps.
-        low, high: steps at the ends of the axes.
-        share: share of the axes' current width that remains beside legends.
-
-    Raises:
-        UsageError: a phase ends before it starts.
+    `share` is the share of the axes' current width that remains beside legends.
     """
     ordered = _in_order(phases)
     if not ordered:
@@ -62,11 +56,7 @@ def _in_order(phases: Sequence[Phase]) -> list[Phase]:
 
 
 def as_steps(steps: ArrayLike, total_steps: float | None) -> tuple[NDArray[np.float64], float]:
-    """Returns the steps as floats, and the end of the plot.
-
-    Raises:
-        UsageError: there is no step, steps do not increase, or the end lies before the last step.
-    """
+    """Returns the steps as floats, and the plot's end. Raises UsageError unless the steps increase up to the end."""
     import numpy as np
 
     found = np.asarray(steps, dtype=float)

@@ -36,11 +36,7 @@ def with_labels(size: tuple[float, float], kind_labels: Sequence[str], beside: f
 
 
 def as_grid(field: str, values: ArrayLike, layer_labels: Sequence[object], kind_labels: Sequence[str]) -> Floats:
-    """Returns the values as floats, layers × kinds; masked cells become NaN.
-
-    Raises:
-        UsageError: there is no layer or kind, or the shapes do not match.
-    """
+    """Returns the values as floats, layers × kinds; masked cells become NaN. Raises UsageError for other shapes."""
     not_empty("layer_labels", layer_labels)
     not_empty("kind_labels", kind_labels)
     return grid(field, values, ("layers", len(layer_labels)), ("kinds", len(kind_labels)))
@@ -97,16 +93,9 @@ def label_grid(ax: Axes, layer_labels: Sequence[object], kind_labels: Sequence[s
 
 
 def write_in_cells(
-    ax: Axes,
-    texts: Mapping[tuple[int, int], str],
-    shape: tuple[int, int],
-    ink: Callable[[int, int], str],
+    ax: Axes, texts: Mapping[tuple[int, int], str], shape: tuple[int, int], ink: Callable[[int, int], str]
 ) -> bool:
-    """Writes a text into each cell (row, column), in the largest type that fits all, unless it would be too small.
-
-    Returns:
-        Whether anything was written.
-    """
+    """Writes texts into cells in the largest type that fits all, unless that is too small. Returns whether it did."""
     width, height = room(ax)
     rows, columns = shape
     longest = max(map(len, texts.values()), default=1)
@@ -115,15 +104,7 @@ def write_in_cells(
     if size < SMALLEST_TEXT:
         return False
     for (row, column), text in texts.items():
-        ax.text(
-            column + 0.5,
-            row + 0.5,
-            text,
-            ha="center",
-            va="center_baseline",
-            fontsize=size,
-            color=ink(row, column),
-        )
+        ax.text(column + 0.5, row + 0.5, text, ha="center", va="center_baseline", fontsize=size, color=ink(row, column))
     return bool(texts)
 
 

@@ -61,11 +61,13 @@ def cost_by_phase(
         face = PALETTE[i % (len(PALETTE) - 1)]
         shown = np.nan_to_num(values)
         # The hatching takes the colour of the edge.
-        look: dict[str, Any] = {"color": face, "edgecolor": contrasting(face), "linewidth": 0.4, "hatch": _hatch(i)}
+        # Colours repeat after six phases and hatches after five; only the first phase is plain.
+        hatch = HATCHES[(i - 1) % len(HATCHES)] if i else ""
+        look: dict[str, Any] = {"color": face, "edgecolor": contrasting(face), "linewidth": 0.4, "hatch": hatch}
         drawn.barh(rows, shown, 0.7, left=left, label=name, **look)
         left = left + shown
     known = [any(values[i] == values[i] for values in costs.values()) for i in rows]
-    texts = [f"{_number(total)}" if found else _NO_RESULT for total, found in zip(left, known, strict=True)]
+    texts = [_number(total) if found else _NO_RESULT for total, found in zip(left, known, strict=True)]
     longest = left.max() or 1.0
     # Space for the totals: a share of the axes about as wide as the widest of them.
     points = 0.55 * room(drawn)[0]
@@ -81,11 +83,6 @@ def cost_by_phase(
     if legend:
         legend_beside(drawn)
     return drawn
-
-
-def _hatch(index: int) -> str:
-    # Colours repeat after six phases and hatches after five; only the first phase is plain.
-    return HATCHES[(index - 1) % len(HATCHES)] if index else ""
 
 
 def _number(value: float) -> str:

@@ -77,8 +77,9 @@ def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype
     grid: NDArray[np.float64] = np.full((len(rows), n), np.nan)
     for seed, row in enumerate(rows):
         if len(row) > n:
-            cure = f"There are {n} steps"
-            raise UsageError.of(f"series[{label!r}]", len(row), "losses are more than its steps", cure)
+            raise UsageError.of(
+                f"series[{label!r}]", len(row), "losses are more than its steps", f"There are {n} steps"
+            )
         grid[seed, : len(row)] = np.ma.filled(np.ma.asarray(row, dtype=float), np.nan)
     return np.ma.masked_invalid(grid)
 

@@ -51,12 +51,11 @@ def rank_lines(
     width = 0.7 * room(drawn)[0]
     widest = text_width("\n".join(map(str, layer_labels)))
     step = max(1, -(-int(layers * (widest + 6)) // max(int(width), 1)))
-    drawn.set_xticks(np.arange(0, layers, step), [str(label) for label in layer_labels[::step]], parse_math=False)
     if widest > width / 3:
         # Names of layers, not numbers: vertical names need one line each.
         step = every(layers, width)
-        drawn.set_xticks(np.arange(0, layers, step), [str(label) for label in layer_labels[::step]], parse_math=False)
         drawn.tick_params(axis="x", labelrotation=90)
+    drawn.set_xticks(np.arange(0, layers, step), [str(label) for label in layer_labels[::step]], parse_math=False)
     drawn.set_xlim(-0.5, layers - 0.5)
     top = max(largest(values), 1.0)
     # A margin below keeps marks at rank 0 whole.

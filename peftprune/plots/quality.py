@@ -78,10 +78,9 @@ def quality_against_parameters(
     missing = np.full(n, np.nan)
     lows = missing if low is None else column("low", low, n)
     highs = missing if high is None else column("high", high, n)
-    if not (size > 0).all():
-        raise UsageError.of(
-            "params", float(size[~(size > 0)][0]), "is not above 0", "Leave out methods without parameters"
-        )
+    wrong = size[~(size > 0)]
+    if wrong.size:
+        raise UsageError.of("params", float(wrong[0]), "is not above 0", "Leave out methods without parameters")
     best = np.zeros(n, bool) if pareto is None else column("pareto", pareto, n) > 0
     methods = list(dict.fromkeys(map(str, labels)))
     of = np.array([methods.index(str(label)) for label in labels])
@@ -158,13 +157,7 @@ def _draw_method(
     ax.plot(size[at], quality[at], label=name, transform=place, **style)
     with_interval = at[~np.isnan(lows[at]) & ~np.isnan(highs[at])]
     bars = np.column_stack([lows, highs, np.full(len(lows), np.nan)])[with_interval].ravel()
-    bar: dict[str, Any] = {
-        "color": style["color"],
-        "linewidth": 0.9,
-        "marker": "_",
-        "markersize": 4.0,
-        "zorder": style["zorder"],
-    }
+    bar = {"color": style["color"], "zorder": style["zorder"], "linewidth": 0.9, "marker": "_", "markersize": 4.0}
     ax.plot(np.repeat(size[with_interval], 3), bars, transform=place, **bar)
     ringed = at[best[at]]
     ax.plot(size[ringed], quality[ringed], linestyle="none", zorder=3.0, transform=place, **_RING)

@@ -86,10 +86,10 @@ def sharing_map(
         written = write_in_cells(drawn, _texts(ids, order, None), ids.shape, lambda i, j: _ink(int(ids[i, j]), order))
     if not written:
         for group, i in order.items():
-            hatch_cells(drawn, where(ids == group), _hatch(i), _ink(group, order), alpha=0.8)
+            hatch_cells(drawn, where(ids == group), HATCHES[i % len(HATCHES)], _ink(group, order), alpha=0.8)
         for i, patch in enumerate(key.get_patches()[int((ids == 0).any()) + int((ids == -1).any()) :] if key else ()):
             if i < min(len(order), _MOST_LISTED):
-                patch.set_hatch(_hatch(i))
+                patch.set_hatch(HATCHES[i % len(HATCHES)])
     hatch_cells(drawn, where(ids == -1), "xxxx", GREY)
     return drawn
 
@@ -102,10 +102,6 @@ def letters(index: int) -> str:
         index, last = divmod(index - 1, 26)
         name = string.ascii_uppercase[last] + name
     return name
-
-
-def _hatch(index: int) -> str:
-    return HATCHES[index % len(HATCHES)]
 
 
 def _face(group: int, order: dict[int, int]) -> str:
@@ -126,13 +122,7 @@ def _colour(ax: Axes, ids: Floats, order: dict[int, int]) -> None:
     for cell in where(ids >= 0):
         colours[cell] = to_rgba(_face(int(ids[cell]), order))
         edges[cell] = to_rgba(LIGHT_INK)
-    ax.pcolormesh(
-        np.arange(columns + 1),
-        np.arange(rows + 1),
-        colours,
-        edgecolors=edges.reshape(-1, 4),
-        linewidth=0.4,
-    )
+    ax.pcolormesh(np.arange(columns + 1), np.arange(rows + 1), colours, edgecolors=edges.reshape(-1, 4), linewidth=0.4)
 
 
 def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tuple[int, int], str]:

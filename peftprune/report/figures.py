@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +96,9 @@ def _lines(frames: Frames) -> Figure:
     figure, axes = plots.facets(list(found), width=_NARROW, height=2.0)
     for ax, grid in zip(axes, found.values(), strict=True):
         plots.rank_lines(ax, grid, list(grid.index), list(grid.columns), legend=False)
-    _share_scale(axes)
+    top = max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(top=top)
     plots.common_legend(figure, axes, note=_unfinished(frames))
     return figure
 
@@ -117,9 +119,8 @@ def _training(frames: Frames) -> Figure:
         raise _nothing("training", "no method of the study changes its ranks in training")
     figure, axes = plots.facets(list(panels), width=_NARROW, height=2.0)
     for ax, (values, end) in zip(axes, panels.values(), strict=True):
-        plots.rank_over_training(
-            ax, list(values.index), values.to_numpy(), list(values.columns), total_steps=end, legend=False
-        )
+        at = list(values.index)
+        plots.rank_over_training(ax, at, values.to_numpy(), list(values.columns), total_steps=end, legend=False)
     plots.common_legend(figure, axes)
     return figure
 
@@ -192,9 +193,8 @@ def _sharing(frames: Frames) -> Figure:
         raise _nothing("sharing", "no method of the study shares or removes adapters")
     figure, axes = _maps({title: grid for title, (grid, _) in panels.items()}, cell=0.34)
     for ax, (grid, ranks) in zip(axes, panels.values(), strict=True):
-        plots.sharing_map(
-            ax, grid.to_numpy(), list(grid.index), list(grid.columns), ranks=ranks.to_numpy(), legend=False
-        )
+        labels = list(grid.index), list(grid.columns)
+        plots.sharing_map(ax, grid.to_numpy(), *labels, ranks=ranks.to_numpy(), legend=False)
     plots.common_legend(figure, axes)
     return figure
 
@@ -252,9 +252,7 @@ def _differences(frames: Frames) -> Figure:
         plots.forest(
             ax,
             others,
-            placed["difference"].to_numpy(),
-            placed["low"].to_numpy(),
-            placed["high"].to_numpy(),
+            *(placed[name].to_numpy() for name in ("difference", "low", "high")),
             detectable=placed["detectable"].to_numpy(),
             verdicts=placed["verdict"].fillna("").tolist(),
             metric=str(metric),
@@ -348,12 +346,6 @@ def _maps(grids: Mapping[str, pd.DataFrame], cell: float = 0.3) -> tuple[Figure,
     layers = max(grid.shape[0] for grid in grids.values())
     width = min(max(cell * columns + 0.8, 2.2), 6.0)
     return plots.facets(list(grids), width=width, height=min(max(0.16 * layers, 1.3), 6.0) + 0.9)
-
-
-def _share_scale(axes: Sequence[Axes]) -> None:
-    top = max(ax.get_ylim()[1] for ax in axes)
-    for ax in axes:
-        ax.set_ylim(top=top)
 
 
 def _unfinished(frames: Frames) -> str:

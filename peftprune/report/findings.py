@@ -24,14 +24,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One method's outcome.
-
-    Attributes:
-        method: its label.
-        verdict: the outcome.
-        size: number of pairs or seeds behind it, such as "2 seeds".
-        sentence: the numbers behind it.
-    """
+    """One method's outcome: verdict, pairs or seeds behind it ("2 seeds"), and a sentence with the numbers."""
 
     method: str
     verdict: Verdict

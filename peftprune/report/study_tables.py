@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from peftprune.analysis.frames import Frames
+from peftprune.report.findings import budget_in_words, in_words
 from peftprune.report.table import Column, Table, count, interval, number, p_value, plain, score, table
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
@@ -142,6 +144,17 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
     known = _LAYOUTS[name]
     caption = known.caption.format_map({str(name): value for name, value in frame.iloc[0].items()})
     return table(caption, frame, known.columns, frame=name, place=place, note=known.note, detail=known.detail)
+
+
+def tables_over_tasks(frames: Frames) -> list[Table | None]:
+    """Lays out the results over several tasks, one table per result and budget; none for a single task."""
+    if len(frames.study.tasks) < 2:
+        return []
+    return [
+        study_table(name, rows, budget_in_words(str(budget)))
+        for name, frame in (("pooled", in_words(frames.pooled)), ("average_ranks", frames.average_ranks))
+        for budget, rows in frame.groupby("budget", sort=False)
+    ]
 
 
 def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table:

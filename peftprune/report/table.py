@@ -44,14 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
-
-    Attributes:
-        title: its heading.
-        cell: converts a record of the frame into a cell.
-        numeric: aligned right.
-        detail: left out on a terminal, where space is short.
-    """
+    """A column: heading and cell of a record; numbers are aligned right, and a terminal leaves out a `detail`."""
 
     title: str
     cell: Callable[[Record], Cell]
@@ -71,13 +64,8 @@ class Row:
 class Table:
     """A table to be shown.
 
-    Attributes:
-        caption: what the table holds.
-        columns, rows: what is shown.
-        frame: name of the frame that the numbers are from.
-        place: the part of the study, in words; empty where the caption suffices.
-        note: how to read it.
-        detail: how to read the detail columns and the second lines of cells.
+    The numbers are from the frame named `frame`; `place` is the part of the study in words, empty where the caption
+    suffices; `note` says how to read the table, and `detail` its detail columns and the second lines of cells.
     """
 
     caption: str
@@ -112,16 +100,8 @@ def facts(caption: str, frame: str, values: Mapping[str, Any], note: str = "") -
     return table(caption, rows, columns, frame=frame, note=note)
 
 
-# --- columns ----------------------------------------------------------------------------------------------------------
-
-
 def column(
-    name: str,
-    title: str | None,
-    write: Callable[[Any], str],
-    *,
-    numeric: bool = True,
-    detail: bool = False,
+    name: str, title: str | None, write: Callable[[Any], str], *, numeric: bool = True, detail: bool = False
 ) -> Column:
     """Returns a column of one value per cell, written by `write`; the title defaults to the name."""
     heading = name.replace("_", " ") if title is None else title
@@ -139,13 +119,7 @@ def count(name: str, title: str | None = None, *, detail: bool = False) -> Colum
 
 
 def number(
-    name: str,
-    digits: int,
-    title: str | None = None,
-    *,
-    factor: float = 1.0,
-    signed: bool = False,
-    detail: bool = False,
+    name: str, digits: int, title: str | None = None, *, factor: float = 1.0, signed: bool = False, detail: bool = False
 ) -> Column:
     """Returns a column of numbers times `factor`, rounded to `digits` decimals."""
     return column(name, title, lambda value: rounded(value * factor, digits, signed), detail=detail)
@@ -177,9 +151,6 @@ def score(metric: str) -> Column:
         return Cell(tuple(parts), () if missing(record[f"{metric}_mean"]) else (Part("95 %: "), *bounds))
 
     return Column(metric, cell)
-
-
-# --- texts ------------------------------------------------------------------------------------------------------------
 
 
 def missing(value: Any) -> bool:

@@ -60,10 +60,6 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) 
     return _FORMATS[format](Frames(study, baseline))
 
 
-def _csv(frames: Frames) -> str:
-    return _with_differences(frames).to_csv(index=False, lineterminator="\n")
-
-
 def _json(frames: Frames) -> str:
     found = {
         "table": frames.table,
@@ -117,22 +113,17 @@ def _latex_table(table: Table) -> str:
     def line(texts: list[str]) -> str:
         return " & ".join(map(_latex_text, texts)) + r" \\"
 
-    body = [line([cell.text for cell in row.cells]) for row in table.rows]
-    return "\n".join(
-        [
-            r"\begin{table}",
-            rf"\caption{{{_latex_text(table.caption)}}}",
-            rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
-            r"\toprule",
-            line([column.title for column in table.columns]),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_latex_text(table.caption)}}}",
+        rf"\begin{{tabular}}{{{''.join('r' if column.numeric else 'l' for column in table.columns)}}}",
+        r"\toprule",
+        line([column.title for column in table.columns]),
+        r"\midrule",
+        *(line([cell.text for cell in row.cells]) for row in table.rows),
+        *(r"\bottomrule", r"\end{tabular}", r"\end{table}", ""),
+    ]
+    return "\n".join(lines)
 
 
 def _latex_text(text: str) -> str:
@@ -142,6 +133,6 @@ def _latex_text(text: str) -> str:
 _FORMATS: dict[str, Callable[[Frames], str]] = {
     "markdown": lambda frames: _paper_tables(frames, _markdown_table),
     "latex": lambda frames: _paper_tables(frames, _latex_table),
-    "csv": _csv,
+    "csv": lambda frames: _with_differences(frames).to_csv(index=False, lineterminator="\n"),
     "json": _json,
 }

@@ -5,7 +5,9 @@ Names are imported on first use, so that a method can be described without torch
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,33 +31,19 @@ if TYPE_CHECKING:
     from peftprune.scoring.triplet import TripletSensitivity as TripletSensitivity
     from peftprune.scoring.variance import explained_variance as explained_variance
 
-_HOMES = {
-    "SmoothedSensitivity": "gradient",
-    "TripletSensitivity": "triplet",
-    "cubic_decay": "schedule",
-    "cubic_fade": "schedule",
-    "explained_variance": "variance",
-    "hard_threshold": "threshold",
-    "keep_top": "select",
-    "keep_top_global": "select",
-    "lowest_mask": "select",
-    "orthogonality": "penalty",
-    "output_energy": "activation",
-    "rank_magnitude": "magnitude",
-    "sensitivity": "gradient",
-    "share_held": "select",
-    "soft_threshold": "threshold",
-    "units_that_fit": "select",
-    "until_share": "select",
-    "update_svd": "spectrum",
-    "weight_times_input_norm": "activation",
+# The imports above, which only type checkers execute, are also the table of names.
+_MODULES = {
+    alias.name: statement.module
+    for statement in ast.walk(ast.parse(Path(__file__).read_text("utf-8")))
+    if isinstance(statement, ast.ImportFrom) and statement.module and statement.module.startswith("peftprune.")
+    for alias in statement.names
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'peftprune.scoring' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"peftprune.scoring.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
     return value

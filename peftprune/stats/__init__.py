@@ -10,37 +10,23 @@ and `critical_difference` for many methods over many tasks, and `holm` for tests
 the outcome. `peftprune.stats.metrics` defines the metrics.
 """
 
-from peftprune.stats.effects import effect_size, probability_of_improvement
-from peftprune.stats.intervals import Summary, summary
-from peftprune.stats.multiple_testing import holm
-from peftprune.stats.paired import PairedDifference, paired_bootstrap
-from peftprune.stats.pareto import pareto_set
-from peftprune.stats.permutation import paired_permutation, smallest_permutation_p
-from peftprune.stats.power import detectable_difference, detectable_from
-from peftprune.stats.proportions import mcnemar
-from peftprune.stats.ranks import FriedmanTest, average_ranks, critical_difference, friedman
-from peftprune.stats.score_interval import score_interval
-from peftprune.stats.verdict import Verdict, verdict
-
-__all__ = [
-    "FriedmanTest",
-    "PairedDifference",
-    "Summary",
-    "Verdict",
-    "average_ranks",
-    "critical_difference",
-    "detectable_difference",
-    "detectable_from",
-    "effect_size",
-    "friedman",
-    "holm",
-    "mcnemar",
-    "paired_bootstrap",
-    "paired_permutation",
-    "pareto_set",
-    "probability_of_improvement",
-    "score_interval",
-    "smallest_permutation_p",
-    "summary",
-    "verdict",
-]
+from peftprune.stats.effects import effect_size as effect_size
+from peftprune.stats.effects import probability_of_improvement as probability_of_improvement
+from peftprune.stats.intervals import Summary as Summary
+from peftprune.stats.intervals import summary as summary
+from peftprune.stats.multiple_testing import holm as holm
+from peftprune.stats.paired import PairedDifference as PairedDifference
+from peftprune.stats.paired import paired_bootstrap as paired_bootstrap
+from peftprune.stats.pareto import pareto_set as pareto_set
+from peftprune.stats.permutation import paired_permutation as paired_permutation
+from peftprune.stats.permutation import smallest_permutation_p as smallest_permutation_p
+from peftprune.stats.power import detectable_difference as detectable_difference
+from peftprune.stats.power import detectable_from as detectable_from
+from peftprune.stats.proportions import mcnemar as mcnemar
+from peftprune.stats.ranks import FriedmanTest as FriedmanTest
+from peftprune.stats.ranks import average_ranks as average_ranks
+from peftprune.stats.ranks import critical_difference as critical_difference
+from peftprune.stats.ranks import friedman as friedman
+from peftprune.stats.score_interval import score_interval as score_interval
+from peftprune.stats.verdict import Verdict as Verdict
+from peftprune.stats.verdict import verdict as verdict

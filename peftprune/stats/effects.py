@@ -38,11 +38,9 @@ def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
     # The spread of a constant difference consists of rounding errors.
     if spread <= 1e-12 * abs(mean):
         return math.copysign(math.inf, mean)
-    return mean / spread * (_hedges_factor(len(d) - 1) if corrected else 1.0)
-
-
-def _hedges_factor(degrees: int) -> float:
-    return math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees - 1) / 2)) / math.sqrt(degrees / 2)
+    m = len(d) - 1
+    factor = math.exp(math.lgamma(m / 2) - math.lgamma((m - 1) / 2)) / math.sqrt(m / 2) if corrected else 1.0
+    return mean / spread * factor
 
 
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:

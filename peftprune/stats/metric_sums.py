@@ -97,12 +97,9 @@ def _pearson(sums: Floats) -> Floats:
 
 
 def _bleu(sums: Floats) -> Floats:
-    """Returns corpus BLEU in [0, 1] as sacrebleu computes it, with its default smoothing ("exp").
-
-    Sums are (..., 10): length, reference length, matching 1- to 4-grams, all 1- to 4-grams. The m-th order without a
-    match has a precision of 1 / (2^m · all). BLEU is 0 without any match, or where an order has no n-grams.
-    """
+    """Returns corpus BLEU in [0, 1] with sacrebleu's default smoothing, from sums (..., 10) in the order of `bleu`."""
     length, reference, matching, total = sums[..., 0], sums[..., 1], sums[..., 2:6], sums[..., 6:10]
+    # The m-th order without a match has a precision of 1 / (2^m · all).
     missing = np.cumsum(matching == 0, axis=-1)
     possible = total > 0
     precision = np.where(matching > 0, matching, 0.5**missing) / np.where(possible, total, 1.0)

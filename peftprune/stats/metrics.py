@@ -26,14 +26,11 @@ class Metric:
     """The definition of a metric.
 
     Attributes:
-        name: its key in `METRICS`.
-        kind: the kind of task that it fits.
+        name: its key in `METRICS`. kind: the kind of task that it fits.
         function: (predictions (n,), references (n,)) to its value; of generated text (text, its references) to the
             statistics that the example adds to `sums`.
         sums: the metric as a function of sums over examples; None where it is not one.
-        low: the least value.
-        high: the greatest value.
-        higher_is_better: its direction.
+        low, high: the least and the greatest value. higher_is_better: its direction.
         max_classes: the largest number of classes that it is defined for; None for any number.
         library: the optional package that it needs, as it is imported.
     """
@@ -73,66 +70,32 @@ class Metric:
         return self.sums.value(statistics)
 
 
-def _accuracy(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    from sklearn.metrics import accuracy_score
+def _sklearn(function: str, predictions: NDArray[np.int64], references: NDArray[np.int64], **options: Any) -> float:
+    import sklearn.metrics
 
-    return accuracy_score(references, predictions)
-
-
-def _f1(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    """Returns F1 of class 1, and 0.0 where that class is neither predicted nor present."""
-    from sklearn.metrics import f1_score
-
-    return f1_score(references, predictions, zero_division=0)
-
-
-def _f1_macro(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
-    """Returns the unweighted mean of F1 over the classes that occur in predictions or references."""
-    from sklearn.metrics import f1_score
-
-    return f1_score(references, predictions, average="macro", zero_division=0)
+    return getattr(sklearn.metrics, function)(references, predictions, **options)
 
 
 def _matthews(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> float:
     """Returns the Matthews correlation, and 0.0 where a side is constant, as scikit-learn defines it."""
-    from sklearn.metrics import matthews_corrcoef
-
     if _constant(predictions) or _constant(references):
         return 0.0  # without scikit-learn's warning about a single class
-    return matthews_corrcoef(references, predictions)
+    return _sklearn("matthews_corrcoef", predictions, references)
 
 
-def _pearson(predictions: NDArray[np.float64], references: NDArray[np.float64]) -> float:
-    from scipy.stats import pearsonr
-
-    return _correlation(pearsonr, predictions, references)
-
-
-def _spearman(predictions: NDArray[np.float64], references: NDArray[np.float64]) -> float:
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, predictions, references)
-
-
-def _correlation(
-    correlate: Callable[..., Any], predictions: NDArray[np.float64], references: NDArray[np.float64]
-) -> float:
-    """Returns a correlation from scipy, and 0.0 where a side is constant.
-
-    The correlation is undefined there. Unlike NaN, 0.0 can be averaged and compared, and scikit-learn also returns it
-    for the Matthews correlation of a constant classifier.
-    """
+def _scipy(function: str, predictions: NDArray[np.float64], references: NDArray[np.float64]) -> float:
+    """Returns a correlation, and 0.0 where a side is constant: unlike NaN, it can be averaged and compared."""
     import math
 
-    from scipy.stats import NearConstantInputWarning
+    import scipy.stats
 
     if len(references) < 2:
         raise RunError("A correlation needs at least two examples.")
     if _constant(predictions) or _constant(references):
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NearConstantInputWarning)
-        value = float(correlate(predictions, references).statistic)
+        warnings.simplefilter("ignore", scipy.stats.NearConstantInputWarning)
+        value = float(getattr(scipy.stats, function)(predictions, references).statistic)
     return value if math.isfinite(value) else 0.0
 
 
@@ -140,22 +103,21 @@ def _constant(values: NDArray[Any]) -> bool:
     return bool((values == values[0]).all())
 
 
-def _rouge(name: str) -> Metric:
-    return Metric(name, "generation", partial(rouge, name), MEAN, library="rouge_score")
-
-
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", "classification", _accuracy, ACCURACY),
-        Metric("f1", "classification", _f1, F1, max_classes=2),
-        Metric("f1_macro", "classification", _f1_macro, F1_MACRO),
+        Metric("accuracy", "classification", partial(_sklearn, "accuracy_score"), ACCURACY),
+        # 0.0 where class 1 is neither predicted nor present.
+        Metric("f1", "classification", partial(_sklearn, "f1_score", zero_division=0), F1, max_classes=2),
+        # The unweighted mean over the classes that occur in predictions or references.
+        Metric("f1_macro", "classification", partial(_sklearn, "f1_score", average="macro", zero_division=0), F1_MACRO),
         Metric("matthews", "classification", _matthews, MATTHEWS, low=-1.0),
-        Metric("pearson", "regression", _pearson, PEARSON, low=-1.0),
-        Metric("spearman", "regression", _spearman, None, low=-1.0),
-        _rouge("rouge1"),
-        _rouge("rouge2"),
-        _rouge("rougeL"),
+        Metric("pearson", "regression", partial(_scipy, "pearsonr"), PEARSON, low=-1.0),
+        Metric("spearman", "regression", partial(_scipy, "spearmanr"), None, low=-1.0),
+        *(
+            Metric(name, "generation", partial(rouge, name), MEAN, library="rouge_score")
+            for name in ("rouge1", "rouge2", "rougeL")
+        ),
         Metric("bleu", "generation", bleu, BLEU, library="sacrebleu"),
         Metric("exact_match", "generation", exact_match, MEAN),
         Metric("exact_number", "generation", exact_number, MEAN),

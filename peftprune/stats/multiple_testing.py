@@ -29,9 +29,11 @@ def holm(p_values: ArrayLike) -> Floats:
         raise UsageError.of("p_values", p.shape, "is not a row of values", "Give one p per comparison")
     made = ~np.isnan(p)
     values = p[made]
-    if ((values < 0) | (values > 1)).any():
-        odd = float(values[(values < 0) | (values > 1)][0])
-        raise UsageError.of("p_values", odd, "is not between 0 and 1", "Give p values as the tests return them")
+    odd = values[(values < 0) | (values > 1)]
+    if odd.size:
+        raise UsageError.of(
+            "p_values", float(odd[0]), "is not between 0 and 1", "Give p values as the tests return them"
+        )
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     adjusted = np.full(p.shape, np.nan)

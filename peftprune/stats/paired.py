@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,13 +20,10 @@ class PairedDifference:
 
     Attributes:
         difference: mean over seeds of (a − b).
-        low: lower end of the interval.
-        high: its upper end.
-        p: two-sided.
+        low, high: the ends of the interval. p: two-sided.
         probability: that a is truly larger: the share of replicates above 0, with those at 0 counted half.
         confidence: of the interval.
-        n_seeds: pairs of runs.
-        n_examples: examples that they were scored on.
+        n_seeds: pairs of runs. n_examples: examples that they were scored on.
         example_std: standard deviation, over examples, of one seed's per-example difference (of its linear
             approximation, for a metric that is not a mean).
         common: share of that variance that all seeds have in common, in [0, 1]; the rest averages out over seeds. 1 for
@@ -133,8 +131,7 @@ def paired_bootstrap(
     )
 
 
-@dataclass(frozen=True)
-class _Variances:
+class _Variances(NamedTuple):
     """Variances of the difference: `one_seed` over examples, its `common` share, V_int, and max(0, V_seed − V_int)."""
 
     one_seed: float

@@ -102,11 +102,8 @@ def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: floa
 
 
 def _example_variance(base_rate: float | None, discordance: float | None, example_std: float | None) -> float:
-    known = {
-        name: value
-        for name, value in (("base_rate", base_rate), ("discordance", discordance), ("example_std", example_std))
-        if value is not None
-    }
+    given = {"base_rate": base_rate, "discordance": discordance, "example_std": example_std}
+    known = {name: value for name, value in given.items() if value is not None}
     if len(known) != 1:
         cure = "Give base_rate, discordance or example_std, and only one of them"
         raise UsageError.of("example noise", known, "does not determine how much examples vary", cure)
@@ -116,22 +113,15 @@ def _example_variance(base_rate: float | None, discordance: float | None, exampl
     return {"base_rate": 2 * value * (1 - value), "discordance": value, "example_std": value**2}[name]
 
 
-def _chi2_nodes(degrees: int) -> Floats:
-    """Returns equally likely values of chi-squared."""
-    from scipy.stats import chi2
-
-    return np.asarray(chi2.ppf((np.arange(_NODES) + 0.5) / _NODES, degrees), dtype=float)
-
-
 def _thresholds(over_examples: float, interaction: float, over_seeds: float, degrees: int, alpha: float) -> Floats:
     """Returns q(V̂) for equally likely V̂, by bisection of E[Φ(−q/√(V_ex + V₊))] = alpha/2."""
     from scipy.special import ndtr
-    from scipy.stats import norm
+    from scipy.stats import chi2, norm
 
     normal = float(norm.ppf(1 - alpha / 2))
     if degrees == 0 or interaction + over_seeds == 0:
         return np.full(1, normal * math.sqrt(over_examples))
-    nodes = _chi2_nodes(degrees)
+    nodes = np.asarray(chi2.ppf((np.arange(_NODES) + 0.5) / _NODES, degrees), dtype=float)
     estimated = (interaction + over_seeds) * nodes / degrees
     spread = np.sqrt(over_examples + np.maximum(0.0, estimated[:, None] * (degrees / nodes) - interaction))
     low, high = normal * spread.min(axis=1), normal * spread.max(axis=1)

@@ -30,10 +30,9 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
 
     first, second = pair(correct_a, correct_b, dimensions=(1,), names="correct_a and correct_b")
     values = np.concatenate([first, second])
-    if not np.isin(values, (0.0, 1.0)).all():
-        odd = float(values[~np.isin(values, (0.0, 1.0))][0])
-        raise UsageError.of(
-            "correct_a and correct_b", odd, "is neither right nor wrong", "Give True or False for each example"
-        )
+    odd = values[~np.isin(values, (0.0, 1.0))]
+    if odd.size:
+        cure = "Give True or False for each example"
+        raise UsageError.of("correct_a and correct_b", float(odd[0]), "is neither right nor wrong", cure)
     only_a, only_b = int((first > second).sum()), int((first < second).sum())
     return min(1.0, 2.0 * float(binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)))

@@ -20,11 +20,7 @@ _CHUNK = 2**22
 
 
 def example_axes(metric: MetricLike | None) -> int:
-    """Returns how many axes the prediction for one example has: 0, or 1 for a row of statistics.
-
-    Raises:
-        UsageError: an unknown metric.
-    """
+    """Returns how many axes the prediction for one example has: 0, or 1 for a row of statistics."""
     sums = _sums(metric)
     return 0 if sums is None else sums.axes
 
@@ -86,11 +82,7 @@ def _by_sums(
 
 
 def _by_calls(
-    models: Floats,
-    truth: Floats,
-    metric: Callable[[Floats, Floats], float],
-    resamples: int,
-    rng: np.random.Generator,
+    models: Floats, truth: Floats, metric: Callable[[Floats, Floats], float], resamples: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
     resampled = np.empty((resamples, len(models)))
     for i in range(resamples):

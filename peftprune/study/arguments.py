@@ -19,8 +19,7 @@ _SEEDS_END = 2**32
 def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
     """Loads tasks, given as names, several names separated by commas, `Task` objects, or a sequence of these.
 
-    Raises:
-        UsageError: for no task, a value of another type, an unknown name, or two tasks of the same name.
+    Raises UsageError for no task, a value of another type, an unknown name, or two tasks of the same name.
     """
     parts = _as_list("task", task, (str, Task), "rte")
     named = [n for p in parts for n in ([p] if isinstance(p, Task) else map(str.strip, p.split(",")))]
@@ -32,11 +31,7 @@ def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | N
 
 
 def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Budget | Literal["paper"]]:
-    """Returns one or several budgets by their label in tables.
-
-    Raises:
-        UsageError: for no budget, one that cannot be parsed, or two equal ones.
-    """
+    """Returns budgets by their label in tables. Raises UsageError for no, an unreadable, or a repeated budget."""
     parsed = [parse_budget(b) for b in _as_list("budget", budget, (str, Budget), "rank=8")]
     labels = [b if isinstance(b, str) else b.label for b in parsed]
     if not parsed:
@@ -48,8 +43,7 @@ def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Bu
 def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     """Returns the seeds: 0, 1, ... for a number of seeds, or a sequence as it is. Text may be either: "3" or "11,12".
 
-    Raises:
-        UsageError: for no seed, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
+    Raises UsageError for no seed, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
     """
     value: Any = _seeds_from_text(seeds) if isinstance(seeds, str) else seeds
     if isinstance(value, bool) or not isinstance(value, int | Sequence):
@@ -73,8 +67,7 @@ def _seeds_from_text(text: str) -> int | list[int]:
 def parse_targets(targets: str | Sequence[str]) -> str | list[str]:
     """Returns "attention", "all-linear", or a list of module names, which may be separated by commas.
 
-    Raises:
-        UsageError: for any other value.
+    Raises UsageError for any other value.
     """
     parts = _as_list("target_modules", targets, (str,), "all-linear")
     if isinstance(targets, str) and targets in ("attention", "all-linear"):
@@ -87,11 +80,7 @@ def parse_targets(targets: str | Sequence[str]) -> str | list[str]:
 
 
 def parse_workers(workers: Workers | str) -> Workers:
-    """Returns "auto" or a number of processes, which may be text.
-
-    Raises:
-        UsageError: for any other value, or a number below 1.
-    """
+    """Returns "auto" or a number of processes, which may be text. Raises UsageError for other values and below 1."""
     if workers == "auto":
         return "auto"
     count = int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
@@ -101,11 +90,7 @@ def parse_workers(workers: Workers | str) -> Workers:
 
 
 def check_path(field: str, value: Any) -> None:
-    """Checks that a value is a name, a path or None.
-
-    Raises:
-        UsageError: for any other value; it names the field.
-    """
+    """Raises UsageError, which names the field, for a value that is not a name, a path or None."""
     if value is not None and not isinstance(value, str | os.PathLike):
         raise UsageError.of(field, value, "is not a name or path", "Give text")
 

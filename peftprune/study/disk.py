@@ -44,11 +44,7 @@ def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
 
 
 def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
-    """Refuses to train an arm whose files, `checkpoints` included, do not fit on the disk.
-
-    Raises:
-        RunError: naming the free and the needed space.
-    """
+    """Raises RunError, which names the space, if an arm's files with its `checkpoints` do not fit on the disk."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     # An old checkpoint is removed after a new one is complete.
     held = min(checkpoints, KEPT_CHECKPOINTS + 1)

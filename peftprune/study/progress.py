@@ -6,7 +6,6 @@ import logging
 import sys
 from collections.abc import Mapping
 from copy import copy
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -41,9 +40,7 @@ class Reporter:
         self._display.progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._display.progress.stop()
 
     def started(self, label: str, seed: int, steps: int) -> None:

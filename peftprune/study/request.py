@@ -121,8 +121,7 @@ class StudyRequest:
 def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]:
     """Returns the methods, each with the label of the method it depends on, which comes before it.
 
-    Raises:
-        UsageError: for a label that is not in the study, or methods that depend on each other.
+    Raises UsageError for a label that is not in the study, or methods that depend on each other.
     """
     needs = {s.label: s.build().depends_on for s in specs}
     depth: dict[str, int] = {}

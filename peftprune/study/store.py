@@ -179,20 +179,15 @@ class StudyFolder:
     path: Path
 
     def prepare(self) -> None:
-        """Creates the folder and checks that it is writable.
-
-        Raises:
-            UsageError: if it is not.
-        """
+        """Creates the folder. Raises UsageError if it is not writable."""
         try:
             (self.path / "arms").mkdir(parents=True, exist_ok=True)
             probe = self.path / f".writable.{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()
         except OSError as error:
-            raise UsageError.of(
-                "output_dir", str(self.path), f"cannot be written ({error.strerror})", "Name a folder you may write to"
-            ) from None
+            problem, cure = f"cannot be written ({error.strerror})", "Name a folder you may write to"
+            raise UsageError.of("output_dir", str(self.path), problem, cure) from None
 
     def arm(self, label: str, seed: int, digest: str) -> ArmFolder:
         """Returns the folder of an arm."""
@@ -239,11 +234,7 @@ class StudyFolder:
         return found
 
     def read_request(self) -> dict[str, Any]:
-        """Reads `study.json`.
-
-        Raises:
-            UsageError: if it is missing or invalid.
-        """
+        """Reads `study.json`. Raises UsageError if it is missing or invalid."""
         found = _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)
         if found is None:
             problem, cure = "holds no study.json", "Name a folder that compare wrote"

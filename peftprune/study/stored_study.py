@@ -37,11 +37,7 @@ class StoredStudy:
 
     @classmethod
     def load(cls, output_dir: str | Path) -> Self:
-        """Reads a stored study.
-
-        Raises:
-            UsageError: the folder holds no study.
-        """
+        """Reads a stored study. Raises UsageError if the folder holds none."""
         path = Path(output_dir)
         return cls(path, StudyFolder(path).read_request())
 
@@ -77,8 +73,7 @@ class StoredStudy:
     def only(self, *, task: str | None = None, budget: str | None = None, method: str | None = None) -> Self:
         """Returns the same study, restricted to a task, a budget or a method; None restricts nothing.
 
-        Raises:
-            UsageError: the study has no such part.
+        Raises UsageError if the study has no such part.
         """
         request = dict(self.request)
         wanted = {"tasks": ("name", task), "budgets": ("label", budget), "methods": ("label", method)}
@@ -114,15 +109,11 @@ class StoredStudy:
     def arm(self, method: str, seed: int, *, task: str | None = None, budget: str | None = None) -> ArmFolder:
         """Returns the files of one arm; task and budget are required where the study has several.
 
-        Raises:
-            KeyError: the study has no such arm, or several.
+        Raises KeyError if the study has no such arm, or several.
         """
         wanted = {"method": method, "seed": seed, "task": task, "budget": budget}
-        found = [
-            folder
-            for key, folder in self.arms()
-            if all(value is None or key[name] == value for name, value in wanted.items())
-        ]
+        given = {name: value for name, value in wanted.items() if value is not None}
+        found = [folder for key, folder in self.arms() if given.items() <= key.items()]
         if len(found) != 1:
             several = f"{len(found)} arms" if found else "no arm"
             raise KeyError(
@@ -148,8 +139,7 @@ class StoredStudy:
     def baseline_label(self, baseline: str | None) -> str:
         """Returns the label of the method that the others are compared with; None selects the first method.
 
-        Raises:
-            UsageError: the study has no such method.
+        Raises UsageError if the study has no such method.
         """
         if baseline is None:
             return self.methods[0]

@@ -147,7 +147,7 @@ _OBJECT_TEMPLATES = {
 def _noun_words(root: str, tree: dict[str, tuple[str, ...]], verb: Verb, rng: random.Random) -> Words:
     middle = rng.choice(list(tree))
     narrow = rng.choice(tree[middle])
-    words = {"past": verb.past, "base": verb.base, "modifier": verb.modifier}
+    words: Words = verb._asdict()
     for level, noun in zip(_NOUN_LEVELS, (root, middle, narrow), strict=True):
         words |= {level: noun, f"a_{level}": f"{article(noun)} {noun}", f"{level}s": plural(noun)}
     return words
@@ -176,7 +176,7 @@ _PLAIN_NOUN_WORLDS = _truth(_NOUN_WORLDS, lambda world: any(kind == 2 for kind, 
 # --- counting ---------------------------------------------------------------------------------------------------------
 # A world is (how many there are, how many of them did it).
 _COUNT_WORLDS = tuple((total, did) for total in range(2, 13) for did in range(total + 1))
-_PARTS: dict[str, Callable[[int, int], bool]] = {
+_PARTS: dict[str, Callable[..., bool]] = {
     "all of the {middles} {past}": lambda total, did: did == total,
     "most of the {middles} {past}": lambda total, did: 2 * did > total,
     "at least one of the {middles} {past}": lambda total, did: did >= 1,
@@ -193,10 +193,9 @@ _NUMBERS: dict[str, Callable[[int, int], bool]] = {
 }
 
 
-def _part_forms() -> tuple[Form, ...]:
+def _fixed_forms(texts: dict[str, Callable[..., bool]], worlds: Sequence[tuple[Any, ...]]) -> tuple[Form, ...]:
     return tuple(
-        Form(text, _truth(_COUNT_WORLDS, lambda world, holds=holds: holds(*world)), (text,))
-        for text, holds in _PARTS.items()
+        Form(text, _truth(worlds, lambda world, holds=holds: holds(*world)), (text,)) for text, holds in texts.items()
     )
 
 
@@ -234,7 +233,7 @@ def _role_forms() -> tuple[Form, ...]:
     )
 
 
-def _draw_roles(scene: tuple[tuple[str, str], lexicon.TransitiveVerb], rng: random.Random) -> Words:
+def _draw_pair(scene: tuple[tuple[str, str], Verb | lexicon.TransitiveVerb], rng: random.Random) -> Words:
     (first, second), verb = scene
     if rng.random() < 0.5:
         first, second = second, first
@@ -242,7 +241,7 @@ def _draw_roles(scene: tuple[tuple[str, str], lexicon.TransitiveVerb], rng: rand
 
 
 # --- and, or, neither -------------------------------------------------------------------------------------------------
-_CONNECTIVES: dict[str, Callable[[bool, bool], bool]] = {
+_CONNECTIVES: dict[str, Callable[..., bool]] = {
     "{first} and {second} {past}": lambda first, second: first and second,
     "both {first} and {second} {past}": lambda first, second: first and second,
     "{first} or {second} {past}": lambda first, second: first or second,
@@ -256,20 +255,6 @@ _CONNECTIVES: dict[str, Callable[[bool, bool], bool]] = {
 }
 
 
-def _connective_forms() -> tuple[Form, ...]:
-    return tuple(
-        Form(text, _truth(_PAIR_WORLDS, lambda world, holds=holds: holds(*world)), (text,))
-        for text, holds in _CONNECTIVES.items()
-    )
-
-
-def _draw_names(scene: tuple[tuple[str, str], Verb], rng: random.Random) -> Words:
-    (first, second), verb = scene
-    if rng.random() < 0.5:
-        first, second = second, first
-    return {"first": first, "second": second, "past": verb.past, "base": verb.base}
-
-
 _ROLE_SCENES = tuple(itertools.product(itertools.combinations(lexicon.ROLES, 2), lexicon.ROLE_VERBS))
 _NAME_SCENES = tuple(itertools.product(lexicon.NAME_PAIRS, lexicon.PERSON_VERBS))
 _ALL_WORLDS = -1  # every bit set
@@ -280,10 +265,10 @@ def families() -> tuple[Family, ...]:
     return (
         Family("subject", _noun_forms(_SUBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.3),
         Family("object", _noun_forms(_OBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _OBJECT_SCENES, _draw_object, 0.2),
-        Family("parts", _part_forms(), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.15),
+        Family("parts", _fixed_forms(_PARTS, _COUNT_WORLDS), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.15),
         Family("numbers", _number_forms(), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.05),
-        Family("roles", _role_forms(), _ALL_WORLDS, _ROLE_SCENES, _draw_roles, 0.15),
-        Family("connectives", _connective_forms(), _ALL_WORLDS, _NAME_SCENES, _draw_names, 0.15),
+        Family("roles", _role_forms(), _ALL_WORLDS, _ROLE_SCENES, _draw_pair, 0.15),
+        Family("connectives", _fixed_forms(_CONNECTIVES, _PAIR_WORLDS), _ALL_WORLDS, _NAME_SCENES, _draw_pair, 0.15),
     )
 
 
@@ -307,12 +292,14 @@ def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
         if label is not None and differences <= MAX_DIFFERENCES:
             weights[i, j, label] = SYNONYM_WEIGHT if premise.truth == hypothesis.truth else 1.0
 
+    # Forms that can only have one label in a position are taken out of that position.
     while True:
         seen = {(side, key[side], key[2]) for key in weights for side in (0, 1)}
         kept = {k: w for k, w in weights.items() if all((side, k[side], 1 - k[2]) in seen for side in (0, 1))}
         if len(kept) == len(weights):
             break
         weights = kept
+    # Iterative proportional fitting balances the rest.
     for _ in range(rounds):
         for side in (1, 0):
             totals: dict[tuple[int, int], float] = {}
@@ -338,9 +325,8 @@ def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int,
             deck = decks[id(family.scenes)] = rng.sample(family.scenes, len(family.scenes))
         start = 0.0
         for split, share in SHARES.items():
-            end = start + share
-            dealt[number, split] = deck[round(start * len(deck)) : round(end * len(deck))]
-            start = end
+            dealt[number, split] = deck[round(start * len(deck)) : round((start + share) * len(deck))]
+            start += share
     return dealt
 
 
@@ -355,13 +341,12 @@ def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split
         Shuffled pairs per split. Exactly half of each split has each label; no pair occurs twice in a split; no
         sentence occurs in two splits, in either position.
     """
-    sizes = SIZES if sizes is None else sizes
     rng = random.Random(seed)
     kinds = families()
     scenes = _deal_scenes(kinds, rng)
     form_pairs = _form_pairs()
     splits: dict[Split, list[Pair]] = {}
-    for split, size in sizes.items():
+    for split, size in (SIZES if sizes is None else sizes).items():
         if size <= 0 or size % 2:
             raise UsageError.of("sizes", size, f"does not fit {split}", "Give an even number of pairs, at least 2.")
         pairs: dict[tuple[str, str], Pair] = {}

@@ -62,8 +62,7 @@ def read_table(path: str | Path) -> Table:
     Text is UTF-8, with or without a byte-order mark; lines end in LF or CRLF. The first line of CSV and TSV is the
     header. Values of CSV and TSV are strings.
 
-    Raises:
-        UsageError: the file is missing, empty, of another format, or broken.
+    Raises UsageError for a file that is missing, empty, of another format, or broken.
     """
     path = Path(path)
     suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
@@ -129,22 +128,21 @@ def _read_text(path: Path) -> str:
 
 def _read_csv(path: Path) -> Table:
     reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
-    names: list[str] | None = None
+    names: list[str] = []
     rows: list[list[str]] = []
     numbers: list[int] = []
-    start = 1
     try:
+        names = next(reader, [])
+        start = reader.line_num + 1
         for row in reader:
-            if names is None:
-                names = row
-            elif row:  # the csv module gives [] for a blank line
+            if row:  # the csv module gives [] for a blank line
                 rows.append(row)
                 numbers.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
         problem = f"is broken in line {reader.line_num} ({error})"
         raise UsageError.of("file", str(path), problem, "Check the quotes there, or use JSON lines.") from error
-    return _table(path, names or [], rows, numbers)
+    return _table(path, names, rows, numbers)
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -241,11 +239,7 @@ def _text_columns(text: str | Sequence[str], label: str) -> tuple[str, ...]:
 
 
 def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Table]:
-    """Reads the two files of a task.
-
-    Raises:
-        UsageError: both are one file; otherwise as `read_table`.
-    """
+    """Reads the two files of a task. Raises UsageError as `read_table` does, or if both are one file."""
     train, test = read_table(train_file), read_table(test_file)
     if train.path.resolve() == test.path.resolve():
         raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")

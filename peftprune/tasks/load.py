@@ -49,8 +49,7 @@ class _NotFoundError(Exception):
 def task_info(name: str) -> TaskInfo:
     """Returns the static description of a task. Case, hyphens and underscores do not matter: "SST-2" is "sst2".
 
-    Raises:
-        UsageError: no task has that name; the message suggests the closest one.
+    Raises UsageError for an unknown name, with the closest known one.
     """
     keys = {_key(known): info for known, info in TASKS.items()}
     if _key(name) in keys:

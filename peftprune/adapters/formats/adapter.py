@@ -111,11 +111,7 @@ def in_order(sites: Mapping[str, Factors]) -> dict[str, Factors]:
 
 
 def refuse_unusual(adapter: Adapter, action: str) -> None:
-    """Refuses an adapter whose function is more than base + scaling · B A, which an action would change unnoticed.
-
-    Raises:
-        UsageError: naming the field of PEFT's configuration.
-    """
+    """Raises UsageError for an adapter that is more than base + scaling · B A, which an action would change."""
     for field_name, what in _UNUSUAL.items():
         value = adapter.config.get(field_name)
         if value:

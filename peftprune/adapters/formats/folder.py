@@ -18,8 +18,7 @@ _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns the tensors of a safetensors file and the text entries of its header.
 
-    Raises:
-        UsageError: for a pickle, or a file that is damaged or not a safetensors file.
+    Raises UsageError for a pickle, or a file that is damaged or not a safetensors file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -51,11 +50,7 @@ def pickled(file: Path) -> UsageError:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Returns the JSON object in a file.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Returns the JSON object in a file. Raises UsageError if there is none."""
     try:
         value = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -68,23 +63,16 @@ def read_json(file: Path) -> dict[str, Any]:
 def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
     """Returns the absolute path of the folder to write.
 
-    Args:
-        out: the requested folder.
-        overwrite: whether a folder that this package wrote may be replaced.
-        sources: files or folders that are read, which must not be replaced.
-
-    Raises:
-        UsageError: if writing would replace anything else; nothing was changed.
+    Raises UsageError if writing would replace one of the `sources`, or anything but a folder that this package wrote,
+    with `overwrite`; nothing was changed.
     """
     target = out.expanduser().absolute()
     for source in sources:
         if source.absolute() == target or target in source.absolute().parents:
             raise UsageError.of("out", str(out), "is, or contains, the source", "Name another folder")
-    if not target.exists():
-        return target
-    if not target.is_dir():
+    if target.exists() and not target.is_dir():
         raise UsageError.of("out", str(out), "is a file", "Name a folder")
-    if not any(target.iterdir()):
+    if not target.exists() or not any(target.iterdir()):
         return target
     if not overwrite:
         raise UsageError.of("out", str(out), "is not empty", "Name another folder, or allow it with --overwrite")

@@ -22,14 +22,9 @@ def is_loralib(tensors: dict[str, Tensor]) -> bool:
 def parse_loralib(path: Path, tensors: dict[str, Tensor], alpha: float | None) -> Adapter:
     """Returns the adapter from the file's contents, with a configuration as PEFT would write it.
 
-    Args:
-        path: for messages.
-        tensors: the file's contents.
-        alpha: the lora_alpha of its training; None assumes a scaling of 1, which is noted.
-
-    Raises:
-        UsageError: for a factor without its partner, factors that do not fit (MergedLinear, convolutions), or trained
-            tensors inside adapted layers.
+    `alpha` is the lora_alpha of its training; None assumes a scaling of 1, which is noted. Raises UsageError for a
+    factor without its partner, factors that do not fit (MergedLinear, convolutions), or trained tensors inside adapted
+    layers.
     """
     sites: dict[str, Factors] = {}
     others: dict[str, Tensor] = {}
@@ -56,10 +51,8 @@ def parse_loralib(path: Path, tensors: dict[str, Tensor], alpha: float | None) -
         "inference_mode": True,
         "bias": "none",
     }
-    notes: tuple[str, ...] = ()
-    if alpha is None:
-        notes = ("loralib does not store lora_alpha: a scaling of 1 is assumed. Give alpha if it was another",)
-    return Adapter("loralib", path, in_order(sites), others, config, notes=notes)
+    note = "loralib does not store lora_alpha: a scaling of 1 is assumed. Give alpha if it was another"
+    return Adapter("loralib", path, in_order(sites), others, config, notes=(note,) if alpha is None else ())
 
 
 def _modules(path: Path, sites: list[str], tensors: list[str]) -> list[str]:

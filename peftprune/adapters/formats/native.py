@@ -31,14 +31,9 @@ VERSION = 1
 
 
 def native_contents(adapter: Adapter, *, head: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors and the header of the file.
+    """Returns the tensors and the header of the file for an adapter of any format.
 
-    Args:
-        adapter: of any format.
-        head: False leaves out `modules_to_save`.
-
-    Raises:
-        UsageError: for an adapter that is more than factors.
+    `head=False` leaves out `modules_to_save`. Raises UsageError for an adapter that is more than factors.
     """
     refuse_unusual(adapter, "the native format")
     config, full = peft_contents(adapter, head=head)
@@ -70,8 +65,7 @@ def write_native(contents: tuple[dict[str, Tensor], dict[str, str]], folder: Pat
 def parse_native(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Adapter:
     """Returns the adapter from the file's contents.
 
-    Raises:
-        UsageError: for an unknown version, or a header and tensors that disagree.
+    Raises UsageError for an unknown version, or a header and tensors that disagree.
     """
     try:
         header: dict[str, Any] = json.loads(metadata[HEADER])

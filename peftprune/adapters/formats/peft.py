@@ -35,8 +35,7 @@ _ENDINGS = {
 def read_peft(folder: Path) -> Adapter:
     """Reads a folder that PEFT or `export` wrote.
 
-    Raises:
-        UsageError: for damaged files, an adapter that is not LoRA, or tensors and configuration that disagree.
+    Raises UsageError for damaged files, an adapter that is not LoRA, or tensors and configuration that disagree.
     """
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("peft_type")
@@ -51,11 +50,7 @@ def read_peft(folder: Path) -> Adapter:
 def parse_peft(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> Adapter:
-    """Returns the adapter from the contents of PEFT's two files.
-
-    Raises:
-        UsageError: if tensors and configuration disagree.
-    """
+    """Returns the adapter from the contents of PEFT's two files. Raises UsageError if they disagree."""
     pairs: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     embeddings = set()

@@ -21,14 +21,10 @@ from peftprune.tasks.kinds import KINDS
 
 @dataclass(frozen=True)
 class Base:
-    """A base model in float32, not shared with other code.
+    """A base model in float32 with the head that its task needs, not shared with other code.
 
-    Attributes:
-        model: the model, with the head that its task needs.
-        tokenizer: its tokenizer.
-        dtype: the dtype of the stored weights.
-        auto: the transformers class that loads it.
-        reload: loads a saved folder in its stored dtype.
+    `dtype` is that of the stored weights, `auto` the transformers class that loads the model, and `reload` loads a
+    saved folder in its stored dtype.
     """
 
     model: Any

@@ -13,14 +13,10 @@ from peftprune.study.stored_study import StoredStudy
 
 @dataclass(frozen=True)
 class Chosen:
-    """One finished arm.
+    """One finished arm: its cell, key, files and the contents of its `result.json`.
 
-    Attributes:
-        cell: the study, restricted to the arm's task, budget and method.
-        key: its task, budget, method and seed.
-        folder: its files.
-        result: the contents of its `result.json`.
-        among: the finished seeds, where the arm was selected by its score; else empty.
+    `cell` is the study, restricted to the arm's task, budget and method; `key` holds these and the seed; `among` lists
+    the finished seeds where the arm was selected by its score, else nothing.
     """
 
     cell: StoredStudy
@@ -46,14 +42,7 @@ class Chosen:
 def choose(
     study: StoredStudy, method: str, seed: int | str, *, task: str | None = None, budget: str | None = None
 ) -> Chosen:
-    """Returns the selected arm.
-
-    Args:
-        study: a stored study.
-        method: the method's label.
-        seed: a seed, or "best": the finished arm with the best primary metric; the lower seed among equals.
-        task: required where the study has several.
-        budget: required where the study has several.
+    """Returns the arm that `export` describes; among equally good ones, the one with the lower seed.
 
     Raises:
         UsageError: there is no such arm, it is not finished, or task or budget is required.
@@ -70,14 +59,10 @@ def choose(
         sign = 1 if measure(part, part.tasks[0], part.metrics[0]).higher_is_better else -1
         number = max(sorted(finished), key=lambda s: sign * finished[s][2]["metrics"][part.metrics[0]])
         return Chosen(part, *finished[number], among=tuple(sorted(finished)))
-    number = _number(seed)
+    if isinstance(seed, bool) or not str(seed).strip().isdecimal():
+        raise UsageError.of("seed", seed, "is neither a seed nor best", "Give a number, or best")
+    number = int(seed)
     if number not in finished:
         seeds = ", ".join(map(str, sorted(finished)))
         raise UsageError.of("seed", seed, "has no finished arm", f"Finished seeds: {seeds}; or best")
     return Chosen(part, *finished[number])
-
-
-def _number(seed: int | str) -> int:
-    if isinstance(seed, bool) or not str(seed).strip().isdecimal():
-        raise UsageError.of("seed", seed, "is neither a seed nor best", "Give a number, or best")
-    return int(seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,8 +86,7 @@ def export(
         seed: a seed, or "best" by the primary metric.
         format: "peft", which plain PEFT loads; "native", where shared sites are stored once; "merged", a plain
             transformers model.
-        task: required where the study has several.
-        budget: required where the study has several.
+        task, budget: required where the study has several.
         uniform: for "peft": pads every site with zeros to the largest rank.
         head: for "peft" and "native": False leaves the trained head out.
         overwrite: replaces a folder that an earlier export wrote.
@@ -117,9 +117,6 @@ def export(
     url = None if push_to_hub is None else push(target, push_to_hub)
     notes, difference = tuple(done.notes), done.facts.get("largest_output_difference")
     return Exported(target, chosen.key, chosen.words, format, done.sizes, notes, difference, url)
-
-
-# --- formats ----------------------------------------------------------------------------------------------------------
 
 
 def _peft(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
@@ -189,22 +186,16 @@ def sizes_of(adapter: Adapter) -> dict[str, int]:
     """Returns the bytes of the weights file in each adapter format that the adapter supports, head included."""
     from safetensors.torch import save
 
-    def size(contents: Callable[[], Any]) -> int | None:
-        try:
-            tensors, header = contents()
-        except UsageError:
-            return None
-        return len(save(tensors, header))
-
-    found = {
-        "peft": size(lambda: (peft_contents(adapter)[1], {"format": "pt"})),
-        "peft, uniform": size(lambda: (peft_contents(adapter, uniform=True)[1], {"format": "pt"})),
-        "native": size(lambda: native_contents(adapter)),
+    contents: dict[str, Callable[[], Any]] = {
+        "peft": lambda: (peft_contents(adapter)[1], {"format": "pt"}),
+        "peft, uniform": lambda: (peft_contents(adapter, uniform=True)[1], {"format": "pt"}),
+        "native": lambda: native_contents(adapter),
     }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-# --- words ------------------------------------------------------------------------------------------------------------
+    sizes = {}
+    for name, make in contents.items():
+        with suppress(UsageError):
+            sizes[name] = len(save(*make()))
+    return sizes
 
 
 def _is_lora(folder: Path) -> bool:
@@ -228,20 +219,14 @@ def _about_head(adapter: Adapter, head: bool) -> list[str]:
 
 
 def _base_code(chosen: Chosen) -> str:
-    from peftprune.report.export.base_model import auto_class
-
-    name = chosen.cell.request["model"]
-    if name == OFFLINE_MODEL:
-        return f"from peftprune.models.load import load_model\n\nbase = load_model({name!r}{_labels(chosen)}).model"
-    auto = auto_class(chosen).__name__
-    return f"from transformers import {auto}\n\nbase = {auto}.from_pretrained({name!r}{_labels(chosen)})"
-
-
-def _labels(chosen: Chosen) -> str:
-    from peftprune.report.export.base_model import num_labels
+    from peftprune.report.export.base_model import auto_class, num_labels
 
     count = num_labels(chosen)
-    return "" if count is None else f", num_labels={count}"
+    arguments = repr(chosen.cell.request["model"]) + ("" if count is None else f", num_labels={count}")
+    if chosen.cell.request["model"] == OFFLINE_MODEL:
+        return f"from peftprune.models.load import load_model\n\nbase = load_model({arguments}).model"
+    auto = auto_class(chosen).__name__
+    return f"from transformers import {auto}\n\nbase = {auto}.from_pretrained({arguments})"
 
 
 def _load_with_peft(chosen: Chosen) -> str:

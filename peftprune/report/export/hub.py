@@ -8,14 +8,7 @@ from peftprune.errors import RunError
 
 
 def push(folder: Path, repo: str) -> str:
-    """Uploads a folder and creates the repository if it does not exist; requires a token (`hf auth login`).
-
-    Args:
-        folder: the folder that `export` wrote.
-        repo: OWNER/NAME.
-
-    Returns:
-        The repository's URL.
+    """Uploads a folder to the repository OWNER/NAME, created if missing, and returns its URL; requires a token.
 
     Raises:
         RunError: the upload failed; the folder is unchanged.

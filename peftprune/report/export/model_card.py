@@ -41,15 +41,7 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
 
 def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
-    """Writes `README.md`, and `allocation.png` where the method has ranks, into the folder.
-
-    Args:
-        chosen: the arm.
-        folder: the exported folder.
-        form: "peft", "native" or "merged".
-        how: code that loads it.
-        facts: further sentences.
-    """
+    """Writes `README.md`, with code that loads the folder (`how`) and sentences (`facts`), and draws existing ranks."""
     from huggingface_hub import ModelCard
 
     drawn = _draw(chosen, folder / PLOT_FILE)
@@ -62,7 +54,7 @@ def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> st
     from huggingface_hub import EvalResult, ModelCardData
 
     name, key = chosen.result["label"], chosen.key
-    base, task = _hub_name(chosen.cell.request["model"]), _pipeline(chosen)
+    base, task = _hub_name(chosen.cell.request["model"]), KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
     results = [
         EvalResult(
             task_type=task,
@@ -147,12 +139,5 @@ def _draw(chosen: Chosen, path: Path) -> bool:
 
 def _hub_name(model: str) -> str | None:
     """Returns the base model's name on the hub; None for folders and the offline model."""
-    if model in HUB_NAMES:
-        return HUB_NAMES[model]
-    return (
-        model if model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists() else None
-    )
-
-
-def _pipeline(chosen: Chosen) -> str:
-    return KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
+    named = model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()
+    return HUB_NAMES.get(model, model if named else None)

@@ -61,16 +61,10 @@ def explorer(frames: Frames) -> Explorer | None:
         arms.append({"key": key, "status": status, "steps": steps, "events": events})
     ranks = {state[0] for arm in arms for event in arm["events"] for state in event["sites"].values()}
     colours = _colours(sorted(ranks))
-    data = {
-        "sites": list(places.values()),
-        "colours": {rank: [ground, ink] for rank, ground, ink in colours},
-        "arms": arms,
-    }
-    return Explorer(
-        grid=_grid(list(places.values())),
-        data=script_json(data),
-        legend=colours[:: -(-len(colours) // _MOST_IN_LEGEND)] if colours else (),
-    )
+    sites = list(places.values())
+    data = {"sites": sites, "colours": {rank: [ground, ink] for rank, ground, ink in colours}, "arms": arms}
+    legend = colours[:: -(-len(colours) // _MOST_IN_LEGEND)] if colours else ()
+    return Explorer(_grid(sites), script_json(data), legend)
 
 
 def script_json(value: Any) -> Markup:
@@ -108,11 +102,9 @@ def _grid(sites: list[dict[str, Any]]) -> Grid:
     kinds = list(dict.fromkeys(site["kind"] for site in sites))
     # The first layer is at the bottom, as in the plots.
     layers = sorted({site["layer"] for site in sites}, reverse=True)
-    rows = tuple(
-        (
-            layer,
-            tuple(tuple(i for i, s in enumerate(sites) if s["layer"] == layer and s["kind"] == kind) for kind in kinds),
-        )
-        for layer in layers
-    )
+
+    def cell(layer: int, kind: str) -> tuple[int, ...]:
+        return tuple(i for i, site in enumerate(sites) if (site["layer"], site["kind"]) == (layer, kind))
+
+    rows = tuple((layer, tuple(cell(layer, kind) for kind in kinds)) for layer in layers)
     return Grid(tuple(zip(short_kinds(kinds), kinds, strict=True)), rows)

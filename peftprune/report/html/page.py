@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.published import published_for
 from peftprune.analysis.runs import in_cell
-from peftprune.report.findings import (
-    budget_in_words,
-    cell_answer,
-    cell_title,
-    detectable,
-    in_words,
-    listed,
-    pooled_answers,
-    question,
-)
+from peftprune.report.findings import cell_answer, cell_title, detectable, in_words, listed, pooled_answers, question
 from peftprune.report.html.explorer import explorer
 from peftprune.report.html.fairness_rules import PAPER, RULES
 from peftprune.report.html.run_details import ledger_tables, method_entries, setup_tables
 from peftprune.report.html.svg import drawings
-from peftprune.report.study_tables import main_table, study_table
-from peftprune.report.table import Table
+from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.study.command import command
 from peftprune.study.stored_study import StoredStudy
 
@@ -36,15 +24,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(study: StoredStudy, baseline: str | None = None) -> str:
-    """Returns the report's HTML.
-
-    Args:
-        study: a stored study.
-        baseline: label of the method that the others are compared with; by default the first one.
-
-    Raises:
-        UsageError: the baseline is not in the study.
-    """
+    """Returns the report's HTML; see `write_report`."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -61,7 +41,6 @@ def render(study: StoredStudy, baseline: str | None = None) -> str:
 def _context(frames: Frames) -> dict[str, Any]:
     study = frames.study
     cells = list(study.cells())
-    pooled = [*_by_budget("pooled", in_words(frames.pooled)), *_by_budget("average_ranks", frames.average_ranks)]
     arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
         "study": study,
@@ -69,7 +48,7 @@ def _context(frames: Frames) -> dict[str, Any]:
         "question": question(study, frames.baseline),
         "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
-        "together": pooled if len(study.tasks) > 1 else [],
+        "together": tables_over_tasks(frames),
         "frontiers": [study_table("frontier", rows) for _, rows in frames.frontier.groupby("task", sort=False)],
         "drawings": list(drawings(frames)),
         "explorer": explorer(frames),
@@ -98,8 +77,3 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
         "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
         "stability": study_table("stability", in_cell(frames.stability, cell), title),
     }
-
-
-def _by_budget(name: str, frame: pd.DataFrame) -> Iterator[Table | None]:
-    for budget, rows in frame.groupby("budget", sort=False):
-        yield study_table(name, rows, budget_in_words(str(budget)))

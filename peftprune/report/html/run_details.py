@@ -82,20 +82,20 @@ def ledger_tables(frames: Frames) -> list[Table]:
 def setup_tables(study: StoredStudy) -> list[Table]:
     """Returns model, tasks, budgets, settings, versions and hardware."""
     request, others = study.request, _other_settings(study)
+    about = {
+        "model": request["model"],
+        "adapted layers": request["target_modules"],
+        "sites": request["sites"],
+        "seeds": list(request["seeds"]),
+        "number format": request["dtype"],
+        "threads": request["threads"],
+    }
+    tasks = [
+        t | {"splits": {split: f"{n:,}" for split, n in t["evaluation_examples"].items()}} for t in request["tasks"]
+    ]
     found = [
-        facts(
-            "Study",
-            "study",
-            {
-                "model": request["model"],
-                "adapted layers": request["target_modules"],
-                "sites": request["sites"],
-                "seeds": list(request["seeds"]),
-                "number format": request["dtype"],
-                "threads": request["threads"],
-            },
-        ),
-        table("Tasks", [_task(t) for t in request["tasks"]], _TASK_COLUMNS, frame="tasks"),
+        facts("Study", "study", about),
+        table("Tasks", tasks, _TASK_COLUMNS, frame="tasks"),
         table("Budgets", *_budgets(request["budgets"]), frame="budgets"),
         facts("Training settings", "settings", request["settings"], "" if others else "The same for every arm."),
     ]
@@ -134,10 +134,6 @@ _TASK_COLUMNS = (
 )
 
 
-def _task(task: dict[str, Any]) -> dict[str, Any]:
-    return task | {"splits": {split: f"{n:,}" for split, n in task["evaluation_examples"].items()}}
-
-
 def _arm_columns(study: StoredStudy) -> list[Column]:
     """Returns the columns that identify an arm; task and budget only where there are several."""
     several = [plain("task")] * (len(study.tasks) > 1) + [plain("budget")] * (len(study.budgets) > 1)
@@ -162,11 +158,8 @@ def _other_settings(study: StoredStudy) -> list[dict[str, Any]]:
 
 def _configs(study: StoredStudy) -> dict[str, dict[str, Any]]:
     """Maps labels to the stored configuration of a finished arm."""
-    found: dict[str, dict[str, Any]] = {}
-    for key, folder, _ in study.finished():
-        if key["method"] not in found:
-            found[key["method"]] = folder.config()
-    return found
+    first = {key["method"]: folder for key, folder, _ in reversed(list(study.finished()))}
+    return {method: folder.config() for method, folder in first.items()}
 
 
 def _options(label: str, entry: dict[str, Any] | None, used: dict[str, Any]) -> Table | None:
