@@ -15,6 +15,7 @@ from peftprune import stats
 from peftprune.errors import UsageError
 from peftprune.stats.metrics import METRICS, check_libraries, check_metrics, load_metric
 from peftprune.stats.text_metrics import final_number
+from peftprune.study.arguments import load_tasks
 from peftprune.tasks import TASKS, Task, load_task
 from peftprune.tasks import load as loading
 from peftprune.tasks.generation import GENERATION
@@ -146,6 +147,10 @@ def test_own_files(tmp_path: Path) -> None:
     assert task.evaluation["test"][:] == {"text_a": ["a"], "label": [["x", "y", "z"]]}
     assert task.metrics == ("rougeL", "rouge1", "rouge2", "bleu")
     assert task.files["kind"] == "generation"
+
+    def load_own(options: dict[str, Any]) -> None:
+        load_tasks(Task.from_files(tmp_path / "train.csv", tmp_path / "test.jsonl", **options), None)
+
     for given, complaint in (
         ({"text": "from,to"}, "does not name one column"),
         ({"label": "from"}, "is also the text column"),
@@ -156,7 +161,7 @@ def test_own_files(tmp_path: Path) -> None:
     ):
         asked = {"text": "from", "label": "to", "kind": "generation"} | given
         with pytest.raises(UsageError, match=complaint):
-            Task.from_files(tmp_path / "train.csv", tmp_path / "test.jsonl", **asked)  # type: ignore[arg-type]
+            load_own(asked)
 
 
 def test_the_command_line_names_the_kind_and_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

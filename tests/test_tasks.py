@@ -9,6 +9,7 @@ import pytest
 
 from peftprune.errors import UsageError
 from peftprune.stats.metrics import METRICS
+from peftprune.study.arguments import load_tasks
 from peftprune.tasks import TASKS, Task, load_task, task_info
 from peftprune.tasks import load as loading
 from peftprune.tasks.generation import GENERATION
@@ -325,7 +326,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], complaint: str,
     train, test = write_pair(tmp_path, "csv")
     options: dict[str, object] = {"train_file": train, "test_file": test, "text": "a,b", "label": "y"} | arguments
     with pytest.raises(UsageError, match=complaint):
-        Task.from_files(**options)  # type: ignore[arg-type]
+        load_tasks(Task.from_files(**options), None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

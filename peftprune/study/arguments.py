@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peftprune.errors import UsageError
+from peftprune.stats.metrics import check_metrics
 from peftprune.strategy.budget import Budget, parse_budget
 from peftprune.tasks import Task, load_task
 
@@ -19,7 +20,8 @@ _SEEDS_END = 2**32
 def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
     """Loads tasks, given as names, several names separated by commas, `Task` objects, or a sequence of these.
 
-    Raises UsageError for no task, a value of another type, an unknown name, or two tasks of the same name.
+    Raises UsageError for no task, a value of another type, an unknown name, two tasks of the same name, or metrics
+    that do not fit their task.
     """
     parts = _as_list("task", task, (str, Task), "rte")
     named = [n for p in parts for n in ([p] if isinstance(p, Task) else map(str.strip, p.split(",")))]
@@ -27,6 +29,8 @@ def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | N
         raise UsageError.of("task", task, "names no task", "Give rte, or rte,mrpc")
     tasks = [n if isinstance(n, Task) else load_task(n, data_dir=data_dir) for n in named]
     _check_distinct("task", [t.name for t in tasks], "Name each task once; give Task.from_files another name")
+    for loaded in tasks:
+        check_metrics(loaded.metrics, loaded.kind, None if loaded.label_names is None else loaded.num_labels)
     return tasks
 
 

@@ -246,18 +246,6 @@ def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Ta
     return train, test
 
 
-def chosen_metrics(
-    metrics: Sequence[str] | None, default: Sequence[str], kind: Kind, num_classes: int | None = None
-) -> tuple[str, ...]:
-    """Returns the metrics, or the default ones for None. Raises UsageError for those that do not fit the task."""
-    # Not at the top: it loads numpy.
-    from peftprune.stats.metrics import check_metrics
-
-    chosen = tuple(default if metrics is None else metrics)
-    check_metrics(chosen, kind, num_classes)
-    return chosen
-
-
 def labelled_fields(
     train_file: str | Path,
     test_file: str | Path,
@@ -270,14 +258,13 @@ def labelled_fields(
     names = _text_columns(text, label)
     train, test = read_files(train_file, test_file)
     classes: tuple[str, ...] | None = None
-    default = ("pearson", "spearman")
+    default: tuple[str, ...] = ("pearson", "spearman")
     if KINDS[kind].has_classes:
         classes = _sorted_classes(class_keys(train, label))
         if len(classes) < 2:
             problem = f"holds one class only in {train.path} ({classes[0]!r})"
             raise UsageError.of("label", label, problem, "Give training data with at least two classes.")
         default = ("accuracy", "f1" if len(classes) == 2 else "f1_macro")
-    chosen = chosen_metrics(metrics, default, kind, None if classes is None else len(classes))
 
     def split(table: Table) -> Dataset:
         found = numbers(table, label) if classes is None else class_indices(table, label, classes, str(train.path))
@@ -286,7 +273,7 @@ def labelled_fields(
     return {
         "text": TEXT_COLUMNS[: len(names)],
         "label_names": classes,
-        "metrics": chosen,
+        "metrics": default if metrics is None else tuple(metrics),
         "train": split(train),
         "evaluation": {"test": split(test)},
         "files": {"text": ",".join(names), "label": label, "regression": classes is None},

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
-from peftprune.tasks.files import Table, chosen_metrics, read_files, read_table
+from peftprune.tasks.files import Table, read_files, read_table
 from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
@@ -216,11 +216,10 @@ def generation_fields(
     train, test = read_files(train_file, test_file)
     for table in (train, test):
         table.column(label, "label")
-    chosen = chosen_metrics(metrics, (*_ROUGE, "bleu"), kind)
     return {
         "text": TEXT_COLUMNS[:1],
         "label_names": None,
-        "metrics": chosen,
+        "metrics": (*_ROUGE, "bleu") if metrics is None else tuple(metrics),
         "train": in_training(_table_pairs(train, source, [label], train.path)),
         "evaluation": {"test": in_evaluation(_table_pairs(test, source, [label], test.path))},
         "files": {"text": source, "label": label, "kind": kind},

@@ -98,9 +98,9 @@ class Task:
             label: the label's column.
             regression: labels are numbers to predict, not classes.
             name: of the task; by default that of the training file, or of its folder if the file's name is "train".
-            metrics: names from `peftprune.stats.metrics`, the primary one first. Default: accuracy and F1 (macro
-                average above two classes), Pearson and Spearman correlation for regression, or ROUGE and BLEU for
-                generation.
+            metrics: names from `peftprune.stats.metrics`, the primary one first; `compare` checks them. Default:
+                accuracy and F1 (macro average above two classes), Pearson and Spearman correlation for regression, or
+                ROUGE and BLEU for generation.
             kind: "classification" (the default), "regression" (the same as `regression=True`) or "generation": `text`
                 is then the one source column and `label` the column of the targets, each a text or a list of texts.
 
