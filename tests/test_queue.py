@@ -401,6 +401,13 @@ def test_folders_that_the_user_names_are_searched_by_workers_too(
     assert python_path()["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
 
 
+def test_modules_stay_importable_where_the_environment_lies_above_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(process.__file__).parents[3]
+    monkeypatch.setattr(sys, "prefix", str(root.parent))
+    monkeypatch.setattr(sys, "base_prefix", str(root.parent))
+    assert str(root) in python_path()["PYTHONPATH"].split(os.pathsep)
+
+
 def test_an_interrupt_ends_the_workers() -> None:
     found: list[psutil.Process] = []
 

@@ -10,7 +10,9 @@ import contextlib
 import json
 import logging
 import os
+import site
 import sys
+import sysconfig
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -82,9 +84,18 @@ def _read_input(count: int) -> bytes:
 
 def python_path() -> dict[str, str]:
     """Returns the environment variables with which another process finds the modules that are not installed."""
-    installed = (Path(sys.prefix), Path(sys.base_prefix))
-    paths = [path for path in _search_path() if not any(i in Path(path).parents for i in installed)]
+    paths = [path for path in _search_path() if not _is_library(Path(path))]
     return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
+def _is_library(path: Path) -> bool:
+    """Returns whether an interpreter of this environment searches the path anyway.
+
+    The folders decide, not `sys.prefix`: an environment may be made in the folder of the user's own modules.
+    """
+    standard = Path(sysconfig.get_path("stdlib"))
+    folders = {standard, Path(sysconfig.get_path("platstdlib")), *map(Path, site.getsitepackages())}
+    return not folders.isdisjoint({path, *path.parents}) or (path.parent == standard.parent and path.suffix == ".zip")
 
 
 def _search_path() -> list[str]:
