@@ -15,6 +15,7 @@ from peftprune.adapters import surgery
 from peftprune.adapters.initial import initial_values
 from peftprune.models.head import initialise_head
 from peftprune.models.layers import language_model_head
+from peftprune.strategy.method import Preparation
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import Site, SiteSet, SiteShape
@@ -107,6 +108,20 @@ def inject(
     surgery.apply_plan(sites, PruningPlan(drop=frozenset(n for n, r in spec.ranks.items() if r == 0)))
     initialise(sites, spec, seed)
     return adapted, sites
+
+
+def inject_prepared(base: nn.Module, given: Preparation, **options: Any) -> tuple[PeftModel, SiteSet]:
+    """Injects LoRA as `inject` does, with the sites, spec, scaling, seed, head and dropout of an arm."""
+    return inject(
+        base,
+        given.sites,
+        given.spec,
+        scaling=given.scaling,
+        seed=given.seed,
+        head=given.head,
+        lora_dropout=given.lora_dropout,
+        **options,
+    )
 
 
 def initialise(sites: SiteSet, spec: AdapterSpec, seed: int, *, draw_A: bool = True) -> None:

@@ -18,7 +18,7 @@ from peftprune.callback.compatibility import check_optimizer_before_gates, check
 from peftprune.callback.events import UserTrainerEvents
 from peftprune.errors import RunError, UsageError
 from peftprune.strategy.budget import Budget, verify
-from peftprune.strategy.phases import resolve_phases
+from peftprune.strategy.phases import phase_ranges
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.sites import SiteSet
 from peftprune.training.checkpoints import checkpoint_path, read_state, write_state
@@ -186,12 +186,7 @@ class PruningCallback(TrainerCallback):
         surgery.check_optimizer(kwargs["optimizer"])
         data = getattr(loader, "dataset", None)
         budget = start.final_budget(self.budget, self.strategy, self._start, args, int(state.max_steps), data)
-        phases = resolve_phases(
-            self.strategy.phases(budget),
-            total_steps=budget.total_steps,
-            num_examples=budget.num_examples,
-            batch_size=budget.batch_size,
-        )
+        phases = phase_ranges(self.strategy.phases(budget), budget)
         check_run(args, state, phases, resumed=self._loaded is not None)
         factors = learning_rate_factors if self.schedule == "restart" else rewarm_factors
         self.events = UserTrainerEvents(

@@ -17,7 +17,7 @@ from peftprune.strategy.budget import ArmBudget, Budget, parse_budget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import SiteSet, SiteShape
+from peftprune.strategy.sites import SiteSet, rank_cost
 from peftprune.strategy.spec import AdapterSpec, check_spec
 
 PREPARED = "peftprune_prepared"
@@ -144,7 +144,7 @@ def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int |
 def _ranks(strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, budget: ArmBudget) -> Mapping[str, int]:
     """Returns the user's ranks if the method starts above the budget and its options set no others, else the spec's."""
     final = spec.final_ranks
-    if final is None or _cost(spec.ranks, sites.shapes) <= _cost(final, sites.shapes):
+    if final is None or rank_cost(spec.ranks, sites.shapes) <= rank_cost(final, sites.shapes):
         return spec.ranks
     plain = type(strategy)()
     if plain.config != strategy.config and plain.spec(sites.shapes, budget).ranks != spec.ranks:
@@ -155,16 +155,12 @@ def _ranks(strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, bud
         for name, rank in own.items():
             if rank < final[name]:
                 raise UsageError.of("r", rank, f"at {name} is below the budget's rank there, {final[name]}", larger)
-    held = _cost(own, sites.shapes)
+    held = rank_cost(own, sites.shapes)
     if held <= budget.params:
         least, most = min(own.values()), max(own.values())
         problem = f"leaves {strategy.name} nothing to cut: {held:,} parameters, and the budget is {budget.params:,}"
         raise UsageError.of("r", least if least == most else f"{least} to {most}", problem, larger)
     return own
-
-
-def _cost(ranks: Mapping[str, int], shapes: list[SiteShape]) -> int:
-    return sum(ranks[s.name] * s.unit_cost for s in shapes)
 
 
 def begin(

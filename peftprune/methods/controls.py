@@ -82,7 +82,6 @@ class Delete(LoRADrop):
         return PruningPlan(
             reinit=self.ranks_of(holders, view),
             drop=frozenset(set(view.sites) - kept),
-            scores=self.scores({n: s.shape for n, s in view.sites.items()}),
             reason=f"kept {len(kept)} of {len(view.sites)} sites and removed the others",
         )
 

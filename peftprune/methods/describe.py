@@ -14,8 +14,8 @@ from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.method import Method
 from peftprune.strategy.options import range_in_words
-from peftprune.strategy.phases import resolve_phases
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.phases import phase_ranges
+from peftprune.strategy.sites import SiteShape, rank_cost
 
 _SITES = [SiteShape(f"layer.{i}.{kind}", i, kind, 768, 768) for i in range(12) for kind in ("query", "value")]
 _BUDGET = ArmBudget(params=8 * sum(s.unit_cost for s in _SITES), total_steps=1000, num_examples=10_000, batch_size=32)
@@ -68,16 +68,11 @@ def planned(cls: Any) -> dict[str, Any]:
     try:
         method = cls()
         spec = method.spec(_SITES, _BUDGET)
-        phases = resolve_phases(
-            method.phases(_BUDGET),
-            total_steps=_BUDGET.total_steps,
-            num_examples=_BUDGET.num_examples,
-            batch_size=_BUDGET.batch_size,
-        )
+        phases = phase_ranges(method.phases(_BUDGET), _BUDGET)
     except Exception as error:
         # A method of another package must not break the listing of all methods.
         return {"error": str(error) if isinstance(error, PeftPruneError) else f"{type(error).__name__}: {error}"}
-    size = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in _SITES) + spec.fixed_params
+    size = rank_cost(spec.ranks, _SITES) + spec.fixed_params
     return {
         "phases": [{"name": p.name, "kind": p.phase.kind, "steps": p.steps} for p in phases],
         "initial_size": round(size / _BUDGET.params, 2) if size else None,

@@ -39,16 +39,6 @@ class DoRA(Baseline):
         return AdapterSpec(budget.scaled(budget.params - magnitudes).solve(sites), fixed_params=magnitudes)
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        from peftprune.adapters.inject import inject
+        from peftprune.adapters.inject import inject_prepared
 
-        adapted, _ = inject(
-            model,
-            given.sites,
-            given.spec,
-            scaling=given.scaling,
-            seed=given.seed,
-            head=given.head,
-            lora_dropout=given.lora_dropout,
-            use_dora=True,
-        )
-        return adapted
+        return inject_prepared(model, given, use_dora=True)[0]

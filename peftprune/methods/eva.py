@@ -10,6 +10,7 @@ import psutil
 
 from peftprune import scoring
 from peftprune.errors import RunError, UsageError
+from peftprune.methods.global_cut import cut_to_budget
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -97,7 +98,7 @@ class EVA(RankPruningStrategy):
         shares = {name: found[self.reads[name]][0] for name in view.sites}
         if not any(float(values[0]) > 0 for values in shares.values()):
             raise RunError("eva: the inputs of all sites are constant. Read a larger sample")
-        ranks = self.ranks(shares, [site.shape for site in view.sites.values()], view.budget)
+        ranks = self.ranks(shares, view)
         directions = {name: found[self.reads[name]][1][:rank] for name, rank in ranks.items() if rank}
         return PruningPlan(
             drop=frozenset(name for name, rank in ranks.items() if rank == 0),
@@ -107,14 +108,12 @@ class EVA(RankPruningStrategy):
             reason=f"ranks by explained variance, {min(ranks.values())} to {max(ranks.values())}",
         )
 
-    def ranks(self, shares: Mapping[str, Tensor], sites: Sequence[SiteShape], budget: ArmBudget) -> dict[str, int]:
+    def ranks(self, shares: Mapping[str, Tensor], view: StepView) -> dict[str, int]:
         """Returns each site's rank, given its components' shares of the input's variance in descending order."""
-        uniform, costs = budget.solve(sites), {s.name: s.unit_cost for s in sites}
-        most = {s.name: min(s.max_rank, round(self.config.rho * uniform[s.name])) for s in sites}
-        kept = scoring.keep_top_global({n: shares[n][: most[n]] for n in most}, costs, budget.params)
-        ranks = {name: len(indices) for name, indices in kept.items()}
-        further = scoring.units_that_fit(ranks, costs, {s.name: s.max_rank for s in sites}, budget.params)
-        return {name: rank + further.get(name, 0) for name, rank in ranks.items()}
+        uniform = view.budget.solve([site.shape for site in view.sites.values()])
+        most = {n: min(s.max_rank, round(self.config.rho * uniform[n])) for n, s in view.sites.items()}
+        keep, grow = cut_to_budget({n: shares[n][: most[n]] for n in most}, view)
+        return {name: len(kept) + grow.get(name, 0) for name, kept in keep.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"moments": dict(self.moments), "reads": dict(self.reads)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune import scoring
@@ -93,11 +93,11 @@ class LoRADrop(RankPruningStrategy):
             return PruningPlan()
         if not any(float(e) > 0 for e in self.energy.values()):
             raise RunError("lora-drop: no site produced any output in the probe. Train the probe for more passes")
-        kept = set(self.kept_sites({n: s.shape for n, s in view.sites.items()}))
-        return self.plan(kept, view)
+        shapes = {n: s.shape for n, s in view.sites.items()}
+        return replace(self.plan(set(self.kept_sites(shapes)), view), scores=self.scores(shapes))
 
     def plan(self, kept: set[str], view: StepView) -> PruningPlan:
-        """Returns the plan for the sites, given the names of those that are kept."""
+        """Returns the plan for the sites without scores, given the names of those that are kept."""
         shared: dict[tuple[str, int, int], list[str]] = {}
         for name, site in view.sites.items():
             if name not in kept:
@@ -107,7 +107,6 @@ class LoRADrop(RankPruningStrategy):
         return PruningPlan(
             reinit=self.ranks_of(holders, view),
             share=groups,
-            scores=self.scores({n: s.shape for n, s in view.sites.items()}),
             reason=f"kept {len(kept)} of {len(view.sites)} sites; the others share {len(groups)} adapters",
         )
 

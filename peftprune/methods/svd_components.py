@@ -9,7 +9,7 @@ from peftprune import scoring
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import check_option
-from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
+from peftprune.strategy.phases import Phase, PhaseRange, phase_ranges
 from peftprune.strategy.sites import LiveTensors, Site
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
@@ -50,13 +50,7 @@ class SVDStrategy(RankPruningStrategy):
 
     def ranges(self, budget: ArmBudget) -> dict[str, PhaseRange]:
         """Returns the phases with their steps, by name."""
-        resolved = resolve_phases(
-            self.phases(budget),
-            total_steps=budget.total_steps,
-            num_examples=budget.num_examples,
-            batch_size=budget.batch_size,
-        )
-        return {phase.name: phase for phase in resolved}
+        return {phase.name: phase for phase in phase_ranges(self.phases(budget), budget)}
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
         if self.config.penalty == 0 or not sites:

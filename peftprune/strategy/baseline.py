@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from peftprune.strategy.method import Method, Preparation
 from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import rank_cost
 from peftprune.strategy.spec import AdapterSpec
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Baseline(Method):
 
     def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
         """Returns multiplied entries, see `Method.multiplied`. Default: A and B of the spec's ranks, all trained."""
-        entries = sum(spec.ranks.get(s.name, 0) * s.unit_cost for s in sites)
+        entries = rank_cost(spec.ranks, sites)
         return entries, entries
 
     @abstractmethod

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from peftprune.errors import UsageError
 from peftprune.strategy.signal import Signal
+
+if TYPE_CHECKING:
+    from peftprune.strategy.budget import ArmBudget
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,13 @@ def resolve_phases(
         ranges.append(PhaseRange(phase, start, start + n))
         start += n
     return tuple(ranges)
+
+
+def phase_ranges(phases: Sequence[Phase], budget: ArmBudget) -> tuple[PhaseRange, ...]:
+    """Returns the phases of a run of this budget as step ranges; see `resolve_phases`."""
+    return resolve_phases(
+        phases, total_steps=budget.total_steps, num_examples=budget.num_examples, batch_size=budget.batch_size
+    )
 
 
 def _phase_steps(phase: Phase, num_examples: int, batch_size: int) -> int | None:

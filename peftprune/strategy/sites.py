@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +48,11 @@ class SiteShape:
     def max_rank(self) -> int:
         """The largest rank that can add anything: min(d_in, d_out)."""
         return min(self.d_in, self.d_out)
+
+
+def rank_cost(ranks: Mapping[str, int], shapes: Iterable[SiteShape]) -> int:
+    """Returns the parameters of LoRA at these ranks; a site without one has rank 0."""
+    return sum(ranks.get(s.name, 0) * s.unit_cost for s in shapes)
 
 
 @dataclass(frozen=True)

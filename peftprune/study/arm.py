@@ -17,7 +17,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 
 from peftprune.adapters import surgery
-from peftprune.adapters.inject import inject
+from peftprune.adapters.inject import inject_prepared
 from peftprune.adapters.save import save_baseline, save_peft
 from peftprune.files import write_atomically, write_json, write_jsonl
 from peftprune.models.head import initialise_head
@@ -112,15 +112,7 @@ def prepare_model(plan: ArmPlan, base: Any, head: Sequence[str], seed: int) -> t
     """
     given = plan.preparation(head, seed)
     if not plan.method.prepares_model:
-        return inject(
-            base,
-            given.sites,
-            given.spec,
-            scaling=given.scaling,
-            seed=seed,
-            head=head,
-            lora_dropout=given.lora_dropout,
-        )
+        return inject_prepared(base, given)
     # Such a method may train any weight, so it gets a copy of its own.
     model = copy.deepcopy(base).requires_grad_(False)
     initialise_head(model, head, generator(seed, "head"))
@@ -228,9 +220,7 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
         ledger.add_baseline(model, head)
         ranks = method.finish(model)
         if ranks is not None:
-            peak = ledger.peak_params
             ledger.add_baseline(model, head)
-            ledger.peak_params = peak
             plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
         spent, room = ledger.final_params, plan.unit_left
     if method.exemption is None:

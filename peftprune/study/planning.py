@@ -16,8 +16,8 @@ from peftprune.models.layers import count_parameters, discover_sites, head_modul
 from peftprune.models.load import describe
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
 from peftprune.strategy.method import Method, Preparation
-from peftprune.strategy.phases import PhaseRange, resolve_phases
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.phases import PhaseRange, phase_ranges
+from peftprune.strategy.sites import SiteShape, rank_cost
 from peftprune.strategy.spec import AdapterSpec, check_spec
 from peftprune.tasks import task_info
 from peftprune.training.ledger import trained_tensors
@@ -93,7 +93,7 @@ class ArmPlan:
         return spent / (final * self.phases[-1].stop)
 
     def _cost(self, ranks: Mapping[str, int]) -> int:
-        return sum(ranks.get(s.name, 0) * s.unit_cost for s in self.shapes)
+        return rank_cost(ranks, self.shapes)
 
     def renewed(self, request: MethodSpec) -> ArmPlan:
         """Returns the same plan with a fresh method object, since methods hold state."""
@@ -167,12 +167,7 @@ def plan_arm(
     )
     try:
         spec = _checked_spec(method, shapes, arm_budget)
-        phases = resolve_phases(
-            method.phases(arm_budget),
-            total_steps=arm_budget.total_steps,
-            num_examples=num_examples,
-            batch_size=settings.batch_size,
-        )
+        phases = phase_ranges(method.phases(arm_budget), arm_budget)
     except UsageError as error:
         raise UsageError(f"{request.label}: {error}") from None
     return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))

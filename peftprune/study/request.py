@@ -104,9 +104,10 @@ class StudyRequest:
     ) -> list[StudyArm]:
         """Returns one arm per seed, task, budget and method, in the order of the tables."""
         arms: list[StudyArm] = []
+        ordered = in_order(self.methods)
         for seed, task, budget in product(self.seeds, setups, self.budgets):
             cell: dict[str, StudyArm] = {}
-            for spec, needed in in_order(self.methods):
+            for spec, needed in ordered:
                 plan = plans[task, budget, spec.label]
                 config = setups[task].setup.arm_config(spec, plan, seed, fixed)
                 depends_on = None if needed is None else cell[needed]

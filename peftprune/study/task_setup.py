@@ -29,7 +29,7 @@ from peftprune.training.evaluation import metric_name
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.objectives import objective_of
 from peftprune.training.settings import TrainingSettings
-from peftprune.training.tokenise import sample_evaluation, sample_training
+from peftprune.training.tokenise import sample
 
 _NUMERICS = 2
 """Numerics version; bump it when an identical configuration gives different results."""
@@ -46,19 +46,19 @@ class Setup:
         self.all_examples = {split: len(rows) for split, rows in task.evaluation.items()}
         limit = settings.max_eval_samples
         if limit is not None:
-            task = replace(task, evaluation={s: sample_evaluation(d, limit) for s, d in task.evaluation.items()})
+            chosen = {split: sample(rows, limit, "max_eval_samples") for split, rows in task.evaluation.items()}
+            task = replace(task, evaluation=chosen)
         self.task = task
         self.settings = settings
         form = settings.base_form
         self.model = load_model(model, task.num_labels, task.kind, form)
         self.objective = objective_of(task, self.model)
-        self.target_modules = target_modules
         self.shapes = discover_sites(self.model.model, target_modules)
         self.head = head_modules(self.model.model)
         # Quantised tensors hold several weights per entry, so counting their entries would count too few.
         shape = self.model.model if form.load_in is None else describe(model, task.num_labels, task.kind)
         self.base_parameters, _ = count_parameters(shape)
-        self._inputs: dict[tuple[int, int | None], ArmInputs] = {}
+        self._inputs: dict[tuple[Any, ...], ArmInputs] = {}
 
     def plan(self, spec: MethodSpec, budget: Budget | Literal["paper"], given: dict[str, Any]) -> ArmPlan:
         plan = plan_arm(
@@ -77,22 +77,23 @@ class Setup:
         return plan
 
     def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
-        """Returns the tokenised data of an arm; arms with the same lengths and sample share it."""
-        length, samples = plan.settings.max_length, plan.settings.max_train_samples
-        if (length, samples) not in self._inputs:
+        """Returns the tokenised data of an arm; arms with the same lengths, prompt and sample share it."""
+        settings, samples = plan.settings, plan.settings.max_train_samples
+        key = (settings.max_length, settings.max_target_length, settings.prompt, samples)
+        if key not in self._inputs:
             task, tokenise = self.task, self.objective.tokenise
-            train = tokenise(sample_training(task.train, samples), plan.settings, f"train/{samples}")
-            self._inputs[length, samples] = ArmInputs(
+            train = tokenise(sample(task.train, samples, "max_train_samples"), settings, f"train/{samples}")
+            self._inputs[key] = ArmInputs(
                 model=self.model,
                 head=self.head,
                 base_cost=self.objective.base_cost(train),
                 task=task,
                 objective=self.objective,
                 train=train,
-                evaluation={s: tokenise(d, plan.settings, s) for s, d in task.evaluation.items()},
+                evaluation={s: tokenise(d, settings, s) for s, d in task.evaluation.items()},
                 dtype=dtype,
             )
-        return self._inputs[length, samples]
+        return self._inputs[key]
 
     def describe(self) -> dict[str, Any]:
         """Returns the task as `study.json` holds it."""
@@ -100,7 +101,7 @@ class Setup:
         return {
             "name": task.name,
             "kind": task.kind,
-            "metrics": self.metric_names(),
+            "metrics": [metric_name(m, s, i) for i, s in enumerate(task.evaluation) for m in task.metrics],
             "evaluation_split": self._reported(),
             "train_examples": len(task.train),
             "evaluation_examples": {split: len(rows) for split, rows in task.evaluation.items()},
@@ -116,11 +117,6 @@ class Setup:
             if len(rows) < self.all_examples[split]:
                 words.append(f"a fixed sample of {len(rows):,} of {self.all_examples[split]:,} examples ({split})")
         return ", ".join(filter(None, [*words, self.objective.decoding(self.settings)]))
-
-    def metric_names(self) -> list[str]:
-        """Returns the metrics as results name them: those of the second and later evaluation splits carry its name."""
-        splits = list(self.task.evaluation)
-        return [metric_name(m, s, i) for i, s in enumerate(splits) for m in self.task.metrics]
 
     def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:
         """Returns everything that changes an arm's result, and nothing else: the content of its hash."""

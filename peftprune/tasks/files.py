@@ -115,10 +115,14 @@ def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequenc
     return Table(path, columns, [number for number, _ in kept])
 
 
+def read_bytes(path: Path) -> bytes:
+    """Returns the contents of a file, decompressed if its name ends in `.gz`."""
+    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+
+
 def _read_text(path: Path) -> str:
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return data.decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         cure = "Save it as UTF-8."
         raise UsageError.of("file", str(path), f"is not UTF-8 (byte {error.start})", cure) from error

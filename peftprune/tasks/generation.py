@@ -6,7 +6,6 @@ with several references.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
-from peftprune.tasks.files import Table, read_files, read_table
+from peftprune.tasks.files import Table, read_bytes, read_files, read_table
 from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
@@ -49,10 +48,7 @@ class GenerationInfo(TaskInfo):
         return next((p for ending in _ENDINGS if (p := folder / f"{name}{ending}").is_file()), None)
 
     def read_file(self, path: Path, training: bool = False) -> Dataset:
-        if self.triples:
-            pairs = _read_triples(path)
-        else:
-            pairs = _table_pairs(read_table(path), self.columns[0], self.targets, path)
+        pairs = _read_triples(path) if self.triples else _table_pairs(read_table(path), self.columns[0], self.targets)
         return in_training(pairs) if training else in_evaluation(pairs)
 
     def read_hub(self, data: Any, training: bool = False) -> Dataset:
@@ -166,12 +162,12 @@ def _annotated(annotations: Any) -> list[str]:
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
-def _table_pairs(table: Table, source: str, targets: Sequence[str], path: Path) -> list[Pair]:
+def _table_pairs(table: Table, source: str, targets: Sequence[str]) -> list[Pair]:
     texts = table.texts(source)
     present = [t for t in targets if t in table.columns]
     if not present:
         cure = f"Its columns: {', '.join(table.columns)}"
-        raise UsageError.of("file", str(path), f"has no column {' or '.join(targets)}", cure)
+        raise UsageError.of("file", str(table.path), f"has no column {' or '.join(targets)}", cure)
     columns = [table.column(target, "label") for target in present]
     pairs = []
     for index, text in enumerate(texts):
@@ -189,8 +185,7 @@ def _listed(value: object) -> list[Any]:
 
 def _read_triples(path: Path) -> list[Pair]:
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        entries = json.loads(raw)
+        entries = json.loads(read_bytes(path))
         return [(linearised(entry["tripleset"]), _annotated(entry["annotations"])) for entry in entries]
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         problem = f"is not a file of triples with annotations ({type(error).__name__}: {error})"
@@ -220,8 +215,8 @@ def generation_fields(
         "text": TEXT_COLUMNS[:1],
         "label_names": None,
         "metrics": (*_ROUGE, "bleu") if metrics is None else tuple(metrics),
-        "train": in_training(_table_pairs(train, source, [label], train.path)),
-        "evaluation": {"test": in_evaluation(_table_pairs(test, source, [label], test.path))},
+        "train": in_training(_table_pairs(train, source, [label])),
+        "evaluation": {"test": in_evaluation(_table_pairs(test, source, [label]))},
         "files": {"text": source, "label": label, "kind": kind},
         "prompt": PROMPT,
     }

@@ -33,7 +33,7 @@ class Scored:
 
 
 def metric_name(metric: str, split: str, i: int) -> str:
-    """Returns the name of a metric of the i-th evaluation split."""
+    """Returns the name of a metric of the i-th evaluation split; from the second on it carries the split's name."""
     return metric if i == 0 else f"{metric}_{split}"
 
 

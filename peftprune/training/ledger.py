@@ -214,7 +214,8 @@ class Ledger:
         """Counts the tensors that a baseline trained outside the head, whose modules end in the given names."""
         adapted, in_head = trained_tensors(model, head)
         size = sum(p.numel() for p in adapted)
-        self.final_params = self.unique_params = self.expanded_params = self.peak_params = self.trained_params = size
+        self.final_params = self.unique_params = self.expanded_params = self.trained_params = size
+        self.peak_params = max(self.peak_params, size)
         self.nonzero_params = sum(int(torch.count_nonzero(p)) for p in adapted)
         self.head_params = sum(p.numel() for p in in_head)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from peftprune.errors import RunError, UsageError
+from peftprune.training.tokenise import Example
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from peftprune.tasks import Task
     from peftprune.training.settings import TrainingSettings
 
-Example = dict[str, Any]
 IGNORED = -100
 """The label of tokens outside the loss."""
 

@@ -69,20 +69,14 @@ def _tokenizer_text(tokenizer: Any) -> str:
     return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
 
 
-def sample_training(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
-    """Returns a fixed random sample of the training set, the same for every seed; all of it for None."""
-    return _sample(dataset, size, "max_train_samples")
+def sample(dataset: datasets.Dataset, size: int | None, setting: str) -> datasets.Dataset:
+    """Returns a fixed random sample, the same for every seed; all rows for None or a size that is not smaller.
 
-
-def sample_evaluation(dataset: datasets.Dataset, size: int | None) -> datasets.Dataset:
-    """Returns a fixed random sample of an evaluation split, likewise."""
-    return _sample(dataset, size, "max_eval_samples")
-
-
-def _sample(dataset: datasets.Dataset, size: int | None, purpose: str) -> datasets.Dataset:
+    `setting` is the name of the setting that limits the size; each has a random stream of its own.
+    """
     if size is None or size >= len(dataset):
         return dataset
-    order = np.random.default_rng(stream_seed(0, purpose)).permutation(len(dataset))[:size]
+    order = np.random.default_rng(stream_seed(0, setting)).permutation(len(dataset))[:size]
     return dataset.select(sorted(order.tolist()))
 
 
