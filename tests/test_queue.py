@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from peftprune.study.execution import work as queue
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.local import _worker, automatic_workers, forward_event, run_in_processes
 from peftprune.study.execution.process import EventWriter, pack, python_path
+from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
 from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
 from tests.helpers import same
@@ -327,6 +329,14 @@ class Filed(peftprune.RankPruningStrategy):
 """
 
 
+def run_in_workers(work: Work, count: int, reporter: Reporter | None = None) -> None:
+    """Trains the work in further processes alone, which `run_in_processes` would finish before they have started."""
+    packed = pack(work)
+    with reporter or Reporter(work.total_steps) as reporter, ExitStack() as stack:
+        for thread in [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in range(count)]:
+            thread.join()
+
+
 def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_path: Path) -> None:
     class Mine(RankPruningStrategy):
         name = "mine"
@@ -338,17 +348,20 @@ def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_pat
 
     (tmp_path / "mine.py").write_text(FILED)
     methods = ["lora", f"{tmp_path}/mine.py:Filed", Mine]
-    works = [planned(methods, tmp_path / str(n), tiny_bert, checkpoints=1) for n in (1, 2)]
-    for work, count in zip(works, (1, 2), strict=True):
+    works = [planned(methods, tmp_path / str(n), tiny_bert, checkpoints=1) for n in range(3)]
+    run_in_workers(works[0], 2)
+    for work, count in zip(works[1:], (1, 2), strict=True):
         with Reporter(18) as reporter:
             run_in_processes(work, count, reporter)
+    for work in works:
         assert [work.folder(arm).result() is not None for arm in work.arms] == [True, True, False]
         error = work.folder(work.arms[2]).error()
         assert error is not None
         assert error["error"] == "ArithmeticError: a fault of mine"
     whole = [{arm.name: left_by(work.folder(arm)) for arm in work.arms[:2]} for work in works]
     assert len(whole[0]) == 2
-    assert same(*whole)
+    assert same(whole[0], whole[1])
+    assert same(whole[0], whole[2])
 
 
 HELPED = """
@@ -380,8 +393,7 @@ def test_workers_import_nothing_from_the_working_directory(
         works = [work, planned([helped], tmp_path / "study", tiny_bert)]
         work = replace(work, arms=tuple(arm for w in works for arm in w.arms))
         assert str(tmp_path) not in python_path()["PYTHONPATH"].split(os.pathsep)
-        with Reporter(12) as reporter:
-            run_in_processes(work, 2, reporter)
+        run_in_workers(work, 2)
     assert [work.folder(arm).error() for arm in work.arms] == [None, None]
     assert all(work.folder(arm).result() is not None for arm in work.arms)
 
@@ -445,17 +457,13 @@ def test_four_workers_of_which_one_is_killed_give_what_one_gives(tiny_bert: Path
     killed: list[int] = []
 
     class Killing(Reporter):
-        def new_listener(self) -> Reporter:
-            return self
-
         def step(self, done: int, total: int, phase: str) -> None:
             if done > 4 and not killed:
                 victims = [c for c in psutil.Process().children() if process.__name__ in c.cmdline()]
                 killed.append(victims[0].pid)
                 os.kill(victims[0].pid, signal.SIGKILL)
 
-    with Killing(96) as reporter:
-        run_in_processes(four, 4, reporter)
+    run_in_workers(four, 4, Killing(96))
     assert killed
     assert same(left_in(tmp_path / "a"), left_in(tmp_path / "b"))
 
@@ -478,7 +486,7 @@ run_in_processes(unpack(Path(sys.argv[1]).read_bytes()), 2, Reporter(1))
             assert time.monotonic() < until
             time.sleep(0.5)
         workers = psutil.Process(parent.pid).children()
-        assert len(workers) == 2
+        assert len(workers) == 1
         parent.kill()
     assert not psutil.wait_procs(workers, timeout=30)[1]
     assert not any(work.folder(arm).held for arm in work.arms)

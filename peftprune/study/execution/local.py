@@ -1,6 +1,6 @@
 """Trains the arms of a study on this machine, in this process or in several processes side by side.
 
-Every process trains one arm at a time. The parent forwards the events that its processes write.
+Every process trains one arm at a time. This one also shows the events that the others write.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _MIN_SECONDS = 30.0
 """No further process is started for less than this estimate of the training time."""
 _BYTES_PER_ARM = 4e9
 """Memory that an arm may need beside its model."""
+_GRACE = 2.0
+"""Seconds in which a process exits after the last arm. One that is still starting is not waited for."""
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +78,7 @@ def automatic_workers(work: Work) -> int:
 
 
 def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
-    """Trains the study in several processes. Afterwards this process trains what killed processes left unfinished.
+    """Trains the study in this process and, if `workers` is above 1, in further ones beside it.
 
     Raises:
         UsageError: if `workers` is a number above 1 and a strategy cannot be sent to another process.
@@ -90,12 +92,13 @@ def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
             if workers != "auto":
                 raise
             _log.warning("%s. Until then arms are trained one after another", error)
-    if packed is not None:
-        with ExitStack() as stack:
-            threads = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in range(count)]
-            for thread in threads:
-                thread.join()
-    work.run(reporter)
+    with ExitStack() as stack:
+        others = range(1, count) if packed is not None else ()
+        threads = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in others]
+        # It has loaded libraries, models and data already, so it trains while the others still start.
+        work.run(reporter)
+        for thread in threads:
+            thread.join(_GRACE)
 
 
 @contextmanager
