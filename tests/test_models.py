@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from peftprune.errors import UsageError
-from peftprune.models import describe, find, initialise_head, load_model, packaged, pick_dtype
+from peftprune.models import describe, find, initialise_head, load_model, packaged, pick_dtype, precision
 from peftprune.models.load import _load_cached
 
 needs_minilm = [
@@ -284,11 +284,21 @@ def test_head_with_layer_norm_and_with_unknown_parameters():
 
 def test_pick_dtype(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for amx, expected in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda amx=amx: {"amx_bf16": amx}, raising=False)
-        assert pick_dtype("auto") == expected
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert pick_dtype() == "float32"
+    for faster, expected in ((2.2, "bfloat16"), (1.4, "float32"), (0.05, "float32")):
+        timed = {"float32": 1e-3, "bfloat16": 1e-3 / faster}
+        monkeypatch.setattr(precision, "product_seconds", lambda timed=timed: timed)
+        assert pick_dtype() == expected
+        assert precision.timed_dtype() == (expected, timed)
     assert pick_dtype("bfloat16") == "bfloat16"
     with pytest.raises(UsageError, match="float16"):
         pick_dtype("float16")
+
+
+def test_a_product_of_each_dtype_is_timed_in_turn(monkeypatch):
+    seen, mm = [], torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: seen.append(str(a.dtype)) or mm(a, b))
+    found = precision.product_seconds()
+    assert list(found) == ["float32", "bfloat16"]
+    assert all(0 < seconds < 5 for seconds in found.values())
+    assert len(seen) >= 4
+    assert seen == ["torch.float32", "torch.bfloat16"] * (len(seen) // 2)

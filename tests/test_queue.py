@@ -23,6 +23,7 @@ import torch
 
 from peftprune.errors import RunError, UsageError
 from peftprune.files import write_json
+from peftprune.models import precision
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.view import StepView
@@ -253,6 +254,19 @@ def test_threads_are_a_share_of_the_cores_whatever_the_number_of_workers(
     for count in (1, 4):
         assert planned("lora", tmp_path / str(count), tiny_bert, threads=None, seeds=2, workers=count).threads == 4
     assert given == [4, 4]
+
+
+def test_a_study_keeps_the_dtype_that_was_faster_when_it_was_created(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = []
+    for seconds in ({"float32": 2.0, "bfloat16": 1.0}, {"float32": 1.0, "bfloat16": 2.0}):
+        monkeypatch.setattr(precision, "product_seconds", lambda seconds=seconds: seconds)
+        work = planned("lora", tmp_path, tiny_bert, dtype="auto")
+        request = work.study.read_request()
+        found.append((work.dtype, request["dtype"], request["product_seconds"]))
+    assert found == [("bfloat16", "bfloat16", {"float32": 2.0, "bfloat16": 1.0})] * 2
 
 
 def test_by_itself_a_study_stays_in_one_process_where_a_strategy_cannot_travel(

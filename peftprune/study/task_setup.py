@@ -19,7 +19,7 @@ from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe, load_model
-from peftprune.models.precision import pick_dtype
+from peftprune.models.precision import pick_dtype, timed_dtype
 from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
 from peftprune.study.planning import ArmPlan, plan_arm
@@ -184,6 +184,8 @@ def package_versions() -> dict[str, str]:
 def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
     """Returns threads, dtype, versions and hardware. An existing study keeps its threads and its automatic dtype.
 
+    A new study times a product of each dtype; the seconds stand beside the choice.
+
     Args:
         study: its request may exist already.
         settings: hold the dtype.
@@ -201,12 +203,13 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
         before = {}
     threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)
-    dtype = pick_dtype(settings.dtype)
-    if settings.dtype == "auto":
-        dtype = before.get("dtype", dtype)
+    dtype, seconds = settings.dtype, before.get("product_seconds", {})
+    if dtype == "auto":
+        dtype, seconds = (before["dtype"], seconds) if "dtype" in before else timed_dtype()
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {
-        "dtype": dtype,
+        "dtype": pick_dtype(dtype),
+        **({"product_seconds": seconds} if seconds else {}),
         "threads": threads,
         "versions": package_versions(),
         "hardware": {"device": device_name()} | machine,

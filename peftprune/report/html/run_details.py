@@ -90,6 +90,8 @@ def setup_tables(study: StoredStudy) -> list[Table]:
         "number format": request["dtype"],
         "threads": request["threads"],
     }
+    if request.get("product_seconds"):
+        about["seconds per matrix product"] = {d: f"{s:.1e}" for d, s in request["product_seconds"].items()}
     tasks = [
         t | {"splits": {split: f"{n:,}" for split, n in t["evaluation_examples"].items()}} for t in request["tasks"]
     ]
