@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import queue
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +26,7 @@ from peftprune.study.store import ArmFolder
 from peftprune.training.checkpoints import MANIFEST_FILE, checkpoints_in, is_complete
 from tests.helpers import make_arm, same
 from tests.killing import left_by, left_in, planned
+from tests.test_contract import SETTINGS
 
 # --- a kill at every write boundary -----------------------------------------------------------------------------------
 
@@ -191,6 +195,91 @@ def test_a_study_that_is_killed_over_and_over_ends_as_if_left_alone(tiny_bert: P
     (tmp_path / "other.pkl").write_bytes(pack(undisturbed))
     subprocess.run([*command[:-1], str(tmp_path / "other.pkl")], input="go\n", text=True, check=True)
     assert same(left_in(tmp_path / "killed"), left_in(tmp_path / "undisturbed"))
+
+
+KILLS = 100
+
+
+class Server:
+    """A process that forks children which train a study, one after another; see `tests.killing.serve`."""
+
+    def __init__(self, work: Path, heard: queue.Queue[tuple[Server, str, list[Any]]]) -> None:
+        command = [sys.executable, "-m", "tests.killing", str(work)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.child = 0
+        self._heard = heard
+        threading.Thread(target=self._listen, daemon=True).start()
+        self.fork()
+
+    def fork(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            try:
+                event, *values = json.loads(line)
+            except ValueError:
+                continue  # cut off by the kill
+            self._heard.put((self, event, values))
+
+
+def train_and_kill(works: list[Path], kills: int, rng: random.Random) -> int:
+    """Trains a study in one process per packed work, kills children at random moments, and returns their number."""
+    heard: queue.Queue[tuple[Server, str, list[Any]]] = queue.Queue()
+    servers, killed, until = [Server(work, heard) for work in works], 0, rng.randrange(30)
+    left = set(servers)
+    while left:
+        server, event, values = heard.get(timeout=300)
+        if event == "child":
+            server.child = values[0]
+        elif event == "ended":
+            server.child = 0
+            if values[0] == 0:
+                left.remove(server)
+            else:
+                assert values[0] == -signal.SIGKILL
+                server.fork()
+        elif killed < kills and until == 0:
+            victim = rng.choice([s.child for s in servers if s.child])
+            time.sleep(rng.uniform(0, 0.1))
+            # It may have ended in the meantime, but its server has not forgotten it before `ended` is read.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                killed += 1
+            until = rng.randrange(30)
+        else:
+            until = max(0, until - 1)
+    for server in servers:
+        server.process.communicate()
+    return killed
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_among_three_processes_change_no_bit_of_any_method(tiny_bert: Path, tmp_path: Path) -> None:
+    methods = [f"{name}({','.join(f'{k}={v}' for k, v in row.items())})" for name, row in SETTINGS.items()]
+    settings: dict[str, Any] = {"budget": "rank=4,steps=24", "checkpoints": 8}
+
+    def packed(study: str, name: str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(pack(planned(methods, tmp_path / study, tiny_bert, **settings)))
+        return path
+
+    assert train_and_kill([packed("undisturbed", "undisturbed.pkl")], 0, random.Random(0)) == 0
+    expected = left_in(tmp_path / "undisturbed")
+    assert len(expected) == len(methods)
+    rng, kills, studies = random.Random(0), 0, 0
+    while kills < KILLS:
+        # Two workers of one command, and the same command typed again elsewhere.
+        study, inside, outside = f"study-{studies}", f"inside-{studies}.pkl", f"outside-{studies}.pkl"
+        works = [packed(study, inside)] * 2 + [packed(study, outside)]
+        done = train_and_kill(works, KILLS - kills, rng)
+        assert done
+        kills, studies = kills + done, studies + 1
+        assert same(left_in(tmp_path / study), expected)
+    print(f"{kills} kills in {studies} studies of {len(methods)} methods: every result is equal to the bit")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

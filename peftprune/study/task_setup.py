@@ -203,12 +203,12 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
         before = {}
     threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)
-    dtype, seconds = settings.dtype, before.get("product_seconds", {})
-    if dtype == "auto":
+    dtype, seconds = pick_dtype(settings.dtype), before.get("product_seconds", {})
+    if settings.dtype == "auto":
         dtype, seconds = (before["dtype"], seconds) if "dtype" in before else timed_dtype()
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {
-        "dtype": pick_dtype(dtype),
+        "dtype": dtype,
         **({"product_seconds": seconds} if seconds else {}),
         "threads": threads,
         "versions": package_versions(),

@@ -93,8 +93,10 @@ def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
                 raise
             _log.warning("%s. Until then arms are trained one after another", error)
     with ExitStack() as stack:
-        others = range(1, count) if packed is not None else ()
-        threads = [stack.enter_context(_worker(packed, i, work.threads, reporter)) for i in others]
+        threads = []
+        if packed is not None:
+            others = (_worker(packed, i, work.threads, reporter) for i in range(1, count))
+            threads = [stack.enter_context(worker) for worker in others]
         # It has loaded libraries, models and data already, so it trains while the others still start.
         work.run(reporter)
         for thread in threads:
