@@ -259,7 +259,7 @@ def train_and_kill(works: list[Path], kills: int, rng: random.Random) -> int:
 
 @pytest.mark.slow
 def test_a_hundred_kills_among_three_processes_change_no_bit_of_any_method(tiny_bert: Path, tmp_path: Path) -> None:
-    methods = [f"{name}({','.join(f'{k}={v}' for k, v in row.items())})" for name, row in SETTINGS.items()]
+    methods = [f"{name}({','.join(f'{k}={v!r}' for k, v in row.items())})" for name, row in SETTINGS.items()]
     settings: dict[str, Any] = {"budget": "rank=4,steps=24", "checkpoints": 8}
 
     def packed(study: str, name: str) -> Path:
