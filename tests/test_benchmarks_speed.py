@@ -28,6 +28,7 @@ from benchmarks.speed.plain import plain as against_script
 from benchmarks.speed.plain import ratios
 from benchmarks.speed.record import place, write
 from benchmarks.speed.request import Request
+from benchmarks.speed.start import start
 from benchmarks.speed.tables import _PARTS, section, sections
 from benchmarks.speed.turns import one_round, started
 from peftprune.adapters import surgery
@@ -229,13 +230,17 @@ def test_the_parts_that_run_commands(glue: Path, tiny_bert: Path, tmp_path: Path
     assert len(against["study"]["accuracy"]["scores"]) == len(against["script"]["accuracy"]["scores"]) == 2
     assert against["script"]["dtype"] == "float32"
     assert against["ratio"] == pytest.approx(against["study"]["seconds"] / sum(against["script"]["seconds"]))
+    begun = start(request)
+    assert sum(begun["parts"].values()) == pytest.approx(begun["start"]["median"])
+    assert list(begun["parts"])[0] == "interpreter and imports"
     for part, kind, found in (
+        ("start", "start", begun),
         ("parallel", "parallel", side),
         ("growth", "growth", sizes),
         ("plain-rte", "plain", against),
     ):
         write(tmp_path, part, kind, found.pop("settings"), found.pop("threads"), found)
-    assert sections(tmp_path).count("### ") == 3
+    assert sections(tmp_path).count("### ") == 4
 
 
 def test_the_command_line_names_the_parts(tmp_path: Path) -> None:

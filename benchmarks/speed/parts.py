@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.speed import after_cut, growth, limit, overhead, parallel, plain
+from benchmarks.speed import after_cut, growth, limit, overhead, parallel, plain, start
 from benchmarks.speed.request import Request
 
 
@@ -32,6 +32,7 @@ def _plain(task: str, targets: str, method: str, seeds: int, **fewer: int) -> Pa
 PARTS = {
     "limit": Part(limit.KIND, limit.limit),
     "after-cut": Part(after_cut.KIND, after_cut.after_cut),
+    "start": Part(start.KIND, start.start),
     "growth": Part(growth.KIND, growth.growth),
     "plain-adalora": _plain("mrpc", "attention", "adalora", 2),
     "parallel": Part(parallel.KIND, parallel.parallel),

@@ -70,6 +70,13 @@ def _plain(found: dict[str, Any]) -> str:
     return _lines([what, "study", "scripts"], rows) + last
 
 
+def _start(found: dict[str, Any]) -> str:
+    rows = [[name, _times(share)] for name, share in found["parts"].items()]
+    whole = found["start"]
+    last = f"\nWhole start {_times(whole['median'])} of the script's, 95 % interval {_interval(whole)}.\n"
+    return _lines(["part", "of the script's start"], rows) + last
+
+
 def _limit(found: dict[str, Any]) -> str:
     slowest = min(row["flops_per_second"] for row in found["products"])
     products = [
@@ -149,6 +156,11 @@ _PARTS: dict[str, tuple[str, str]] = {
     "plain-mrpc": ("Compared with a plain script: MRPC", _SCRIPT),
     "plain-rte": ("Compared with a plain script: RTE", _SCRIPT),
     "plain-adalora": ("Compared with a plain script: PEFT's AdaLoRA", _SCRIPT),
+    "start": (
+        "From the command to the first step",
+        "A study of two seeds with two workers compared with the plain script, each from the start of its process to the "
+        "end of its first optimizer step, in turn: the parts' medians in units of the script's median.",
+    ),
     "limit": (
         "A step compared with the machine's limit",
         "The limit is the fastest large square matrix product in the same run. The FLOPs of a step are those of the "
@@ -178,6 +190,7 @@ _PARTS: dict[str, tuple[str, str]] = {
 }
 _TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "plain": _plain,
+    "start": _start,
     "limit": _limit,
     "overhead": _overhead,
     "after-cut": _after_cut,
