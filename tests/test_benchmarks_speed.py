@@ -232,7 +232,7 @@ def test_the_parts_that_run_commands(glue: Path, tiny_bert: Path, tmp_path: Path
     assert against["ratio"] == pytest.approx(against["study"]["seconds"] / sum(against["script"]["seconds"]))
     begun = start(request)
     assert sum(begun["parts"].values()) == pytest.approx(begun["start"]["median"])
-    assert list(begun["parts"])[0] == "interpreter and imports"
+    assert next(iter(begun["parts"])) == "interpreter and imports"
     for part, kind, found in (
         ("start", "start", begun),
         ("parallel", "parallel", side),

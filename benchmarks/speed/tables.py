@@ -158,8 +158,8 @@ _PARTS: dict[str, tuple[str, str]] = {
     "plain-adalora": ("Compared with a plain script: PEFT's AdaLoRA", _SCRIPT),
     "start": (
         "From the command to the first step",
-        "A study of two seeds with two workers compared with the plain script, each from the start of its process to the "
-        "end of its first optimizer step, in turn: the parts' medians in units of the script's median.",
+        "A study of two seeds with two workers compared with the plain script, in turn, each from the start of its "
+        "process to the end of its first optimizer step: the parts' medians in units of the script's median.",
     ),
     "limit": (
         "A step compared with the machine's limit",
