@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -347,40 +348,70 @@ def test_a_checkpoint_of_another_kind_is_refused(tiny_bert: Path, tmp_path: Path
             again.train(resume_from_checkpoint=str(last))
 
 
-@pytest.mark.parametrize("method", ["lorpa(dense_share=0.5)", "lora-drop(sample=0.3,probe_passes=2)"])
-def test_only_states_within_the_budget_may_be_the_best(method: str, tiny_bert: Path, tmp_path: Path) -> None:
-    """The metric falls from one evaluation to the next, so the first state that counts is the best."""
-    callback = PruningCallback(method, budget=BUDGET)
-    scores = iter(range(100, 0, -1))
+def falling(
+    method: str, model: Path, folder: Path, scores: Iterable[float] = range(100, 0, -1), **changes: Any
+) -> tuple[Any, PruningCallback, list[Any]]:
+    """(trainer, callback, predictions) that evaluates every four steps, when the metric falls each time."""
+    callback, given, predictions = PruningCallback(method, budget=BUDGET), iter(scores), []
+
+    def measure(found: Any) -> dict[str, float]:
+        predictions.append(found.predictions)
+        return {"score": float(next(given))}
+
     saving = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
-    args = arguments(
-        tmp_path, **saving, load_best_model_at_end=True, metric_for_best_model="score", greater_is_better=True
-    )
-    trainer = plain_trainer(
-        adapted(tiny_bert), args, callback,
-        eval_dataset=examples(20, 9), compute_metrics=lambda _: {"score": float(next(scores))},
-    )  # fmt: skip
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    args = arguments(folder, **saving | best | changes)
+    rows = examples(20, 9)
+    trainer = plain_trainer(adapted(model), args, callback, eval_dataset=rows, compute_metrics=measure)
+    return trainer, callback, predictions
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*rank_gate")
+@pytest.mark.parametrize(
+    ("method", "decided", "best"),
+    [
+        ("lorpa(dense_share=0.5)", 12, 12),
+        ("lora-drop(sample=0.3,probe_passes=2)", 9, 12),
+        ("delete(sample=0.3,probe_passes=2,threshold=0.6)", 9, 12),
+        ("adalora(every=3,warmup=0.15)", 12, 12),
+        ("prilora(prune_every=5)", 24, 24),
+    ],
+)
+def test_only_states_after_the_last_decision_may_be_the_best(
+    method: str, decided: int, best: int, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, callback, predictions = falling(method, tiny_bert, tmp_path, save_total_limit=1)
     trainer.train()
-    # lorpa cuts at the end of step 12; lora-drop is within the budget from the start.
-    expected = 12 if method.startswith("lorpa") else 4
-    assert trainer.state.best_global_step == expected
-    assert math.isfinite(trainer.state.best_metric)
-    saved = PeftModel.from_pretrained(
-        AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2),
-        str(tmp_path / f"checkpoint-{expected}"),
-    )
-    torch.testing.assert_close(logits(trainer.model), logits(saved), atol=1e-6, rtol=1e-5)
+    assert trainer.state.best_global_step == best
+    assert trainer.state.best_metric == 101 - best // 4
+    trainer.evaluate()
+    assert predictions[-1] == pytest.approx(predictions[best // 4 - 1], abs=1e-6, rel=1e-5)
     assert callback.ledger.final_params == 1024
+    assert f"step 4 scored better (100), but does not count: {callback.strategy.name} decided until step {decided}" in (
+        caplog.text
+    )
 
 
-def test_training_that_stops_above_the_budget_says_so(tiny_bert: Path, tmp_path: Path) -> None:
-    class Halt(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
+def test_without_a_checkpoint_after_the_last_decision_the_final_state_is_kept(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, callback, _ = falling("lorpa(dense_share=0.5)", tiny_bert, tmp_path, [2, 1, *[math.nan] * 4])
+    trainer.train()
+    assert trainer.state.best_model_checkpoint is None
+    assert callback.ledger.final_params == 1024
+    assert "no best checkpoint exists since the last decision (step 12); the final state is kept" in caplog.text
 
-    trainer = plain_trainer(adapted(tiny_bert), arguments(tmp_path), PruningCallback("lorpa", budget=BUDGET), Halt())
-    with pytest.raises(RunError, match=r"training stopped at step 3 of 24, before lorpa had come down to 1,024"):
-        trainer.train()
+
+def test_a_resumed_run_remembers_what_scored_better_before(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torn, *_ = falling("lorpa(dense_share=0.5)", tiny_bert, tmp_path)
+    torn.add_callback(Stop(16))
+    with pytest.raises(KeyboardInterrupt):
+        torn.train()
+    resumed, *_ = falling("lorpa(dense_share=0.5)", tiny_bert, tmp_path, range(96, 0, -1))
+    resumed.train(resume_from_checkpoint=True)
+    assert "step 4 scored better (100)" in caplog.text
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +61,8 @@ class PruningCallback(TrainerCallback):
     parameter are refused before training.
 
     **Checkpoints** hold the callback's state in `peftprune_state.pt`. To resume, pass a callback made in the same way.
-    With `load_best_model_at_end` only states within the budget can be the best.
+    With `load_best_model_at_end` only states after the method's last decision can be the best. Where none of them has a
+    checkpoint, the final state is kept.
 
     When training ends, gates and scaling are folded into B and the budget is verified: `trainer.save_model()` then
     writes a plain PEFT adapter within it.
@@ -202,8 +202,6 @@ class PruningCallback(TrainerCallback):
         )
         if self._loaded is not None:
             self.events.resume(self._loaded)
-            if state.best_metric is not None and math.isinf(state.best_metric):
-                state.best_metric = self._loaded["best_metric"]
         self._training = True
         self.events.on_train_begin(args, state, control, **kwargs)
         if self._start.prepared is not None and state.global_step == 0:
@@ -237,9 +235,8 @@ class PruningCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.events is None or not self._training:
             return
-        self.events.on_save(args, state, control, **kwargs)
         if args.should_save:
-            saved = self.events.state_dict() | {"identity": self._identity(), "best_metric": state.best_metric}
+            saved = self.events.state_dict() | {"identity": self._identity()}
             write_state(checkpoint_path(Path(args.output_dir), state.global_step), saved)
 
     def _identity(self) -> dict[str, str]:

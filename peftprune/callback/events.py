@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.training.distributed import GradientAverage, broadcast, check_agreement, sum_over_processes
 from peftprune.training.events import PruningEvents, inner_optimizer
-from peftprune.training.ledger import count_adapter, stored_parameters
+
+_log = logging.getLogger(__name__)
 
 
 class UserTrainerEvents(PruningEvents):
@@ -50,7 +51,7 @@ class UserTrainerEvents(PruningEvents):
         self._groups = StepParamGroups(start.spec.groups, args.learning_rate, args.weight_decay)
         self._counter = TokenCounter(model)
         self._average = GradientAverage()
-        self._hidden_best: tuple[Any] | None = None
+        self._passed_over: tuple[float, int] | None = None
         super().__init__(
             strategy,
             start.sites,
@@ -69,12 +70,10 @@ class UserTrainerEvents(PruningEvents):
         super().on_train_begin(args, state, control, **kwargs)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore_best(state)
         if self._order is not None:
             self._order.start_epoch(state.global_step // self._steps_per_epoch)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore_best(state)
         self._counter.start()
         if self._forward_only(state.global_step):
             model = kwargs["model"]
@@ -98,7 +97,10 @@ class UserTrainerEvents(PruningEvents):
         super().on_optimizer_step(args, state, control, **kwargs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        decisions = len(self.trace.rows)
         super().on_step_end(args, state, control, **kwargs)
+        if len(self.trace.rows) > decisions:
+            self._forget_best(args, state)
         self._average.add(self.sites.parameters())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -110,25 +112,11 @@ class UserTrainerEvents(PruningEvents):
                 state.log_history[-1]["learning_rate"] = logs["learning_rate"]
         super().on_log(args, state, control, logs=logs, **kwargs)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        super().on_evaluate(args, state, control, **kwargs)
-        if args.metric_for_best_model is not None and self._hidden_best is None and not self._within_budget():
-            # The trainer compares the metric with the best one next. Nothing beats infinity.
-            self._hidden_best = (state.best_metric,)
-            state.best_metric = math.inf if args.greater_is_better else -math.inf
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.restore_best(state)
-
-    def restore_best(self, state: Any) -> None:
-        """Gives the trainer its best metric back after an evaluation above the budget."""
-        if self._hidden_best is not None:
-            (state.best_metric,), self._hidden_best = self._hidden_best, None
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Removes every hook and sums the ledger over all processes."""
         super().on_train_end(args, state, control, **kwargs)
-        self.restore_best(state)
+        if args.load_best_model_at_end:
+            self._report_best(args, state)
         self._counter.remove()
         self._average.remove(kwargs["model"])
         ledger = self.ledger
@@ -141,11 +129,35 @@ class UserTrainerEvents(PruningEvents):
 
     def state_dict(self) -> dict[str, Any]:
         self.ledger.tokens += self._counter.tokens()
-        return super().state_dict()
+        return super().state_dict() | {"passed_over": self._passed_over}
 
-    def _within_budget(self) -> bool:
-        nonzero = self.budget.count == "nonzero"
-        return (count_adapter(self.sites).nonzero if nonzero else stored_parameters(self.sites)) <= self.budget.params
+    def resume(self, state: Mapping[str, Any]) -> None:
+        super().resume(state)
+        self._passed_over = state.get("passed_over")
+
+    def _forget_best(self, args: Any, state: Any) -> None:
+        """Lets the trainer search for its best state anew: the method had not decided everything in those before."""
+        if state.best_metric is None:
+            return
+        found = float(state.best_metric), state.best_global_step
+        if self._passed_over is None or _better(found[0], self._passed_over[0], args):
+            self._passed_over = found
+        state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+    def _report_best(self, args: Any, state: Any) -> None:
+        decided = self.trace.rows[-1]["step"]
+        if state.best_model_checkpoint is None:
+            message = "no best checkpoint exists since the last decision (step %d); the final state is kept"
+            _log.warning(f"load_best_model_at_end: {message}", decided)
+        if self._passed_over is not None:
+            metric, step = self._passed_over
+            if state.best_metric is None or _better(metric, state.best_metric, args):
+                message = "step %s scored better (%g), but does not count: %s decided until step %d"
+                _log.warning(f"load_best_model_at_end: {message}", step, metric, self.method.name, decided)
 
     def _forward_only(self, step: int) -> bool:
         return phase_at(self.phases, step).phase.kind == "forward"
+
+
+def _better(metric: float, other: float, args: Any) -> bool:
+    return metric > other if args.greater_is_better else metric < other
