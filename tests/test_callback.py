@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 import peftprune
 from peftprune import PruningCallback, UsageError
+from peftprune.callback.attach import attach
 from peftprune.callback.compatibility import check_trainer
 from peftprune.errors import RunError
 from peftprune.methods.registry import load, names
@@ -453,6 +454,85 @@ def test_another_peft_method_is_refused(tiny_bert: Path, tmp_path: Path) -> None
 def test_optimizers_whose_state_cannot_be_cut_are_refused(optim: str, tiny_bert: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"optim: '{optim}' keeps state"):
         started("lorpa", adapted(tiny_bert), tmp_path, optim=optim)
+
+
+class ScheduleFree(torch.optim.SGD):
+    """Switches between the weights of training and of evaluation."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+    def step(self, closure: Any = None) -> Any:
+        raise RuntimeError("call train() first")
+
+
+class NeedsClosure(torch.optim.LBFGS):
+    """Cannot step without a closure."""
+
+
+@pytest.mark.parametrize(("optimizer", "said"), [(ScheduleFree, "trains other"), (NeedsClosure, "cannot be tried")])
+def test_optimizers_that_switch_weights_or_need_more_are_refused(
+    optimizer: Any, said: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="optim: 'schedule_free_adamw' trains other weights than it evaluates"):
+        started("lorpa", adapted(tiny_bert), tmp_path, optim="schedule_free_adamw")
+    model = adapted(tiny_bert)
+    made = optimizer(p for p in model.parameters() if p.requires_grad)
+    callback = PruningCallback("lorpa", budget=BUDGET)
+    with pytest.raises(UsageError, match=f"optimizer: '{optimizer.__name__}' {said}"):
+        plain_trainer(model, arguments(tmp_path), callback, optimizers=(made, None))
+
+
+def test_two_callbacks_on_one_adapter_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    def callback() -> PruningCallback:
+        return PruningCallback("lorpa", budget=BUDGET)
+
+    said = r"\['lorpa', 'lorpa'\] would prune one adapter. Give the trainer one PruningCallback"
+    with pytest.raises(UsageError, match=said):
+        plain_trainer(adapted(tiny_bert), arguments(tmp_path), callback(), callback())
+    late = plain_trainer(adapted(tiny_bert), arguments(tmp_path), callback())
+    late.add_callback(callback())
+    with pytest.raises(UsageError, match=said):
+        late.train()
+
+
+def test_a_model_belongs_to_the_newest_trainer(tiny_bert: Path, tmp_path: Path) -> None:
+    model, args = adapted(tiny_bert), arguments(tmp_path, max_steps=4)
+    first, second = (plain_trainer(model, args, PruningCallback("lorpa", budget=BUDGET)) for _ in range(2))
+    with pytest.raises(UsageError, match="belongs to a newer trainer"):
+        first.train()
+    second.train()
+
+
+ROWS = [{"input_ids": [1]}]
+
+
+@pytest.mark.parametrize(
+    "bad", [None, "", "a", -1, math.nan, math.inf, [], {"a": 1}, object()], ids=lambda bad: type(bad).__name__
+)
+@pytest.mark.parametrize(
+    ("call", "given", "argument", "said"),
+    [
+        (PruningCallback, {"method": "lorpa", "budget": BUDGET}, argument, said)
+        for argument, said in (("method", "method"), ("initial_rank", r"lorpa\.initial_rank"), ("mine", "lorpa option"),
+                               ("budget", "budget"), ("seed", "seed"), ("schedule", "s"), ("warmup_ratio", "warm"))
+    ]
+    + [
+        (peftprune.prepare, {"model": None, "method": "lorpa", "budget": BUDGET}, argument, argument)
+        for argument in ("model", "method", "budget", "seed", "scaling")
+    ]
+    + [(peftprune.sampler, {"dataset": ROWS}, argument, argument) for argument in ("dataset", "seed")]
+    + [(attach, {}, "model", "model")],
+)  # fmt: skip
+def test_wrong_types_and_ranges_are_usage_errors(
+    call: Any, given: dict[str, Any], argument: str, said: str, bad: Any
+) -> None:
+    if argument == "seed" and bad is None and call is not peftprune.prepare:
+        call(**given, seed=None)
+        return
+    with pytest.raises(UsageError, match=f"^{said}"):
+        call(**given | {argument: bad})
 
 
 def test_sharded_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,12 @@ from torch.optim import Optimizer
 
 from peftprune.adapters.initial import init_lora_A
 from peftprune.adapters.plan_check import Change, resolve_plan
-from peftprune.errors import RunError
+from peftprune.errors import RunError, UsageError
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteSet
+
+SCHEDULE_FREE = ("trains other weights than it evaluates, and a cut reaches one of them", "Use AdamW or SGD")
+"""Problem and cure of a schedule-free optimizer."""
 
 
 def apply_plan(
@@ -147,14 +150,21 @@ def restore_structure(sites: SiteSet, saved: dict[str, Any]) -> None:
 def check_optimizer(optimizer: Optimizer) -> None:
     """Refuses an optimizer whose state cannot be cut with its parameters, by taking one step on a small tensor.
 
-    Raises RunError when a state tensor is neither a scalar nor shaped like the parameter (Adafactor, 8-bit optimizers).
+    Raises RunError when a state tensor is neither a scalar nor shaped like the parameter (Adafactor, 8-bit optimizers),
+    and UsageError for one that holds other weights in evaluation (schedule-free) or that cannot take such a step.
     """
     inner: Any = getattr(optimizer, "optimizer", optimizer)
+    if hasattr(inner, "train") and hasattr(inner, "eval"):
+        raise UsageError.of("optimizer", type(inner).__name__, *SCHEDULE_FREE)
     scrap = nn.Parameter(torch.ones(3, 5, device=inner.param_groups[0]["params"][0].device))
     scrap.grad = torch.ones_like(scrap)
     settings = {k: v for k, v in inner.param_groups[0].items() if k in inner.defaults}
-    probe = type(inner)([{"params": [scrap], **settings}])
-    probe.step()
+    try:
+        probe = type(inner)([{"params": [scrap], **settings}])
+        probe.step()
+    except Exception as error:
+        problem = f"cannot be tried on a small tensor ({type(error).__name__}: {error})"
+        raise UsageError.of("optimizer", type(inner).__name__, problem, "Use AdamW or SGD") from error
     for key, value in probe.state[scrap].items():
         if isinstance(value, Tensor) and value.numel() > 1 and value.shape != scrap.shape:
             raise RunError(

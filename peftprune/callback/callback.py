@@ -57,8 +57,8 @@ class PruningCallback(TrainerCallback):
     random otherwise. `peftprune.sampler` serves the data in the order of `compare` instead.
 
     **Several processes** (torchrun, accelerate launch) make the same decisions. The callback averages the adapters'
-    gradients itself, so that ranks can change. FSDP, DeepSpeed, and optimizers whose state is not shaped like the
-    parameter are refused before training.
+    gradients itself, so that ranks can change. FSDP, DeepSpeed, and optimizers that are schedule-free or whose state is
+    not shaped like the parameter are refused before training.
 
     **Checkpoints** hold the callback's state in `peftprune_state.pt`. To resume, pass a callback made in the same way.
     With `load_best_model_at_end` only states after the method's last decision can be the best. Where none of them has a
@@ -99,14 +99,15 @@ class PruningCallback(TrainerCallback):
         self.budget = start.parameter_budget(budget)
         if schedule not in ("user", "restart"):
             raise UsageError.of("schedule", schedule, "is unknown", 'Use "user" or "restart"')
-        if not 0 <= warmup_ratio < 1:
+        if not start.is_number(warmup_ratio) or not 0 <= warmup_ratio < 1:
             raise UsageError.of("warmup_ratio", warmup_ratio, "is outside [0, 1)", "Give 0.06, for example")
-        self.seed = seed
+        self.seed = None if seed is None else start.check_seed(seed)
         self.schedule = schedule
         self.warmup_ratio = warmup_ratio
         self.events: UserTrainerEvents | None = None
         self._start: start.Start | None = None
         self._loaded: dict[str, Any] | None = None
+        self._control: Any = None
         self._training = self._done = False
 
     @property
@@ -148,6 +149,7 @@ class PruningCallback(TrainerCallback):
         if self._start is not None:
             raise UsageError.of("callback", self.strategy.name, "belongs to another trainer", "Make a new one for each")
         model, optimizer = kwargs["model"], kwargs.get("optimizer")
+        self._check_alone(model, control)
         found = start.solve(model, self.strategy, self.budget, self.seed, max(0, args.max_steps))
         if optimizer is not None:
             surgery.check_optimizer(optimizer)
@@ -159,11 +161,20 @@ class PruningCallback(TrainerCallback):
 
     def _take(self, model: Any, found: start.Start, seed: int) -> int:
         """Binds the callback to the model; returns the seed."""
+        model.__dict__.pop("load_adapter", None)
         model.load_adapter = functools.partial(self._load_adapter, model.load_adapter)
         self._start = found
         if self.seed is None:
             self.seed = seed if found.prepared is None else found.prepared.request["seed"]
         return self.seed
+
+    def _check_alone(self, model: Any, control: Any) -> None:
+        """Refuses a second callback in one trainer, which `control` identifies."""
+        self._control = control
+        other = _owner(model)
+        if other is not None and other is not self and other._control is control:
+            names = [other.strategy.name, self.strategy.name]
+            raise UsageError.of("callbacks", names, "would prune one adapter", "Give the trainer one PruningCallback")
 
     def _attach_late(self, args: Any, model: Any) -> None:
         """Binds a callback that was added to an existing trainer; refuses it where the model would have to change."""
@@ -179,8 +190,13 @@ class PruningCallback(TrainerCallback):
         model, loader = kwargs["model"], kwargs["train_dataloader"]
         if self._done or self._training:
             raise UsageError.of("callback", self.strategy.name, "has run already", "Make a new trainer and callback")
+        self._check_alone(model, control)
         if self._start is None:
             self._attach_late(args, model)
+        elif _owner(model) is not self:
+            problem = "is not the model that this callback was made for, or belongs to a newer trainer"
+            cure = "Make a new trainer and callback, with model=... and not model_init"
+            raise UsageError.of("model", type(model).__name__, problem, cure)
         assert self._start is not None
         assert self.seed is not None
         surgery.check_optimizer(kwargs["optimizer"])
@@ -259,3 +275,9 @@ class PruningCallback(TrainerCallback):
             # PEFT warns about gates, which it does not know; they are loaded all the same.
             warnings.filterwarnings("ignore", message="(?s).*rank_gate")
             return load(model_id, *args, **kwargs)
+
+
+def _owner(model: Any) -> PruningCallback | None:
+    """Returns the callback that was bound to the model last and has not ended training."""
+    found = getattr(getattr(model.__dict__.get("load_adapter"), "func", None), "__self__", None)
+    return found if isinstance(found, PruningCallback) else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from peftprune.adapters import surgery
 from peftprune.errors import UsageError
 from peftprune.strategy.phases import PhaseRange
 from peftprune.strategy.spec import AdapterSpec
@@ -33,6 +34,8 @@ def check_trainer(args: Any) -> None:
     if getattr(args, "n_gpu", 1) > 1:
         raise UsageError.of("n_gpu", args.n_gpu, "copies the model in every step", "Use one process per GPU: torchrun")
     optim = str(getattr(args.optim, "value", args.optim))
+    if "schedule_free" in optim:
+        raise UsageError.of("optim", optim, *surgery.SCHEDULE_FREE)
     if any(name in optim for name in _NOT_SHAPED):
         problem = "keeps state that is not shaped like the parameter"
         raise UsageError.of("optim", optim, problem, 'Use "adamw_torch" or "sgd"')

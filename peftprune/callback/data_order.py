@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from peftprune.callback.start import check_seed
 from peftprune.errors import UsageError
 from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.strategy.rng import generator
@@ -45,14 +46,21 @@ def sampler(dataset: Any, *, seed: int | None = None) -> OrderedDataset:
         seed: the arm's; None takes the callback's.
 
     Raises:
-        UsageError: if the dataset has no length or no token ids.
+        UsageError: if the dataset has no length or no token ids, or cannot be read by position.
     """
+    if seed is not None:
+        check_seed(seed)
     if not isinstance(dataset, Sized) or len(dataset) == 0:
         raise UsageError.of("dataset", type(dataset).__name__, "has no examples to count", "Give a map-style dataset")
-    ids = column(dataset, "input_ids")
+    try:
+        ids = column(dataset, "input_ids")
+        lengths = [len(row) for row in ids or ()]
+    except (TypeError, LookupError) as error:
+        problem = f"is not a sequence of examples with lists of input_ids ({type(error).__name__}: {error})"
+        raise UsageError.of("dataset", type(dataset).__name__, problem, "Give a list or datasets.Dataset") from error
     if ids is None:
         raise UsageError.of("dataset", type(dataset).__name__, "has no input_ids", "Tokenise it first")
-    return OrderedDataset(dataset, seed, [len(row) for row in ids], strata_of(dataset))
+    return OrderedDataset(dataset, seed, lengths, strata_of(dataset))
 
 
 def column(dataset: Any, name: str) -> list[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from peft import PeftModel, TaskType
@@ -47,8 +48,9 @@ def prepare(
         UsageError: if it is not a fresh PEFT LoRA model, or a module of its head is not trained.
     """
     strategy, parsed = start.build_strategy(method, options), start.parameter_budget(budget)
-    if not scaling > 0:
-        raise UsageError.of("scaling", scaling, "is not positive", "Give 2.0, for example")
+    start.check_seed(seed)
+    if not start.is_number(scaling) or not 0 < scaling < inf:
+        raise UsageError.of("scaling", scaling, "is not positive and finite", "Give 2.0, for example")
     sites = attach(model)
     start.require_fresh(sites, "prepare draws its values anew")
     spec = strategy.spec(sites.shapes, start.provisional_budget(parsed, sites, base_parameters(model)))

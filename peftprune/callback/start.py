@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from torch.optim import Optimizer
@@ -80,6 +81,18 @@ def build_strategy(method: Any, options: Mapping[str, Any]) -> RankPruningStrate
     else:
         return built
     raise UsageError.of("method", built.name, problem, "Run it with peftprune.compare")
+
+
+def is_number(value: Any) -> bool:
+    """Returns whether the value can be compared with numbers."""
+    return isinstance(value, Real)
+
+
+def check_seed(seed: Any) -> int:
+    """Returns the seed; refuses what `compare` would refuse."""
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 2**32:
+        raise UsageError.of("seed", seed, "is not a whole number from 0 below 2^32", "Give 0, for example")
+    return int(seed)
 
 
 def parameter_budget(budget: Budget | str) -> Budget:

@@ -133,6 +133,8 @@ def parse_budget(budget: Budget | str) -> Budget | Literal["paper"]:
     """Returns the budget that a text stands for; "paper" stays a text."""
     if isinstance(budget, Budget):
         return budget
+    if not isinstance(budget, str):
+        raise UsageError.of("budget", budget, "is neither text nor a Budget", "Give rank=8, for example")
     return "paper" if budget.strip() == "paper" else Budget.parse(budget)
 
 
