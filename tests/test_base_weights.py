@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from peftprune.errors import UsageError
 from peftprune.models import precision as base_weights
 from peftprune.models.load import load_model
+from peftprune.study.planning import plan_methods
 from peftprune.training.settings import TrainingSettings
 from tests.helpers import make_arm
 from tests.writers import save_writer, writing_task
@@ -49,8 +52,6 @@ def test_a_quantised_base_trains(tmp_path: Path) -> None:
     losses = [row["loss"] for row in arm.folder.history() if "loss" in row]
     assert min(losses[-4:]) < losses[0] - 0.1
     assert result["ledger"]["base_bytes"] < 0.7 * plain.run()["ledger"]["base_bytes"]
-    with pytest.raises(UsageError, match="load_in: '8bit' needs an adapter, and full has none"):
-        make_arm("full", tmp_path / "full", folder, task=writing_task(), load_in="8bit", **WRITING)
 
 
 def test_quantising_where_it_cannot_be_had_is_refused(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +63,40 @@ def test_quantising_where_it_cannot_be_had_is_refused(tiny_bert: Path, monkeypat
     monkeypatch.setattr(base_weights.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs the package bitsandbytes.*peftprune\[quantised\]"):
         load_model(tiny_bert, 2, form=form)
+
+
+def test_quantising_on_a_processor_without_the_kernels_is_refused(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Linear4bit(torch.nn.Linear):
+        """Quantises, and cannot multiply."""
+
+        def __init__(self, rows: int, columns: int, bias: bool, **options: Any) -> None:
+            super().__init__(rows, columns, bias)
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no kernel for this processor")
+
+    package = SimpleNamespace(nn=SimpleNamespace(Linear4bit=Linear4bit), __spec__=object())
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setattr("transformers.integrations.validate_bnb_backend_availability", lambda **_: True, raising=False)
+    with pytest.raises(UsageError, match=r"load_in: '4bit' does not work here \(no kernel for this processor\)"):
+        load_model(tiny_bert, 2, form=base_weights.BaseForm(load_in="4bit"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_the_trial_product_works_and_draws_no_random_number(load_in: Any) -> None:
+    before = torch.get_rng_state()
+    base_weights.check_quantisation(load_in, torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", ["full", "bitfit", "head-only"])
+def test_baselines_without_an_adapter_train_no_quantised_weights(method: str) -> None:
+    with pytest.raises(UsageError, match=f"load_in: '4bit' needs an adapter, and {method} has none"):
+        plan_methods(method, "minilm", "rank=4", "attention", "entailment-mini", load_in="4bit")
+    assert plan_methods("vera,dora", "minilm", "rank=4", "attention", "entailment-mini", load_in="4bit")
 
 
 def test_a_device_map_is_passed_on(tiny_bert: Path) -> None:

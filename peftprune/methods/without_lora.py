@@ -33,6 +33,7 @@ class HeadOnly(Baseline):
     name = "head-only"
     source = "control: no adapter"
     exemption = "has no adapter: the head alone is trained, where the task has one"
+    adapts = False
     backward = "none"
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
@@ -60,6 +61,7 @@ class Full(Baseline):
     name = "full"
     source = "ordinary fine-tuning"
     exemption = "trains every weight, at a learning rate of its own (lr_scale)"
+    adapts = False
     backward = "weights"
     Config = FullConfig
 
@@ -80,6 +82,7 @@ class BitFit(Baseline):
     name = "bitfit"
     source = "Ben Zaken, Ravfogel and Goldberg, ACL 2022, arXiv 2106.10199"
     exemption = "its size is fixed: the model's bias terms"
+    adapts = False
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
         biases = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -44,12 +45,12 @@ class BaseForm:
         if self.device_map is not None:
             found["device_map"] = self.device_map
         if self.load_in is not None:
+            check_quantisation(self.load_in, found["dtype"], self.device_map)
             found["quantization_config"] = _quantised(self.load_in, found["dtype"])
         return found
 
 
 def _quantised(load_in: LoadIn, dtype: Any) -> Any:
-    check_quantisation(load_in)
     from transformers import BitsAndBytesConfig
 
     if load_in == "8bit":
@@ -57,8 +58,10 @@ def _quantised(load_in: LoadIn, dtype: Any) -> Any:
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def check_quantisation(load_in: LoadIn) -> None:
+def check_quantisation(load_in: LoadIn, dtype: Any, device_map: str | None = None) -> None:
     """Refuses quantisation where bitsandbytes is absent or does not work on this machine.
+
+    `dtype` is that of the products, which depend on it; `device_map` is as in `BaseForm`.
 
     Raises:
         UsageError: with the reason and a cure.
@@ -72,11 +75,34 @@ def check_quantisation(load_in: LoadIn) -> None:
 
     try:
         works = validate_bnb_backend_availability(raise_exception=False)
+        if works:
+            # It answers for the kind of device; whether this one has the kernels shows in a product.
+            _multiply(load_in, dtype, device_map)
     # Its native library may fail to load in any way.
     except Exception as error:
         raise UsageError.of("load_in", load_in, f"does not work here ({error})", cure) from error
     if not works:
         raise UsageError.of("load_in", load_in, "is not supported by bitsandbytes on this machine", cure)
+
+
+def _multiply(load_in: LoadIn, dtype: Any, device_map: str | None) -> None:
+    """Multiplies by a small quantised matrix, with gradients as in training and one row without as in decoding."""
+    import bitsandbytes
+    import torch
+
+    device = torch.accelerator.current_accelerator(check_available=True) if device_map != "cpu" else None
+    # The layer's initial values must not shift the random numbers of what follows.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if load_in == "8bit":
+            layer = bitsandbytes.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+        else:
+            layer = bitsandbytes.nn.Linear4bit(64, 64, bias=False, compute_dtype=dtype, quant_type="nf4")
+        layer = layer.requires_grad_(False).to(device or "cpu")
+        rows = torch.ones(2, 64, dtype=dtype, device=device or "cpu", requires_grad=True)
+        layer(rows).sum().backward()
+        with torch.no_grad():
+            layer(rows[:1])
 
 
 def keep_head_exact(model: nn.Module, head: tuple[str, ...]) -> None:

@@ -25,7 +25,7 @@ class Baseline(Method):
     """A method that is not rank pruning: it prepares the model once and is then trained like every other arm.
 
     `Method` documents the class attributes. Those of interest here are `name`, `source`, `exemption`, `backward`,
-    `reads_weights` and `Config`.
+    `reads_weights`, `adapts` and `Config`.
     """
 
     prepares_model: ClassVar[bool] = True

@@ -65,6 +65,7 @@ class Method(ABC):
             adapter needs), or those of "weights" too. For the ledger's FLOPs.
         reads_weights: the method computes with the frozen weights themselves, not only with their products, so they
             keep their precision.
+        adapts: the method trains an adapter, so that the base model's own weights may be quantised.
         prepares_model: the method prepares the model itself (`prepare`); otherwise LoRA is injected as `spec` says.
     """
 
@@ -77,6 +78,7 @@ class Method(ABC):
     exemption: ClassVar[str | None] = None
     backward: ClassVar[Literal["none", "activations", "weights"]] = "activations"
     reads_weights: ClassVar[bool] = False
+    adapts: ClassVar[bool] = True
     prepares_model: ClassVar[bool] = False
     Config: ClassVar[type] = NoOptions
 

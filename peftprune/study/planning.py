@@ -152,6 +152,9 @@ def plan_arm(
     method = request.build()
     paper = method.paper() if budget == "paper" else None
     settings = resolve_settings(given, paper, task)
+    if settings.load_in is not None and not method.adapts:
+        cure = "Leave load_in out, or this method"
+        raise UsageError.of("load_in", settings.load_in, f"needs an adapter, and {request.label} has none", cure)
     if settings.max_train_samples is not None:
         num_examples = min(num_examples, settings.max_train_samples)
     matched = Budget(rank=(paper and paper.rank) or _REFERENCE_RANK) if isinstance(budget, str) else budget

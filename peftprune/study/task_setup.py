@@ -70,9 +70,6 @@ class Setup:
             base_parameters=self.base_parameters,
             task=self.task.name,
         )
-        if plan.settings.load_in is not None and plan.method.backward in ("weights", "none"):
-            cure = "Leave load_in out, or this method"
-            raise UsageError.of("load_in", plan.settings.load_in, f"needs an adapter, and {plan.label} has none", cure)
         self.objective.check(plan.settings)
         return plan
 
