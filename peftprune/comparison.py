@@ -197,7 +197,7 @@ def compare(
         weight_decay: weight decay of AdamW, at least 0. Default: 0.01.
         max_grad_norm: norm to which gradients are clipped; 0 turns clipping off. Default: 1.0.
         max_length: tokens per example, at least 2; longer examples are truncated. In generation tasks, tokens of the
-            prompt. Default: 256.
+            prompt. Default: 256, or what the model reads if that is less.
         scaling: factor on the product of lora_B and lora_A at every site, alpha / rank, above 0. Default: 2.0.
         lora_dropout: dropout probability on the adapters' input, in [0, 1). Default: 0.
         max_train_samples: size of a fixed random sample of the training set, at least 1. Default: all examples.

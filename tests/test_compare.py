@@ -325,6 +325,18 @@ def test_a_budget_may_count_what_is_not_zero(method: str, tiny_bert: Path, tmp_p
     assert (row["final_params"] > 3000) == (method != "lora")
 
 
+def test_a_length_that_nobody_gave_is_what_the_model_reads(tiny_bert: Path, tmp_path: Path) -> None:
+    task = classification_task()
+    options = {"model": tiny_bert, "task": task, "budget": "rank=2,steps=2", "batch_size": 8, "seeds": 1}
+    study = peftprune.compare("lora", **options, output_dir=tmp_path / "default")
+    assert study.request["settings"]["max_length"] == 64
+    result = study.arm("lora", 0).result()
+    assert result is not None
+    assert result["settings"]["max_length"] == 64
+    named = peftprune.compare("lora", **options, max_length=64, output_dir=tmp_path / "named")
+    assert [a["hash"] for a in study.request["arms"]] == [a["hash"] for a in named.request["arms"]]
+
+
 @pytest.mark.parametrize(
     ("request_", "message"),
     [

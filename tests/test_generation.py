@@ -323,6 +323,10 @@ def test_lengths_that_do_not_fit_are_refused(writers: dict[str, Path]) -> None:
         setup("bart", max_length=10, max_target_length=4, max_new_tokens=65)
     setup("bart", max_length=64, max_target_length=24)
     setup("t5", max_length=640, max_target_length=240)
+    with pytest.raises(UsageError, match="needs 320 positions"):
+        setup("llama", max_target_length=64)
+    found = [setup(name, max_target_length=24).settings.max_length for name in ("llama", "bart", "t5")]
+    assert found == [40, 64, 256]
 
 
 def test_settings_of_generation_need_a_task_that_generates(tiny_bert: Path, tmp_path: Path) -> None:

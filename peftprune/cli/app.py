@@ -86,7 +86,7 @@ def compare(
     ),
     data_dir: Annotated[Path | None, _data(help="Folder with the data.", show_default="$PEFTPRUNE_DATA")] = None,
     max_length: Annotated[
-        int | None, _data(help="Tokens per example; longer ones are cut.", show_default="256")
+        int | None, _data(help="Tokens per example; longer ones are cut.", show_default="256, or what the model reads")
     ] = None,
     max_train_samples: Annotated[int | None, _data(help="Train on a fixed random sample.", show_default="all")] = None,
     max_eval_samples: Annotated[

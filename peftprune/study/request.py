@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,9 @@ class StudyRequest:
         fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
         arms = self._arms(setups, plans, fixed)
         device, versions = fixed["hardware"]["device"], fixed["versions"]
+        # The default may be more than a model reads; arms with other settings than these are listed as such.
+        lengths = [p.settings.max_length for (_, label, _), p in plans.items() if self.budgets[label] != "paper"]
+        settings = replace(self.settings, max_length=max(lengths, default=self.settings.max_length))
         token = secrets.token_hex(8)
         work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, token)
         return work, {
@@ -90,7 +93,7 @@ class StudyRequest:
             "target_modules": self.target_modules,
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "given": self.named_settings,
-            "settings": self.settings.as_dict(),
+            "settings": settings.as_dict(),
             "sites": len(next(iter(setups.values())).setup.shapes),
             **fixed,
             "arms": [

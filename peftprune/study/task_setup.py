@@ -70,8 +70,18 @@ class Setup:
             base_parameters=self.base_parameters,
             task=self.task.name,
         )
+        published = plan.method.paper().per_task.get(self.task.name, {}) if budget == "paper" else {}
+        if given.get("max_length") is None and "max_length" not in published:
+            plan = self._shortened(plan)
         self.objective.check(plan.settings)
         return plan
+
+    def _shortened(self, plan: ArmPlan) -> ArmPlan:
+        """Returns the plan with a default `max_length` that the model reads, where there is one."""
+        longest, settings = self.objective.longest(plan.settings), plan.settings
+        if longest is None or not 2 <= longest < settings.max_length:
+            return plan
+        return replace(plan, settings=replace(settings, max_length=longest))
 
     def inputs(self, plan: ArmPlan, dtype: str) -> ArmInputs:
         """Returns the tokenised data of an arm; arms with the same lengths, prompt and sample share it."""

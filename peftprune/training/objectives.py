@@ -25,9 +25,10 @@ from peftprune.training.text_generation import (
     evaluation_loss,
     generate,
     is_encoder_decoder,
+    longest_source,
     loss_for,
 )
-from peftprune.training.tokenise import Example, cached, check_lengths, tokenise
+from peftprune.training.tokenise import Example, cached, check_lengths, longest_input, tokenise
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -62,6 +63,10 @@ class Objective:
     def check(self, settings: TrainingSettings) -> None:
         """Raises UsageError where the model cannot read or write texts of the settings' lengths."""
         check_lengths(self.model, settings.max_length)
+
+    def longest(self, settings: TrainingSettings) -> int | None:
+        """Returns the largest `max_length` that the model reads; None where it has no limit."""
+        return longest_input(self.model)
 
     def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
         """Returns the tokenised rows, cached on disk; `part` names them within the task."""
@@ -128,6 +133,9 @@ class Generation(Objective):
 
     def check(self, settings: TrainingSettings) -> None:
         check_form(self._form(settings), Decoding.of(settings), self.model)
+
+    def longest(self, settings: TrainingSettings) -> int | None:
+        return longest_source(self._form(settings), Decoding.of(settings), self.model)
 
     def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
         form = self._form(settings)

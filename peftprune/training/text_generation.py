@@ -79,7 +79,7 @@ def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
     Raises:
         UsageError: naming the setting.
     """
-    config, tokenizer = model.model.config, model.tokenizer
+    tokenizer = model.tokenizer
     if tokenizer.eos_token_id is None:
         cure = "Add an eos_token to the files of the tokenizer"
         raise UsageError.of("model", model.name, "has a tokenizer without an end token", cure)
@@ -87,14 +87,27 @@ def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
     if both and _start_token(model.model) is None:
         cure = "Set decoder_start_token_id in its config.json"
         raise UsageError.of("model", model.name, "does not define the first token of its decoder", cure)
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int):
+    positions = _positions(model)
+    if positions is None:
         return
     written = max(form.max_target_length, decoding.max_new_tokens)
     needed = max(form.max_length, written) if both else form.max_length + written
     if needed > positions:
         problem = f"with {written} tokens of target needs {needed} positions; {model.name} has {positions}"
         raise UsageError.of("max_length", form.max_length, problem, "Lower max_length, or max_target_length")
+
+
+def longest_source(form: TextForm, decoding: Decoding, model: LoadedModel) -> int | None:
+    """Returns the tokens of a prompt that the model has positions for; None where it has no limit."""
+    positions = _positions(model)
+    if positions is None or is_encoder_decoder(model.model):
+        return positions
+    return positions - max(form.max_target_length, decoding.max_new_tokens)
+
+
+def _positions(model: LoadedModel) -> int | None:
+    found = getattr(model.model.config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
 
 
 def _start_token(model: Any) -> int | None:

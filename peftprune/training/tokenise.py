@@ -80,14 +80,19 @@ def sample(dataset: datasets.Dataset, size: int | None, setting: str) -> dataset
     return dataset.select(sorted(order.tolist()))
 
 
+def longest_input(model: LoadedModel) -> int | None:
+    """Returns the tokens that the model reads at most; None where it has no limit."""
+    limit = getattr(model.tokenizer, "model_max_length", None)
+    positions = getattr(model.model.config, "max_position_embeddings", None)
+    return min((n for n in (limit, positions) if isinstance(n, int) and 0 < n < 10**6), default=None)
+
+
 def check_lengths(model: LoadedModel, max_length: int) -> None:
     """Refuses a `max_length` that the model has no positions for.
 
     Raises:
         UsageError: naming the largest length that fits.
     """
-    limit = getattr(model.tokenizer, "model_max_length", None)
-    positions = getattr(model.model.config, "max_position_embeddings", None)
-    limits = [n for n in (limit, positions) if isinstance(n, int) and 0 < n < 10**6]
-    if limits and max_length > min(limits):
-        raise UsageError.of("max_length", max_length, f"is beyond what {model.name} reads", f"Give up to {min(limits)}")
+    longest = longest_input(model)
+    if longest is not None and max_length > longest:
+        raise UsageError.of("max_length", max_length, f"is beyond what {model.name} reads", f"Give up to {longest}")
