@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -58,6 +59,57 @@ def test_an_address_without_a_cluster_is_refused_before_ray_tries_it(monkeypatch
         pass
     assert asked[0]["address"] == "10.0.0.1:6379"
     assert asked[0]["job_config"]._py_driver_sys_path == [], "tasks would import from the working directory"
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", None], ids=["http", "closes", "silent"])
+def test_an_address_where_something_else_listens_is_refused_in_time(
+    answer: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_TIMEOUT", 0.3)
+    done = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(100)
+            if answer is None:
+                done.wait(10)
+            else:
+                connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=[listener], daemon=True).start()
+        address = f"ray://127.0.0.1:{listener.getsockname()[1]}"
+        said = "what answers there is not Ray" if answer is not None else "timed out|no answer within"
+        with pytest.raises(UsageError, match=rf"address: '{address}' is not the address .* \(({said})"):
+            check(address, monkeypatch)
+        done.set()
+
+
+def test_a_slow_name_lookup_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_TIMEOUT", 0.1)
+    done = threading.Event()
+    monkeypatch.setattr(backend.socket, "getaddrinfo", lambda *_, **__: done.wait(10))
+    with pytest.raises(UsageError, match=r"\(no answer within 0\.1 seconds\)"):
+        check("ray://far.example:1", monkeypatch)
+    done.set()
+
+
+def test_an_address_where_grpc_answers_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            assert connection.recv(100).startswith(b"PRI * HTTP/2.0")
+            connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=[listener], daemon=True).start()
+        check(f"ray://127.0.0.1:{listener.getsockname()[1]}", monkeypatch)
+
+
+def check(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check_cluster` without Ray."""
+    monkeypatch.setattr(backend, "_load_ray", lambda: SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    backend.check_cluster(address)
 
 
 def test_an_arm_trained_out_of_sight_comes_back_whole(

@@ -12,8 +12,10 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +37,9 @@ _PAUSE = 0.5
 _STEP_PAUSE = 0.2
 """Seconds between two step events of a task."""
 _TIMEOUT = 3.0
-"""Seconds in which a cluster answers a connection."""
+"""Seconds in which a cluster is found and answers."""
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How an HTTP/2 connection begins (RFC 9113, section 3.4), with empty settings. Ray's services speak gRPC over it."""
 _CLIENT_PORT = 10001
 """Ray's default port for addresses that begin with ray://."""
 
@@ -144,7 +148,8 @@ def _errors_of(address: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        problem = f"is not the address of a running Ray cluster ({str(error).splitlines()[0]})"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        problem = f"is not the address of a running Ray cluster ({reason})"
         cure = "Start one with `ray start --head`, or give --address local"
         raise UsageError.of("address", address, problem, cure) from error
 
@@ -154,20 +159,50 @@ def _named(address: str) -> str:
 
 
 def check_cluster(address: str) -> None:
-    """Checks that something answers at the address, for which Ray itself takes twenty seconds and many log lines.
+    """Checks that Ray may be at the address, for which Ray itself takes twenty seconds and many log lines.
 
     Raises:
-        UsageError: if nothing does, or Ray is not installed.
+        UsageError: if nothing or something else answers, or Ray is not installed.
     """
     ray = _load_ray()
     named = _named(address)
     if named == "local" or ray.is_initialized():
         return
     with _errors_of(address):
-        found = named if "://" in named else ray._private.services.canonicalize_bootstrap_address(named)
-        url = urlsplit(found if "://" in found else f"//{found}")
-        if url.scheme in ("", "ray"):
-            socket.create_connection((url.hostname, url.port or _CLIENT_PORT), timeout=_TIMEOUT).close()
+        _in_time(lambda: _greet(ray, named))
+
+
+def _in_time(check: Callable[[], None]) -> None:
+    """Runs a check in a thread that may be left behind, since looking up a name has no time limit of its own."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            check()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    if not wait([done], _TIMEOUT).done:
+        raise TimeoutError(f"no answer within {_TIMEOUT:g} seconds")
+    done.result()
+
+
+def _greet(ray: Any, named: str) -> None:
+    """Raises an error if nothing or something else than gRPC answers at the address."""
+    found = named if "://" in named else ray._private.services.canonicalize_bootstrap_address(named)
+    url = urlsplit(found if "://" in found else f"//{found}")
+    if url.scheme not in ("", "ray"):
+        return
+    with socket.create_connection((url.hostname, url.port or _CLIENT_PORT), timeout=_TIMEOUT) as connection:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return
+        connection.sendall(_GREETING)
+        with connection.makefile("rb") as answer:
+            # A server begins with its own settings: a frame of type 4.
+            if answer.read(9)[3:4] != b"\x04":
+                raise ConnectionError("what answers there is not Ray")
 
 
 @contextmanager
