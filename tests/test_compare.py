@@ -175,6 +175,26 @@ def test_what_does_not_change_a_result_does_not_train_again(
     assert list(other.runs()["status"]) == ["failed: AssertionError: lora was trained again"]
 
 
+@pytest.mark.parametrize("damage", ["truncated", "missing"])
+def test_without_its_request_a_study_keeps_the_threads_and_dtype_of_its_arms(
+    damage: str, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    before = compare("lora", tmp_path, tiny_bert, seeds=2, threads=7, dtype="bfloat16")
+    # An arm that was begun with other threads, and one that cannot be read, decide on nothing.
+    config = before.arm("lora", 0).config()
+    for name, text in {"x": json.dumps(config | {"threads": 9}), "y": "{", "z": "[]"}.items():
+        (tmp_path / "arms" / name).mkdir()
+        (tmp_path / "arms" / name / "config.json").write_text(text)
+    study = tmp_path / "study.json"
+    study.write_text(study.read_text()[:100]) if damage == "truncated" else study.unlink()
+    forbid_training(monkeypatch)
+    monkeypatch.setattr("peftprune.study.task_setup.pick_dtype", lambda requested: "float32")
+    after = compare("lora", tmp_path, tiny_bert, seeds=2, dtype="auto")
+    assert_frame_equal(after.runs(), before.runs())
+    assert (after.request["threads"], after.request["dtype"]) == (7, "bfloat16")
+
+
 def test_adding_a_method_or_seed_trains_only_what_is_new(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

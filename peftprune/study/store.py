@@ -17,8 +17,9 @@ import secrets
 import shutil
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -243,3 +244,21 @@ class StudyFolder:
                 cure = "Run the same compare again; finished arms are kept"
             raise UsageError.of("output_dir", str(self.path), problem, cure)
         return found
+
+    def machine_choices(self) -> dict[str, Any]:
+        """Returns the dtype and the threads that enter the arms' hashes; empty in a new study.
+
+        Where `study.json` is missing or damaged, they are those of most arms, of finished ones if there are any.
+        """
+        names = ("dtype", "threads")
+        try:
+            return {name: value for name, value in self.read_request().items() if name in names}
+        except UsageError:
+            finished, begun = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
+        for file in sorted((self.path / "arms").glob("*/config.json")):
+            arm = ArmFolder(file.parent)
+            with suppress(UsageError, KeyError, TypeError):
+                choice = tuple(arm.config()[name] for name in names)
+                begun[choice] += 1
+                finished[choice] += arm.result() is not None
+        return {} if not begun else dict(zip(names, (+finished or begun).most_common(1)[0][0], strict=True))

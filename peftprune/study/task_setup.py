@@ -194,7 +194,7 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
     A new study times a product of each dtype; the seconds stand beside the choice.
 
     Args:
-        study: its request may exist already.
+        study: may be stored already.
         settings: hold the dtype.
         threads: the user's number of threads per arm.
         default: threads per arm in a new study, where the user gives none.
@@ -204,10 +204,7 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise UsageError.of("threads", threads, "is not a whole number of at least 1", "Give 1 or more")
-    try:
-        before = study.read_request()
-    except UsageError:
-        before = {}
+    before = study.machine_choices()
     threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)
     dtype, seconds = pick_dtype(settings.dtype), before.get("product_seconds", {})
