@@ -178,6 +178,9 @@ def compare(
     An arm is one method on one task under one budget with one seed. Finished arms are not trained again, interrupted
     arms resume from their last checkpoint, and failed arms are retried. If an arm fails, the others still run.
 
+    A folder that holds a study grows: methods, tasks, budgets and seeds are added to the stored ones, which stay, also
+    where a call asks for fewer. Model, adapted layers, settings and data have to be those of its finished arms.
+
     Args:
         methods: names, labelled specs such as `"lorpa:r64(initial_rank=64)"`, strategy objects or classes.
         task: a task's name (see `peftprune.tasks.TASKS`), several (`"rte,mrpc"`), a `Task`, or a sequence of them.
@@ -225,10 +228,11 @@ def compare(
         progress: whether to show progress. Default: only on a terminal.
 
     Returns:
-        The comparison, which includes failed arms; see its `failures`.
+        The comparison of what this call asks for, which includes failed arms; see its `failures`.
+        `Comparison.load(output_dir)` reads all that the folder holds.
 
     Raises:
-        UsageError: if the request cannot be run; no arm is trained then.
+        UsageError: if the request cannot be run, or does not fit the study in the folder; no arm is trained then.
     """
     arguments = dict(locals())
     for name in ("model", "data_dir", "output_dir"):
@@ -251,7 +255,8 @@ def compare(
     default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
     study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
     study.prepare()
-    work, stored_request = request.plan(study, chosen_backend, threads)
-    with study.registered(stored_request), Reporter(work.total_steps, enabled=progress) as reporter:
+    work, asked = request.plan(study, chosen_backend, threads)
+    configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
+    with study.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
         chosen_backend.run(work, reporter)
-    return Comparison.load(study.path)
+    return Comparison(study.path, asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +16,15 @@ from pandas.testing import assert_frame_equal
 import peftprune
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
+from peftprune.models.load import load_model
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
+from peftprune.study import task_setup
+from peftprune.study.command import command
 from peftprune.study.execution import work as queue
 from peftprune.study.task_setup import _source
 from tests.helpers import DEFAULTS, classification_task, regression_task
@@ -171,7 +175,7 @@ def test_what_does_not_change_a_result_does_not_train_again(
     fewer = compare("lora", tmp_path, tiny_bert, seeds=[1], checkpoints=2, progress=False)
     assert list(fewer.runs()["status"]) == ["done"]
     assert fewer.table()["accuracy_mean"].item() == small.runs()["accuracy"].iloc[2]
-    other = compare("lora", tmp_path, tiny_bert, seeds=[1], weight_decay=0.5)
+    other = compare("lora", tmp_path / "other", tiny_bert, seeds=[1], weight_decay=0.5)
     assert list(other.runs()["status"]) == ["failed: AssertionError: lora was trained again"]
 
 
@@ -211,8 +215,87 @@ def test_adding_a_method_or_seed_trains_only_what_is_new(
     found = compare(["lora", LORPA], tmp_path, tiny_bert, seeds=2)
     assert trained == [("lora", 0), ("lorpa", 0), ("lora", 1), ("lorpa", 1)]
     assert len(found.runs()) == 4
-    compare("lora", tmp_path, tiny_bert, learning_rate=1e-4)
-    assert trained[4:] == [("lora", 0)]
+
+
+def test_a_request_is_added_to_the_study_of_its_folder(tiny_bert: Path, tmp_path: Path) -> None:
+    compare(["lora", "dora"], tmp_path, tiny_bert)
+    asked = compare(LORPA, tmp_path, tiny_bert, budget=["rank=4,steps=6", "rank=2,steps=6"], seeds=[2], checkpoints=1)
+    assert asked.methods == ["lorpa"]
+    assert asked.runs()[["method", "seed"]].values.tolist() == [["lorpa", 2]] * 2
+    whole = Comparison.load(tmp_path)
+    assert (whole.methods, whole.request["seeds"]) == (["lora", "dora", "lorpa"], [0, 2])
+    assert whole.runs()["status"].tolist() == ["done"] * 4
+    assert [(k["budget"][5], k["method"], k["seed"]) for k, _ in whole.arms()] == [
+        *(("4", "lora", 0), ("4", "dora", 0), ("4", "lorpa", 2), ("2", "lorpa", 2))
+    ]
+    # No command asks for just these arms. Each view skips the cells that no call asked for.
+    assert command(whole.request) == ""
+    assert whole.against()["method"].tolist() == ["dora", "dora"]
+    assert [len(getattr(whole, view)()) for view in ("table", "mcnemar", "pooled")] == [4, 1, 1]
+    whole.report(tmp_path / "report.html")
+    # Asked for again, in part or in another order, nothing is lost; all of it takes the order of the call.
+    compare("dora", tmp_path, tiny_bert)
+    assert Comparison.load(tmp_path).request["arms"] == whole.request["arms"]
+    compare([LORPA, "dora", "lora"], tmp_path, tiny_bert)
+    assert Comparison.load(tmp_path).methods == ["lorpa", "dora", "lora"]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "settings": ({"weight_decay": 0.5}, r"weight_decay: 0\.5 is not that of .*/small \(0\.01\)"),
+    "layers": ({"target_modules": "all-linear"}, r"target_modules: 'all-linear' .* \('attention'\)"),
+    "threads": ({"threads": 5}, r"threads: 5 .* \(\d\)"),
+    "dtype": ({"dtype": "bfloat16"}, r"dtype: 'bfloat16' .* \('float32'\)"),
+    "options": ({"methods": "lorpa(initial_rank=8)"}, r"method lorpa: 'lorpa\(initial_rank=8\)' .* \('lorpa\("),
+    "size": ({"task": classification_task(60)}, r"task tiny: train examples: 60 .* \(70\)"),
+    "data": ({}, r"task tiny: data: '\w{8}' .* \('\w{8}'\)"),
+    "model": ({}, r"model: '.* \(other weights\)' is not"),
+    "versions": ({}, r"versions: \{'torch': '9'\} .* \(\{'torch': "),
+    "paper": ({"budget": "paper", "epochs": 3.0}, r"epochs: 3\.0 .* \(None\)"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_request_that_does_not_fit_the_study_is_refused(
+    case: str, small: Comparison, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, message = REFUSED[case]
+    folder = shutil.copytree(small.path, tmp_path / "small")
+    (tmp_path / "small-2").mkdir()
+    before = (folder / "study.json").read_bytes()
+    forbid_training(monkeypatch)
+    monkeypatch.setattr("torch.set_num_threads", lambda threads: None)
+    if case == "versions":
+        monkeypatch.setattr(task_setup, "package_versions", lambda: small.request["versions"] | {"torch": "9"})
+    if case == "model":
+        monkeypatch.setattr(task_setup, "load_model", lambda *given: replace(load_model(*given), fingerprint="0"))
+    if case == "data":
+        monkeypatch.setattr(peftprune.Task, "fingerprint", "0" * 64)
+    with pytest.raises(UsageError, match=message + r".*\. Name another folder, such as output_dir='.*/small-3', or "):
+        compare(**({"methods": "lora", "seeds": [1]} | given), folder=folder, model=tiny_bert)
+    assert (folder / "study.json").read_bytes() == before
+
+
+def test_a_study_without_a_finished_arm_gives_way(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_training(monkeypatch)
+    compare("lora", tmp_path, tiny_bert, learning_rate=1.0)
+    compare("dora", tmp_path, tiny_bert)
+    assert Comparison.load(tmp_path).methods == ["dora"]
+    (tmp_path / "slurm").mkdir()
+    with pytest.raises(UsageError, match="learning_rate: 1.0 is not"):
+        compare("lora", tmp_path, tiny_bert, learning_rate=1.0)
+
+
+def test_a_study_is_trained_anew_as_a_whole_with_other_versions(
+    small: Comparison, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(small.path, tmp_path, dirs_exist_ok=True)
+    forbid_training(monkeypatch)
+    monkeypatch.setattr(task_setup, "package_versions", lambda: small.request["versions"] | {"torch": "9"})
+    found = compare(["lora", LORPA], tmp_path, tiny_bert, seeds=[3, 1])
+    assert len(found.failures) == 4
+    assert Comparison.load(tmp_path).request["versions"]["torch"] == "9"
 
 
 class Fragile(RankPruningStrategy):

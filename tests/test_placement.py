@@ -177,7 +177,7 @@ def test_the_other_arm_runs_first_and_its_ranks_arrive(
     compare(methods, tmp_path, tiny_bert, seeds=2)
     assert ran == []
     # Another allocation to shuffle is another arm, though its own options are the same.
-    compare([methods[0], "svd:x(initial_rank=8)"], tmp_path, tiny_bert)
+    compare([methods[0], "svd:x(initial_rank=8)"], tmp_path / "other", tiny_bert)
     assert ran == [("svd:x", 0), ("shuffled", 0)]
 
 

@@ -176,24 +176,27 @@ def test_what_a_killed_process_left_is_removed(trained: list[str], tiny_bert: Pa
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def request_of(*hashes: str) -> dict[str, Any]:
-    needed = ("methods", "tasks", "budgets", "seeds", "settings", "given", "data_dir")
-    return {**dict.fromkeys(needed, 1), "arms": [{"hash": h} for h in hashes]}
-
-
-def test_a_study_keeps_its_request_while_others_work_on_it(tmp_path: Path) -> None:
-    study = StudyFolder(tmp_path)
-    with study.registered(request_of("a")):
-        with study.registered(request_of("a")), study.registered():
+def test_a_study_grows_while_others_work_on_it_and_loses_nothing(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, requests = StudyFolder(tmp_path), []
+    registered = StudyFolder.registered
+    monkeypatch.setattr(StudyFolder, "registered", lambda _, *given: requests.append(given) or registered(_, *given))
+    for methods, rate in (("lora", 1e-3), ("dora", 1e-3), ("lora", 1.0)):
+        planned(methods, tmp_path / "planned", tiny_bert, learning_rate=rate)
+    first, second, other = requests
+    with study.registered(*first):
+        with study.registered(*first), study.registered(), study.registered(*second):
             pass
+        assert [a["label"] for a in study.read_request()["arms"]] == ["lora", "dora"]
         refused = r"output_dir: .* is in use by another process, .* Wait until it has ended, or name another"
-        with pytest.raises(UsageError, match=refused), study.registered(request_of("b")):
+        with pytest.raises(UsageError, match=refused), study.registered(*other):
             pass
-        assert study.read_request()["arms"] == [{"hash": "a"}]
+        assert [a["label"] for a in study.read_request()["arms"]] == ["lora", "dora"]
     # What a killed process leaves holds nothing up.
     (tmp_path / ".at-work-dead").touch()
-    with study.registered(request_of("b")):
-        assert study.read_request()["arms"] == [{"hash": "b"}]
+    with study.registered(*other):
+        assert study.read_request()["arms"] == other[0]["arms"]
     assert not list(tmp_path.glob(".at-work-*"))
 
 

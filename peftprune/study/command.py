@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 def command(request: Mapping[str, Any]) -> str:
     """Returns the `peftprune compare` command of a stored study.
 
-    It is empty if no single command can express the study: a method or task exists only as a Python object, or several
-    tasks are read from the user's own files.
+    It is empty if no single command can express the study: a method or task exists only as a Python object, several
+    tasks are read from the user's own files, or the study grew by calls that each left something out.
 
     Args:
         request: the contents of `study.json`.
     """
+    whole = math.prod(len(request[part]) for part in ("methods", "tasks", "budgets", "seeds"))
     tasks, files = request["tasks"], [t["files"] for t in request["tasks"] if t["files"]]
-    if any(not m["text"] for m in request["methods"]) or (files and len(tasks) > 1):
+    unnamed = any(not m["text"] for m in request["methods"])
+    if unnamed or (files and len(tasks) > 1) or len(request["arms"]) != whole:
         return ""
     options: list[tuple[str, Any]] = []
     if files:

@@ -10,6 +10,7 @@ An arm is finished when it has a valid `result.json`. Its hash covers everything
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 
 from peftprune.errors import PeftPruneError, UsageError
 from peftprune.files import read_jsonl, remove_unfinished, write_json
+from peftprune.study.growth import CONFIG, Configs, arm_key, difference, union
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,29 +202,62 @@ class StudyFolder:
         write_json(self.path / "study.json", {"schema": STUDY_SCHEMA, **request})
 
     @contextmanager
-    def registered(self, request: Mapping[str, Any] | None = None) -> Iterator[None]:
+    def registered(self, request: Mapping[str, Any] | None = None, configs: Configs | None = None) -> Iterator[None]:
         """Registers this process as active, so that no other process replaces the stored request.
 
         Args:
-            request: the request to store; None keeps the stored one.
+            request: the request that is added to the stored one; None keeps the stored one.
+            configs: configurations of the request's arms, by `arm_key`.
 
         Raises:
-            UsageError: if other processes are active and the request has other arms than theirs.
+            UsageError: if the request cannot share a table with the finished arms of the study, or other processes
+                train an arm that it would replace.
         """
         presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
         with FileLock(self.path / ".lock"):
             if request is not None:
-                if self._others_are_active() and self.read_request()["arms"] != request["arms"]:
-                    problem = "is in use by another process, which trains other arms"
-                    cure = "Wait until it has ended, or name another folder"
-                    raise UsageError.of("output_dir", str(self.path), problem, cure)
-                self.write_request(request)
+                self.write_request(self._grown(request, configs or {}))
             presence.acquire()
         try:
             yield
         finally:
             presence.release()
             Path(presence.lock_file).unlink(missing_ok=True)
+
+    def _grown(self, request: Mapping[str, Any], new: Configs) -> Mapping[str, Any]:
+        """Returns the request together with the stored one. A study gives way where it has no arm to lose.
+
+        That is so if none is finished and none may wait in a queue of Slurm.
+        """
+        try:
+            stored = self.read_request()
+        except UsageError:
+            return request
+        others_are_active = self._others_are_active()
+        arms = {arm_key(a): self.arm(a["label"], a["seed"], a["hash"]) for a in stored["arms"]}
+        old = {}
+        for key, arm in arms.items():
+            with suppress(UsageError):
+                if (config := arm.config()).keys() >= CONFIG:
+                    old[key] = config
+        found = difference(stored, request, old, new)
+        kept = (self.path / "slurm").exists() or any(arm.result() is not None for arm in arms.values())
+        if found is not None and kept:
+            problem = f"is not that of the study in {self.path} ({found.stored!r})"
+            cure = f"Name another folder, such as output_dir={str(self._free())!r}, or {found.cure}"
+            raise UsageError.of(found.field, found.now, problem, cure)
+        grown = request if found is not None else union(stored, request)
+        lost = {a["hash"] for a in stored["arms"]} - {a["hash"] for a in grown["arms"]}
+        if lost and others_are_active:
+            problem = "is in use by another process, which trains other arms"
+            cure = "Wait until it has ended, or name another folder"
+            raise UsageError.of("output_dir", str(self.path), problem, cure)
+        return grown
+
+    def _free(self) -> Path:
+        """Returns the first folder beside this one that is not taken: runs/rte-2."""
+        names = (self.path.with_name(f"{self.path.resolve().name}-{n}") for n in itertools.count(2))
+        return next(path for path in names if not path.exists())
 
     def _others_are_active(self) -> bool:
         found = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -89,10 +90,11 @@ class StoredStudy:
         return type(self)(self.path, request, self._open_arm)
 
     def cells(self) -> Iterator[Self]:
-        """Yields the study restricted to one task and one budget at a time."""
-        for task in self.tasks:
-            for budget in self.budgets:
-                yield self.only(task=task, budget=budget)
+        """Yields the study restricted to one task and one budget at a time; a study that grew may lack some of them."""
+        for task, budget in product(self.tasks, self.budgets):
+            cell = self.only(task=task, budget=budget)
+            if cell.request["arms"]:
+                yield cell
 
     def arms(self) -> Iterator[tuple[dict[str, Any], ArmFolder]]:
         """Yields the key of each arm (`task`, `budget`, `method`, `seed`) and its files."""
