@@ -12,6 +12,7 @@ import pandas as pd
 
 from peftprune.comparison import Comparison
 from peftprune.files import write_json, write_jsonl
+from peftprune.study import arm_files
 from peftprune.study.store import StudyFolder
 from peftprune.training.settings import TrainingSettings
 
@@ -88,6 +89,13 @@ def store(
     return Comparison.load(folder)
 
 
+def empty_result() -> dict[str, Any]:
+    """What a valid `result.json` holds at least."""
+    ledger: dict[str, Any] = dict.fromkeys(arm_files.RESULT["ledger"], 1) | {"phase_seconds": {}}
+    empty: dict[str, Any] = {"metrics": {}, "allocation": [], "phases": [], "settings": {}, "exemption": None}
+    return empty | {"ledger": ledger, "budget": {"params": 1, "total_steps": 1}}
+
+
 def _write_arm(target: Any, arm: dict[str, Any], layers: int, kinds: Sequence[str]) -> None:
     rng = random.Random(repr(sorted(arm.items())))
     rank, label, steps = int(arm["budget"].removeprefix("rank=")), arm["label"], 20
@@ -154,7 +162,7 @@ def _write_arm(target: Any, arm: dict[str, Any], layers: int, kinds: Sequence[st
         ],
     )
     write_jsonl(target.path / "allocation.jsonl", trace)
-    write_json(target.path / "config.json", arm)
+    write_json(target.path / "config.json", {"method": label, "options": {}})
     write_json(
         target.path / "result.json",
         {

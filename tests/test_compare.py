@@ -283,7 +283,7 @@ def test_a_study_without_a_finished_arm_gives_way(
     compare("dora", tmp_path, tiny_bert)
     assert Comparison.load(tmp_path).methods == ["dora"]
     (tmp_path / "slurm").mkdir()
-    with pytest.raises(UsageError, match="learning_rate: 1.0 is not"):
+    with pytest.raises(UsageError, match=r"learning_rate: 1\.0 is not"):
         compare("lora", tmp_path, tiny_bert, learning_rate=1.0)
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from peftprune.analysis.frames import Frames
+from peftprune.cli.app import app
+from peftprune.comparison import Comparison
 from peftprune.errors import RunError
+from peftprune.report.html.explorer import explorer
+from peftprune.report.html.run_details import method_entries
 from peftprune.study import disk
 from peftprune.study.disk import require_space, storage_error
 from peftprune.study.execution import work as queue
@@ -20,6 +30,7 @@ from peftprune.study.execution.work import Work
 from peftprune.study.store import ArmFolder
 from tests.helpers import make_arm
 from tests.killing import Heard, planned
+from tests.stored import store
 from tests.strategies import Broken
 
 
@@ -147,3 +158,89 @@ def test_a_finished_arm_is_untouched_by_the_failure_of_another(tiny_bert: Path, 
     assert heard.names == ["started", "finished", "skipped", "started", "failed"]
     assert "step 4" in heard.events[-1][-1]
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
+
+
+# --- stored studies ---------------------------------------------------------------------------------------------------
+
+FILES = ("config.json", "result.json", "allocation.jsonl", "history.jsonl", "predictions.parquet")
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "binary": lambda data: b"\xff\x00\xfe" + data,
+    "cut": lambda data: data[: len(data) // 2],
+    "number": lambda data: b"7\n",
+    "list": lambda data: b"[1]\n",
+    "keys": lambda data: re.sub(rb'"(metrics|sites|step|options)": ', rb'"\1_": ', data),
+    "values": lambda data: re.sub(rb'"(ledger|sites|options)": \{', rb'"\1": 3, "_": {', data),
+    "columns": lambda data: pd.DataFrame({"split": ["dev"]}).to_parquet(),
+}
+
+
+@pytest.fixture(scope="module")
+def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return store(tmp_path_factory.mktemp("readable"), methods=("plain", "cut"), layers=1).path
+
+
+def command(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_of_one_arm_is_named_and_the_others_are_shown(
+    name: str, damage: str, readable: Path, tmp_path: Path
+) -> None:
+    study = Comparison.load(shutil.copytree(readable, tmp_path / "study"))
+    file = study.arm("cut", 1).path / name
+    before = file.read_bytes()
+    file.write_bytes(DAMAGES[damage](before))
+    damaged = file.read_bytes() != before
+    states = json.loads(command("status", study.path, "--json"))["arms"]
+    assert len(study.table()) == 2
+    assert [s["state"] for s in states].count("done") == 4 - (damaged and name == "result.json")
+    if damaged and name == "result.json":
+        assert str(file) in study.failures["cut, seed 1"]
+    # What earlier versions did not store may be missing from a configuration.
+    reported = damaged and not (name == "config.json" and damage == "keys")
+    frames = Frames(study, whole=True)
+    for view in ("allocation", "ledger", "trace", "history", "costs", "mcnemar", "frontier", "stability"):
+        assert not getattr(frames, view).empty
+    assert explorer(frames) is not None
+    assert len(method_entries(frames.study)) == 2
+    assert frames.table["seeds"].tolist() == [2, 2 - reported]
+    assert [str(file) in why for why in frames.study.failures.values()] == [True] * reported
+
+
+def test_a_read_only_study_is_shown_and_stays_as_it_is(
+    readable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = shutil.copytree(readable, tmp_path / "study")
+    for name in ("result.json", ".lock"):
+        arm = next(study.glob("arms/cut-s1-*"))
+        (arm / name).unlink() if name == "result.json" else (arm / name).touch()
+
+    def files() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (study, *study.rglob("*"))}
+
+    def refusing(write: Callable[..., Any], is_write: Callable[..., bool]) -> Callable[..., Any]:
+        def call(path: Any, *rest: Any, **named: Any) -> Any:
+            if isinstance(path, str | Path) and str(path).startswith(str(study)) and is_write(*rest, **named):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return write(path, *rest, **named)
+
+        return call
+
+    before = files()
+    monkeypatch.setattr("peftprune.analysis.differences._RESAMPLES", 9)
+    monkeypatch.setattr(os, "mkdir", refusing(os.mkdir, lambda *_, **__: True))
+    monkeypatch.setattr(os, "open", refusing(os.open, lambda flags, *_, **__: bool(flags & (os.O_RDWR | os.O_CREAT))))
+    monkeypatch.setattr(io, "open", refusing(io.open, lambda mode="r", *_, **__: mode not in ("r", "rb")))
+    assert "3 done, 0 training, 1 interrupted, 0 failed, 0 waiting" in command("status", study)
+    command("report", study, "--format", "json", "--out", tmp_path / "report.json")
+    refused = CliRunner().invoke(app, ["report", str(study), "--format", "csv", "--out", str(study / "report.html")])
+    assert refused.exit_code == 2
+    assert (
+        "report.html' cannot be written (Read-only file system). Name a file in a folder you may write"
+        in refused.stderr
+    )
+    assert files() == before

@@ -38,6 +38,7 @@ from peftprune.study.progress import Reporter
 from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
 from tests.helpers import same
 from tests.killing import Heard, left_by, left_in, planned
+from tests.stored import empty_result
 
 # --- locks ------------------------------------------------------------------------------------------------------------
 
@@ -90,9 +91,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(plan.label)
         if plan.label == "lora":
             raise RunError("out of luck")
-        rows = [{"site": s.name, "rank": plan.spec.ranks[s.name], "shared_with": []} for s in plan.shapes]
-        needed = dict.fromkeys(("metrics", "ledger", "budget", "exemption", "phases", "settings"), 1)
-        result = needed | {"schema": SCHEMA, "label": plan.label, "seed": seed, "allocation": rows}
+        state = {"layer": 0, "kind": "query", "density": 1.0, "shared_with": []}
+        rows = [{"site": s.name, "rank": plan.spec.ranks[s.name], **state} for s in plan.shapes]
+        result = empty_result() | {"schema": SCHEMA, "label": plan.label, "seed": seed, "allocation": rows}
         write_json(folder.path / "result.json", result)
         return result
 

@@ -11,6 +11,7 @@ from peftprune.errors import UsageError
 from peftprune.files import read_jsonl, write_atomically, write_json, write_jsonl
 from peftprune.study import store
 from peftprune.study.store import ArmFolder, StudyFolder, config_hash
+from tests.stored import empty_result
 
 
 def test_the_hash_does_not_depend_on_the_order_of_keys():
@@ -76,7 +77,7 @@ def arm(tmp_path):
 
 def test_a_finished_arm_is_read_back(arm):
     assert arm.result() is None
-    result = {"schema": store.SCHEMA, "value": 1.5, **dict.fromkeys(store._RESULT, 1)}
+    result = {"schema": store.SCHEMA, "value": 1.5, **empty_result()}
     write_json(arm.path / "result.json", result)
     assert arm.result() == result
 

@@ -19,12 +19,15 @@ class Frames:
 
     Results that are stored later appear only in a new object.
 
+    Args:
+        whole: see `StoredStudy.snapshot`.
+
     Attributes:
         study: a snapshot of the study.
     """
 
-    def __init__(self, study: StoredStudy, baseline: str | None = None) -> None:
-        self.study = study.snapshot()
+    def __init__(self, study: StoredStudy, baseline: str | None = None, *, whole: bool = False) -> None:
+        self.study = study.snapshot(whole=whole)
         self._baseline = baseline
 
     @cached_property

@@ -44,7 +44,7 @@ def print_table(shown: Table | None) -> None:
 
 def show_comparison(study: StoredStudy) -> None:
     """Prints, per task and budget, the main table and the differences; then the results over several tasks."""
-    frames = Frames(study)
+    frames = Frames(study, whole=True)
     request = frames.study.request
     for cell in frames.study.cells():
         rows = in_cell(frames.table, cell)

@@ -57,7 +57,7 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) 
     """
     if format not in _FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Choose among {', '.join(_FORMATS)}")
-    return _FORMATS[format](Frames(study, baseline))
+    return _FORMATS[format](Frames(study, baseline, whole=True))
 
 
 def _json(frames: Frames) -> str:

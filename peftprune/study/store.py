@@ -9,6 +9,7 @@ An arm is finished when it has a valid `result.json`. Its hash covers everything
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
@@ -29,6 +30,7 @@ from filelock import FileLock, Timeout
 
 from peftprune.errors import PeftPruneError, UsageError
 from peftprune.files import read_jsonl, remove_unfinished, write_json
+from peftprune.study import arm_files
 from peftprune.study.growth import CONFIG, Configs, arm_key, difference, union
 
 if TYPE_CHECKING:
@@ -38,8 +40,6 @@ SCHEMA = 1
 """Version of the format of an arm's files."""
 STUDY_SCHEMA = 2
 """Version of the format of `study.json`."""
-_RESULT = ("metrics", "ledger", "allocation", "budget", "exemption", "phases", "settings")
-"""Keys that a valid `result.json` has."""
 _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
 """Keys that a valid `study.json` has."""
 
@@ -70,38 +70,64 @@ class ArmFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Returns the contents of `result.json`; None if it is missing or invalid."""
-        return _read_valid(self.path / "result.json", SCHEMA, _RESULT)
+        found = _read_valid(self.path / "result.json")
+        return found if arm_files.fits_result(found) else None
 
     def config(self) -> dict[str, Any]:
         """Returns the configuration that the arm's hash is computed from."""
-        return self._read("config.json", lambda path: json.loads(path.read_text()))
+        return self._read("config.json", lambda path: json.loads(path.read_text()), arm_files.fits_config)
 
     def error(self) -> dict[str, Any] | None:
-        """Returns the last failure; None if the arm has not failed or has finished since."""
-        return _read_valid(self.path / "error.json")
+        """Returns the last failure; None if the arm has not failed or has finished since.
+
+        A damaged `result.json` is one too: the arm is not finished, though it was.
+        """
+        found = _read_valid(self.path / "error.json")
+        if arm_files.fits(found, arm_files.ERROR):
+            return found
+        file = self.path / "result.json"
+        if not file.exists() or self.result() is not None:
+            return None
+        problem, cure = "is damaged or from another version", "Run the same compare again, which trains the arm again"
+        return {"error": str(UsageError.of("file", str(file), problem, cure))}
 
     def allocation(self) -> list[dict[str, Any]]:
         """Returns the trace: one row per event, with the sites that changed."""
-        return self._read("allocation.jsonl", read_jsonl)
+        return self._read("allocation.jsonl", read_jsonl, arm_files.fits_trace)
 
     def history(self) -> list[dict[str, Any]]:
         """Returns the Trainer's log."""
-        return self._read("history.jsonl", read_jsonl)
+        return self._read("history.jsonl", read_jsonl, arm_files.fits_history)
 
     def read_predictions(self) -> pd.DataFrame:
         """Returns one row per evaluation example; `peftprune.training.evaluation.Scored` describes the columns."""
         import pandas as pd
 
-        return self._read(self.predictions.name, pd.read_parquet)
+        def fits(frame: pd.DataFrame) -> bool:
+            return {"split", "prediction"} <= {*frame} and bool({"label", "references"} & {*frame})
 
-    def _read(self, name: str, read: Callable[[Path], Any]) -> Any:
+        return self._read(self.predictions.name, pd.read_parquet, fits)
+
+    def damage(self) -> str | None:
+        """Returns why a file that every finished arm has beside its result cannot be read; None if all can."""
+        try:
+            for read in (self.config, self.history, self.allocation, self.read_predictions):
+                read()
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def _read(self, name: str, read: Callable[[Path], Any], fits: Callable[[Any], bool]) -> Any:
         """Reads a file that every finished arm has. A damaged one is an error, since the arm would not run again."""
         try:
-            return read(self.path / name)
+            found = read(self.path / name)
+            if not fits(found):
+                raise ValueError("it holds something else")
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({type(error).__name__})"
             cure = "Delete the arm's folder and run the same compare again, which trains the arm again"
             raise UsageError.of("file", str(self.path / name), problem, cure) from error
+        return found
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -123,11 +149,15 @@ class ArmFolder:
 
     @property
     def held(self) -> bool:
-        """Whether a process holds the arm's lock now."""
-        if not self.path.is_dir():
+        """Whether a process holds the arm's lock now. To ask writes nothing, since the folder may be read-only."""
+        try:
+            with (self.path / ".lock").open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
             return False
-        with self.lock() as mine:
-            return not mine
+        return False
 
     def tidy(self) -> None:
         """Removes what a killed process left: half-written files and, if the arm is finished, checkpoints and error."""
@@ -141,7 +171,8 @@ class ArmFolder:
         return attempt in self._failed_attempts()
 
     def _failed_attempts(self) -> list[str]:
-        return (self.error() or {}).get("attempts", [])
+        attempts = (self.error() or {}).get("attempts")
+        return attempts if isinstance(attempts, list) else []
 
     def record_error(self, error: BaseException, label: str, seed: int, attempt: str = "") -> None:
         """Writes `error.json`: the message, its traceback, and the tokens of all attempts that have failed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Self
@@ -15,10 +15,29 @@ from peftprune.study.store import ArmFolder, StudyFolder
 class _ArmSnapshot(ArmFolder):
     """Reads an arm's result, error and trace at most once."""
 
+    _NAMES: tuple[str, ...] = ("result", "error", "allocation")
+
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        for name in ("result", "error", "allocation"):
+        for name in self._NAMES:
             self.__dict__[name] = cache(getattr(self, name))
+
+
+class _WholeArm(_ArmSnapshot):
+    """Takes a finished arm with a damaged file for a failed one."""
+
+    _NAMES = (*_ArmSnapshot._NAMES, "config", "history", "read_predictions", "damage")
+
+    @cached_property
+    def _stored(self) -> dict[str, Any] | None:
+        return super().result()
+
+    def result(self) -> dict[str, Any] | None:
+        return None if self._stored is None or self.damage() is not None else self._stored
+
+    def error(self) -> dict[str, Any] | None:
+        why = None if self._stored is None else self.damage()
+        return super().error() if why is None else {"error": why}
 
 
 class StoredStudy:
@@ -42,9 +61,14 @@ class StoredStudy:
         path = Path(output_dir)
         return cls(path, StudyFolder(path).read_request())
 
-    def snapshot(self) -> StoredStudy:
-        """Returns the same study; it and its parts read the result, error and trace of each arm at most once."""
-        return StoredStudy(self.path, self.request, cache(lambda *arm: _ArmSnapshot(self._open_arm(*arm).path)))
+    def snapshot(self, *, whole: bool = False) -> StoredStudy:
+        """Returns the same study; it and its parts read the result, error and trace of each arm at most once.
+
+        Args:
+            whole: take a finished arm with a damaged file for a failed one, instead of an error when it is read.
+        """
+        arm_type = _WholeArm if whole else _ArmSnapshot
+        return StoredStudy(self.path, self.request, cache(lambda *arm: arm_type(self._open_arm(*arm).path)))
 
     @property
     def tasks(self) -> list[str]:

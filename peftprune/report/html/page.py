@@ -35,7 +35,7 @@ def render(study: StoredStudy, baseline: str | None = None) -> str:
     )
     # Style and script need no escaping: they hold nothing of the study.
     parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    return environment.get_template("report.html.j2").render(**_context(Frames(study, baseline)), **parts)
+    return environment.get_template("report.html.j2").render(**_context(Frames(study, baseline, whole=True)), **parts)
 
 
 def _context(frames: Frames) -> dict[str, Any]:
