@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from peftprune.errors import UsageError
 from peftprune.strategy.budget import Budget
 from peftprune.study.arguments import parse_budgets, parse_seeds, parse_targets
 from peftprune.study.command import command
+from peftprune.study.paths import located
 from peftprune.training.settings import resolve_settings
-from tests.helpers import DEFAULTS, classification_task
+from tests.helpers import DEFAULTS, classification_task, regression_task
 from tests.test_cli import files as files
 from tests.test_cli import peftprune as run
 
@@ -109,7 +111,7 @@ def test_the_stored_command_asks_for_the_same_study(files: list[str], tiny_bert:
     assert words[words.index("--threads") + 1] == str(first.request["threads"])
     assert run(*words, "--output-dir", tmp_path / "second").exit_code == 0
     second = peftprune.Comparison.load(tmp_path / "second")
-    assert second.request == first.request
+    assert second.request | {"place": first.request["place"]} == first.request
     for (_, a), (_, b) in zip(first.arms(), second.arms(), strict=True):
         assert (a.path / "predictions.parquet").read_bytes() == (b.path / "predictions.parquet").read_bytes()
 
@@ -156,6 +158,38 @@ def test_objects_of_ours_have_a_text(methods: Any, text: str) -> None:
     assert spec.text == text
     (again,) = peftprune.methods.request.parse(text)
     assert vars(again.build().config) == vars(spec.build().config)
+
+
+def test_stored_paths_hold_from_any_folder_and_after_a_move(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, elsewhere = (tmp_path / name for name in ("old", "new", "elsewhere"))
+    shutil.copytree(tiny_bert, old / "model")
+    elsewhere.mkdir()
+    regression_task(old)
+    (old / "train.csv").rename(old / "rows.csv")
+    (old / "mine.py").write_text("import peftprune\nclass Mine(peftprune.RankPruningStrategy):\n    name = 'mine'\n")
+    monkeypatch.chdir(old)
+    options = ["--train-file", "rows.csv", "--test-file", "test.csv", "--text", "sentence", "--label", "score"]
+    options += ["--regression", "--model", "model", "--budget", "rank=2,steps=1", "--target-modules", "query"]
+    options += ["--methods", "mine.py:Mine()", "--max-length", 32, "--threads", 1, "--output-dir", "study"]
+    assert run("compare", *options).exit_code == 0
+    for root in (old, new):
+        if root == new:
+            old.rename(new)
+        monkeypatch.chdir(elsewhere)
+        study = peftprune.Comparison.load(root / "study")
+        words = shlex.split(command(located(study.request, study.path)))
+        for flag, name in {"model": "model", "train-file": "rows.csv", "test-file": "test.csv"}.items():
+            assert words[words.index(f"--{flag}") + 1] == str(root / name)
+        assert words[words.index("--methods") + 1] == f"{root / 'mine.py'}:Mine()"
+        study.export(elsewhere / root.name, method="mine", format="merged")
+        monkeypatch.chdir(root)
+        again = run("compare", *options)
+        assert (again.exit_code, "done" in again.stdout) == (0, True)
+    # A name on the hub is no path.
+    assert located(study.request | {"model": "gpt2"}, study.path)["model"] == "gpt2"
+    assert located({n: v for n, v in study.request.items() if n != "place"}, study.path)["model"] == "model"
 
 
 def test_what_lives_in_a_program_has_no_command(tiny_bert: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from peftprune.study.paths import joined
 from peftprune.training.settings import settings_of_other_kinds
 
 Key = tuple[Any, ...]
@@ -113,6 +114,7 @@ def union(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     parts = {"methods": "label", "tasks": "name", "budgets": "label"}
     found = {**stored, **now, **{part: _joined(stored[part], now[part], key) for part, key in parts.items()}}
     found["seeds"] = list(_ordered(dict.fromkeys(stored["seeds"]), dict.fromkeys(now["seeds"])))
+    found["place"] = joined(stored.get("place", {}), now["place"])
     found["data_dir"] = now["data_dir"] or stored["data_dir"]
     unread = set.intersection(*(settings_of_other_kinds(t["kind"]) for t in now["tasks"]))
     for part in ("settings", "given"):

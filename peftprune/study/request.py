@@ -14,6 +14,7 @@ from peftprune.methods.registry import MethodSpec
 from peftprune.strategy.budget import Budget
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.work import LazySetup, StudyArm, Work
+from peftprune.study.paths import place
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import StudyFolder
 from peftprune.study.task_setup import environment
@@ -96,6 +97,7 @@ class StudyRequest:
             "settings": settings.as_dict(),
             "sites": len(next(iter(setups.values())).setup.shapes),
             **fixed,
+            "place": place(study.path),
             "arms": [
                 {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash}
                 for a in arms

@@ -16,6 +16,7 @@ from peftprune.adapters.formats.peft import CONFIG_FILE
 from peftprune.errors import UsageError
 from peftprune.models.precision import BaseForm
 from peftprune.report.export.choose import Chosen
+from peftprune.study.paths import located
 from peftprune.tasks.kinds import KINDS
 
 
@@ -60,7 +61,7 @@ def load_base(chosen: Chosen) -> Base:
     from peftprune.models.load import load_model
     from peftprune.models.quiet import quiet_loading
 
-    name, kind = chosen.cell.request["model"], chosen.cell.request["tasks"][0]["kind"]
+    name, kind = located(chosen.cell.request, chosen.cell.path)["model"], chosen.cell.request["tasks"][0]["kind"]
     auto, labels = auto_class(chosen), num_labels(chosen)
     settings: dict[str, Any] = chosen.result["settings"]
     held = BaseForm(settings.get("base_dtype") or "float32", settings.get("load_in"))

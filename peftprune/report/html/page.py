@@ -18,6 +18,7 @@ from peftprune.report.html.run_details import ledger_tables, method_entries, set
 from peftprune.report.html.svg import drawings
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.study.command import command
+from peftprune.study.paths import located
 from peftprune.study.stored_study import StoredStudy
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -60,7 +61,7 @@ def _context(frames: Frames) -> dict[str, Any]:
         "failed": list(study.failures.items()),
         "pending": [study.name(key) for (key, _), status in arms if status == "pending"],
         "published": study_table("published", published_for(study.tasks)),
-        "command": command(study.request),
+        "command": command(located(study.request, study.path)),
         "version": study.request["versions"].get("peftprune", ""),
     }
 
