@@ -254,8 +254,8 @@ def compare(
     )
     default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
     study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
-    study.prepare()
     work, asked = request.plan(study, chosen_backend, threads)
+    study.prepare()
     configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
     with study.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
         chosen_backend.run(work, reporter)

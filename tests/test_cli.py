@@ -149,6 +149,12 @@ REFUSED = {
     "output folder is a file": (["--output-dir", __file__], [Path(__file__).name, "written"]),
     "half of the files": (["--train-file", "x.csv"], ["--test-file"]),
     "regression without files": (["--regression"], ["--regression"]),
+    "a task and files": (["--task", "rte", "--train-file", "x.csv"], ["--task: 'rte'", "--train-file", "Keep"]),
+    "a billion seeds": (["--seeds", "1000000000"], ["seeds: '1000000000'", "1,000,000,000 arms", "11,574 days"]),
+    "a million arms": (["--seeds", "600000", "--methods", "lora,dora"], ["seeds: 600000", "1,200,000 arms", "13 days"]),
+    "a billion epochs": (["--epochs", "1e10"], ["epochs: 10000000000.0", "steps in 4 arms", "years at 1,000 a second"]),
+    "a year of steps": (["--budget", f"rank=2,steps={10**18}"], ["budget: 'rank=2,steps=", "126,839,167 years"]),
+    "endless epochs": (["--epochs", "1e308"], ["epochs: 1e+308", "fewer"]),
 }
 
 
@@ -160,6 +166,7 @@ def test_wrong_requests_get_one_message_and_exit_code_2(case: str, tiny_bert: Pa
     assert result.exit_code == 2, result.output
     assert result.stderr.count("error:") == 1
     assert "Traceback" not in result.output
+    assert not (tmp_path / "study").exists()
     for text in expected:
         assert text in result.stderr
 

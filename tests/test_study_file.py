@@ -237,6 +237,7 @@ def test_the_command_line_has_the_defaults_of_the_function() -> None:
         ({"seeds": True}, "seeds: True are neither"),
         ({"seeds": "x"}, "seeds: 'x' is neither"),
         ({"seeds": [2**40]}, "seeds: .* are not distinct whole numbers"),
+        ({"seeds": range(10**30)}, "seeds: range.* make at least 1,000,001 arms, 11 days"),
         ({"model": 3}, "model: 3 is not a name or path"),
         ({"output_dir": [3]}, "output_dir: .* is not a name or path"),
         ({"data_dir": 3}, "data_dir: 3 is not a name or path"),

@@ -162,6 +162,10 @@ def compare(
     for name in ("config", "debug"):
         options.pop(name, None)
     if files:
+        if "task" in options:
+            cure = "Keep --task, or the options of your own files"
+            flag = f"--{next(iter(files)).replace('_', '-')}"
+            raise UsageError.of("--task", task, f"is another task than that of {flag}", cure)
         options["task"] = _task_from_files(files)
     arguments = overridden(read_study_file(config) if config is not None else {}, options)
     result = peftprune.compare(**arguments)

@@ -118,7 +118,11 @@ class Budget:
         if self.samples is not None:
             return max(1, self.samples // batch_size)
         assert self.epochs is not None
-        return max(1, round(self.epochs * per_epoch))
+        try:
+            return max(1, round(self.epochs * per_epoch))
+        except OverflowError:
+            problem = f"is more than can be counted, at {per_epoch} steps each"
+            raise UsageError.of("epochs", self.epochs, problem, "Give fewer epochs") from None
 
 
 def _number(key: str, text: str) -> int | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,10 @@ from peftprune.tasks import Task, load_task
 Workers = int | Literal["auto"]
 _SEEDS_END = 2**32
 """The random generators accept seeds below this."""
+_MOST_ARMS = 1_000_000
+"""Arms of one study, which are all planned before the first is trained."""
+_ARMS_A_DAY = 86_400
+"""One a second, which is more than any machine trains."""
 
 
 def load_tasks(task: str | Task | Sequence[str | Task], data_dir: str | Path | None) -> list[Task]:
@@ -47,12 +52,13 @@ def parse_budgets(budget: Budget | str | Sequence[Budget | str]) -> dict[str, Bu
 def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     """Returns the seeds: 0, 1, ... for a number of seeds, or a sequence as it is. Text may be either: "3" or "11,12".
 
-    Raises UsageError for no seed, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
+    Raises UsageError for no seed, too many, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
     """
     value: Any = _seeds_from_text(seeds) if isinstance(seeds, str) else seeds
     if isinstance(value, bool) or not isinstance(value, int | Sequence):
         raise UsageError.of("seeds", seeds, "are neither a number nor a list", "Give 3, or [0, 1, 2]")
-    found = list(range(value)) if isinstance(value, int) else list(value)
+    found = list(islice(range(value) if isinstance(value, int) else value, _MOST_ARMS + 1))
+    check_arms("seeds", seeds, value if isinstance(value, int) else len(found))
     if not found:
         raise UsageError.of("seeds", seeds, "leaves nothing to run", "Give at least 1")
     whole = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < _SEEDS_END for s in found)
@@ -66,6 +72,13 @@ def _seeds_from_text(text: str) -> int | list[int]:
     if not all(p.isdecimal() for p in parts if p) or not any(parts):
         raise UsageError.of("seeds", text, "is neither a number nor a list of seeds", "Write 3, or 11,12")
     return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts if p]
+
+
+def check_arms(field: str, value: object, arms: int) -> None:
+    """Raises UsageError, which names the field and its value, for more arms than a study can have."""
+    if arms > _MOST_ARMS:
+        problem = f"make at least {arms:,} arms, {arms // _ARMS_A_DAY:,} days at one a second"
+        raise UsageError.of(field, value, problem, f"Name fewer: a study has at most {_MOST_ARMS:,} arms")
 
 
 def parse_targets(targets: str | Sequence[str]) -> str | list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.strategy.budget import Budget
+from peftprune.study.arguments import check_arms
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.work import LazySetup, StudyArm, Work
 from peftprune.study.paths import place
@@ -20,6 +21,11 @@ from peftprune.study.store import StudyFolder
 from peftprune.study.task_setup import environment
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings, settings_of_other_kinds
+
+_STEPS_A_YEAR = 365 * 86_400 * 1_000
+"""At 1,000 optimizer steps a second, which is more than any machine takes."""
+_MOST_YEARS = 10
+"""Requests that would train for longer are mistakes."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class StudyRequest:
 
     def __post_init__(self) -> None:
         in_order(self.methods)
+        cells = len(self.methods) * len(self.budgets) * len(self.tasks)
+        check_arms("seeds", len(self.seeds), len(self.seeds) * cells)
         named = self.named_settings
         if "epochs" in named and any(isinstance(b, Budget) and b.has_length for b in self.budgets.values()):
             problem = "is named beside the budget's length of training"
@@ -68,7 +76,8 @@ class StudyRequest:
             The work, and the request as `study.json` stores it.
 
         Raises:
-            UsageError: if an arm cannot meet its budget, or an argument does not fit the model or the data.
+            UsageError: if an arm cannot meet its budget, an argument does not fit the model or the data, or training
+                would take years.
         """
         setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
         plans = {
@@ -77,6 +86,7 @@ class StudyRequest:
             for label, budget in self.budgets.items()
             for spec in self.methods
         }
+        self._check_length(plans)
         fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
         arms = self._arms(setups, plans, fixed)
         device, versions = fixed["hardware"]["device"], fixed["versions"]
@@ -103,6 +113,20 @@ class StudyRequest:
                 for a in arms
             ],
         }
+
+    def _check_length(self, plans: Mapping[tuple[str, str, str], ArmPlan]) -> None:
+        """Raises UsageError, which names the longest arm's length, where all steps together take more than years."""
+        steps = len(self.seeds) * sum(plan.budget.total_steps for plan in plans.values())
+        years = steps // _STEPS_A_YEAR
+        if years >= _MOST_YEARS:
+            (_, label, _), plan = max(plans.items(), key=lambda item: item[1].budget.total_steps)
+            budget = self.budgets[label]
+            sets_length = isinstance(budget, Budget) and budget.has_length
+            problem = (
+                f"makes {steps:,} steps in {len(self.seeds) * len(plans):,} arms, {years:,} years at 1,000 a second"
+            )
+            field, value = ("budget", label) if sets_length else ("epochs", plan.settings.epochs)
+            raise UsageError.of(field, value, problem, "Train for less, or name fewer seeds and methods")
 
     def _arms(
         self, setups: Mapping[str, LazySetup], plans: Mapping[tuple[str, str, str], ArmPlan], fixed: dict[str, Any]
