@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from peftprune.files import check_path
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
-from peftprune.study.arguments import Workers, check_path, load_tasks, parse_budgets, parse_seeds, parse_targets
+from peftprune.study.arguments import Workers, load_tasks, parse_budgets, parse_seeds, parse_targets
 from peftprune.study.execution.backend import Backend, BackendName
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
@@ -236,7 +237,8 @@ def compare(
     """
     arguments = dict(locals())
     for name in ("model", "data_dir", "output_dir"):
-        check_path(name, arguments[name])
+        if name == "model" or arguments[name] is not None:
+            check_path(name, arguments[name])
     setting_names = {field.name for field in fields(TrainingSettings)}
     named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
     chosen_backend = Backend(backend, workers, address, gpus, sbatch)

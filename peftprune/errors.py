@@ -23,7 +23,11 @@ class UsageError(PeftPruneError, ValueError):
     @classmethod
     def of(cls, field: str, value: object, problem: str, cure: str) -> UsageError:
         """Builds the message from field, value, problem and cure."""
-        return cls(f"{field}: {value!r} {problem}. {cure}")
+        try:
+            shown = repr(value)
+        except ValueError:  # Python writes no whole number of over 4,300 digits
+            shown = "the number"
+        return cls(f"{field}: {shown} {problem}. {cure}")
 
 
 class RunError(PeftPruneError, RuntimeError):

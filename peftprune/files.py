@@ -17,6 +17,13 @@ _ASIDE = ".tmp"
 """Ends the names of files and folders that are being written."""
 
 
+def check_path(field: str, value: Any) -> None:
+    """Raises UsageError, which names the field, for a value that is not a name or a path."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError.of(field, value, "is not a name or path", "Give text")
+
+
 def _beside(path: Path) -> Path:
     # Processes on several machines may write to the same path, so a process id would not be unique.
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_ASIDE}")

@@ -154,7 +154,7 @@ REFUSED = {
     "a million arms": (["--seeds", "600000", "--methods", "lora,dora"], ["seeds: 600000", "1,200,000 arms", "13 days"]),
     "a billion epochs": (["--epochs", "1e10"], ["epochs: 10000000000.0", "steps in 4 arms", "years at 1,000 a second"]),
     "a year of steps": (["--budget", f"rank=2,steps={10**18}"], ["budget: 'rank=2,steps=", "126,839,167 years"]),
-    "endless epochs": (["--epochs", "1e308"], ["epochs: 1e+308", "fewer"]),
+    "endless epochs": (["--epochs", "1e308"], ["epochs: 1e+308", "below 2^63"]),
 }
 
 

@@ -207,7 +207,7 @@ def test_a_study_grows_while_others_work_on_it_and_loses_nothing(
         ({"workers": 0}, "workers: 0 is not a number of processes. Give 1 or more"),
         ({"workers": "many"}, "workers: 'many' is not a number"),
         ({"workers": True}, "workers: True is not a number"),
-        ({"threads": 0}, "threads: 0 is not a whole number of at least 1"),
+        ({"threads": 0}, "threads: 0 is not a whole number from 1 to 1024"),
         ({"threads": 1.5}, "threads: 1.5 is not a whole number"),
         ({"backend": "lsf"}, "backend: 'lsf' is unknown. Backends: local, ray, slurm"),
         ({"workers": 2, "backend": "ray"}, "workers: 2 has no meaning with backend 'ray'. It is for local and slurm"),

@@ -69,11 +69,42 @@ def test_whole_numbers_and_decimals_ask_for_the_same(tmp_path: Path) -> None:
         ("learning_rate: fast", r"learning_rate: 'fast' is not a number"),
         ("task: {train_file: a.csv}", "does not fit .*test_file"),
         ("budget: {rnk: 8}", "does not fit .*rnk"),
+        ("budget: {5: 8}", "budget: .* does not fit"),
+        ("budget: {rank: '8'}", "budget.rank: '8' is not an integer"),
+        ("budget: {rank: 8, epochs: true}", "budget.epochs: True is not a number"),
+        ("budget: {rank: 1, rank: 2}", "'rank' occurs twice"),
+        ("seeds: 2024-13-45", "is not YAML .*quotes"),
+        ("seeds: !!int x", "is not YAML"),
+        ("seeds: !!map [1]", "is not YAML"),
+        (f"seeds: {'[' * 5000}", "is not YAML"),
+        ("5: lora", "argument: 5 does not exist"),
+        *(
+            (f"task: {{train_file: a.csv, test_file: b.csv, text: t, label: l, {given}}}", message)
+            for given, message in (
+                ("kind: [generation]", "kind: .* is not text. Put it in quotes"),
+                ("regression: 1", "regression: 1 is neither true nor false"),
+                ("name: 5", "name: 5 is not text"),
+                ("name: ../x", "name: '../x' cannot name a folder"),
+                ("metrics: accuracy", "metrics: 'accuracy' is not a list of texts"),
+            )
+        ),
+        ("task: {train_file: 5, test_file: b.csv, text: t, label: l}", "train_file: 5 is not a name or path"),
+        ('task: {train_file: "a\\0.csv", test_file: b.csv, text: t, label: l}', "train_file: .* is not a name or path"),
+        ("task: {train_file: a.csv, test_file: b.csv, text: 5, label: l}", "text: .* is not a list of texts"),
+        (
+            "task: {train_file: a.csv, test_file: b.csv, text: t, label: no}",
+            "label: False is not text. Put it in quotes",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         read_study_file(write(tmp_path, text))
+
+
+def test_a_config_of_another_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="lorpa config: 5 is not a LoRPAConfig"):
+        peftprune.methods.registry.load("lorpa")(5)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
@@ -238,7 +269,25 @@ def test_the_command_line_has_the_defaults_of_the_function() -> None:
         ({"seeds": "x"}, "seeds: 'x' is neither"),
         ({"seeds": [2**40]}, "seeds: .* are not distinct whole numbers"),
         ({"seeds": range(10**30)}, "seeds: range.* make at least 1,000,001 arms, 11 days"),
+        ({"seeds": b"ab"}, "seeds: b'ab' are neither"),
+        ({"seeds": "9" * 5000}, "seeds: '999.* is neither a number nor a list"),
+        ({"budget": "rank=" + "9" * 5000}, "budget.rank: '999.* is not a whole number"),
+        ({"budget": "rank=1_"}, "budget.rank: '1_' is not a whole number"),
         ({"model": 3}, "model: 3 is not a name or path"),
+        ({"model": None}, "model: None is not a name or path"),
+        ({"model": "~nobody-here/model"}, "model: '~nobody-here/model' does not exist"),
+        ({"model": "x" * 5000}, "model: 'xxx.* is not a model that can be found"),
+        ({"output_dir": "a\0b"}, "output_dir: 'a.x00b' is not a name or path"),
+        ({"task": "rte", "data_dir": "x" * 5000}, "data_dir: 'xxx.* is not a folder"),
+        ({"methods": "x" * 5000 + ".py:X"}, "method: 'xxx.* is not a file"),
+        ({"methods": "lorpa(initial_rank={[]: 1})"}, "has options that are not name=value pairs"),
+        ({"methods": f"lorpa(initial_rank={10**400})"}, "lorpa.initial_rank: 1000* does not fit into 64 bits"),
+        ({"methods": [peftprune.RankPruningStrategy]}, "methods: .* is not a method"),
+        ({"epochs": 10**5000}, "epochs: the number does not fit into 64 bits"),
+        ({"backend": "slurm", "gpus": "1"}, "gpus: '1' is not a number of GPUs"),
+        ({"backend": "slurm", "sbatch": 5}, "sbatch: 5 is not text"),
+        ({"backend": "ray", "address": 6379}, "address: 6379 is not text"),
+        ({"workers": "9" * 5000}, "workers: '999.* is not a number of processes"),
         ({"output_dir": [3]}, "output_dir: .* is not a name or path"),
         ({"data_dir": 3}, "data_dir: 3 is not a name or path"),
         ({"learning_rate": [1, 2]}, "learning_rate: .* is not a number"),

@@ -37,10 +37,13 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     try:
         found = yaml.load(file.read_text("utf-8"), _loader())
+    except UsageError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError.of("config", str(path), f"cannot be read ({error})", "Name a YAML file") from None
-    except yaml.YAMLError as error:
-        raise UsageError.of("config", str(path), f"is not YAML ({error})", "Correct the file") from None
+    except Exception as error:  # yaml raises any for text like 2024-13-45, which looks like a date
+        problem = f"is not YAML ({' '.join(str(error).split())})"
+        raise UsageError.of("config", str(path), problem, "Correct the file, or put quotes around text") from None
     if not isinstance(found, Mapping):
         raise UsageError.of("config", str(path), "holds no arguments", "Write lines such as task: rte")
     known = _arguments()
@@ -63,7 +66,7 @@ def _loader() -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
+            keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
             twice = next((key for key in keys if keys.count(key) > 1), None)
             if twice is not None:
                 raise UsageError.of("config", twice, "occurs twice", "Keep one of the lines")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,7 +82,7 @@ def _parse_options(text: str, call: str) -> dict[str, Any]:
         if None in names or len(set(names)) < len(names):
             raise ValueError
         return {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # the failures that literal_eval states
         cure = "Write lorpa(initial_rank=64, rewind=True)"
         raise UsageError.of("method", text, "has options that are not name=value pairs", cure) from None
 
@@ -88,7 +90,12 @@ def _parse_options(text: str, call: str) -> dict[str, Any]:
 def _parse_object(given: Any) -> MethodSpec:
     if isinstance(given, MethodSpec):
         return given
-    if isinstance(given, type) and issubclass(given, Method):
+    if (
+        isinstance(given, type)
+        and issubclass(given, Method)
+        and not inspect.isabstract(given)
+        and hasattr(given, "name")
+    ):
         return MethodSpec(given.name, given, text=_spell(given, {}))
     if isinstance(given, Method):
         return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))
@@ -105,7 +112,7 @@ def _spell(cls: Any, options: Mapping[str, Any]) -> str:
 
 
 def _load_file(path: Path, class_name: str) -> type[Method]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError.of("method", str(path), "is not a file", "Write path/to/file.py:ClassName")
     module_spec = importlib.util.spec_from_file_location(f"peftprune_user_{path.stem}", path)
     assert module_spec is not None

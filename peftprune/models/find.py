@@ -45,12 +45,12 @@ def find_weights(name: str) -> Weights:
 
 def local_folder(name: str | Path) -> Path | None:
     """Returns the folder that `name` points to, if it holds a configuration or can only be a path."""
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(name))
+    if os.path.isfile(path):
         return path.parent
     # "roberta-base" may be an unrelated folder (of results, say): without a configuration it is not meant as a model.
     only_a_path = isinstance(name, Path) or str(name).startswith(("/", "./", "../", "~"))
-    return path if (path / "config.json").is_file() or only_a_path else None
+    return path if os.path.isfile(path / "config.json") or only_a_path else None
 
 
 def read_config(name: str | Path) -> Any:
@@ -63,10 +63,10 @@ def read_config(name: str | Path) -> Any:
 
     folder = local_folder(name)
     if folder is not None:
-        path = Path(name).expanduser()
-        file = path if path.is_file() else folder / "config.json"
-        if not file.is_file():
-            problem = "has no config.json" if folder.is_dir() else "does not exist"
+        path = Path(os.path.expanduser(name))
+        file = path if os.path.isfile(path) else folder / "config.json"
+        if not os.path.isfile(file):
+            problem = "has no config.json" if os.path.isdir(folder) else "does not exist"
             raise UsageError.of("model", str(name), problem, "Give the folder of a saved transformers model")
         try:
             content = json.loads(file.read_text("utf-8"))
@@ -87,7 +87,7 @@ def read_config(name: str | Path) -> Any:
 def _not_found(name: str | Path, error: Exception) -> UsageError:
     hint = did_you_mean(str(name).rpartition("/")[2], bundled_names())
     tried = (
-        f"tried the folder {str(Path(name).expanduser())!r} (no config.json), "
+        f"tried the folder {os.path.expanduser(name)!r} (no config.json), "
         f"the bundled names ({', '.join(bundled_names())}) and the hub ({first_line(error)})"
     )
     return UsageError.of("model", str(name), "is not a model that can be found", f"{hint}Peftprune {tried}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,7 +98,7 @@ def load_model(
     if not writes_text and not KINDS[kind].fits(_checked_labels(num_labels)):
         cure = "Regression has 1, classification 2 or more"
         raise UsageError.of("num_labels", num_labels, f"does not fit {kind}", cure)
-    place = str(name.expanduser().absolute()) if isinstance(name, Path) else name
+    place = os.path.abspath(os.path.expanduser(name)) if isinstance(name, Path) else name
     return _load_cached(place, None if writes_text else num_labels, form)
 
 

@@ -47,8 +47,9 @@ class Budget:
         for name, value in (sizes | lengths).items():
             if name in _INTEGERS and (not isinstance(value, int) or isinstance(value, bool)):
                 raise UsageError.of(f"budget.{name}", value, "is not an integer", "Give a whole number")
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise UsageError.of(f"budget.{name}", value, "is not positive and finite", f"Give {name} above 0")
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 2**63:
+                problem = "is not a number above 0 and below 2^63"
+                raise UsageError.of(f"budget.{name}", value, problem, f"Give {name} above 0")
         if self.fraction is not None and self.fraction >= 1:
             raise UsageError.of("budget.fraction", self.fraction, "is not below 1", "Write 0.003 for 0.3 percent")
         if self.count not in ("stored", "nonzero"):
@@ -118,16 +119,12 @@ class Budget:
         if self.samples is not None:
             return max(1, self.samples // batch_size)
         assert self.epochs is not None
-        try:
-            return max(1, round(self.epochs * per_epoch))
-        except OverflowError:
-            problem = f"is more than can be counted, at {per_epoch} steps each"
-            raise UsageError.of("epochs", self.epochs, problem, "Give fewer epochs") from None
+        return max(1, round(self.epochs * per_epoch))
 
 
 def _number(key: str, text: str) -> int | float:
-    pattern = r"\d[\d_]*" if key in _INTEGERS else r"\d*\.?\d+(e-?\d+)?"
-    if not re.fullmatch(rf"-?{pattern}", text):
+    pattern = r"\d+(_\d+)*" if key in _INTEGERS else r"\d*\.?\d+(e-?\d+)?"
+    if not re.fullmatch(rf"-?{pattern}", text) or len(text) > 4_000:  # Python reads no longer numbers
         kind, example = ("a whole number", 8) if key in _INTEGERS else ("a number", 0.003)
         raise UsageError.of(f"budget.{key}", text, f"is not {kind}", f"Write {key}={example}, for example")
     return int(text) if key in _INTEGERS else float(text)

@@ -139,6 +139,8 @@ def _problem(value: Any, kind: str, declared: Mapping[str, Any]) -> str | None:
     accepted, words = _TYPES.get(kind, (object, ""))
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind in ("int", "float")):
         return f"is not {words}"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "does not fit into 64 bits"
     if declared.get("choices") is not None:
         return None if value in declared["choices"] else "is unknown"
     bounds = _bounds(declared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -55,7 +54,7 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     Raises UsageError for no seed, too many, repeated seeds, or seeds that are not whole numbers in [0, 2^32).
     """
     value: Any = _seeds_from_text(seeds) if isinstance(seeds, str) else seeds
-    if isinstance(value, bool) or not isinstance(value, int | Sequence):
+    if isinstance(value, bool | bytes) or not isinstance(value, int | Sequence):
         raise UsageError.of("seeds", seeds, "are neither a number nor a list", "Give 3, or [0, 1, 2]")
     found = list(islice(range(value) if isinstance(value, int) else value, _MOST_ARMS + 1))
     check_arms("seeds", seeds, value if isinstance(value, int) else len(found))
@@ -69,7 +68,8 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
 
 def _seeds_from_text(text: str) -> int | list[int]:
     parts = [p.strip() for p in text.split(",")]
-    if not all(p.isdecimal() for p in parts if p) or not any(parts):
+    # Python reads no longer numbers, and no seed has as many digits.
+    if not all(p.isdecimal() and len(p) < 4_000 for p in parts if p) or not any(parts):
         raise UsageError.of("seeds", text, "is neither a number nor a list of seeds", "Write 3, or 11,12")
     return int(parts[0]) if len(parts) == 1 else [int(p) for p in parts if p]
 
@@ -100,16 +100,10 @@ def parse_workers(workers: Workers | str) -> Workers:
     """Returns "auto" or a number of processes, which may be text. Raises UsageError for other values and below 1."""
     if workers == "auto":
         return "auto"
-    count = int(workers) if isinstance(workers, str) and workers.isdecimal() else workers
+    count = int(workers) if isinstance(workers, str) and workers.isdecimal() and len(workers) < 10 else workers
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError.of("workers", workers, "is not a number of processes", 'Give 1 or more, or "auto"')
     return count
-
-
-def check_path(field: str, value: Any) -> None:
-    """Raises UsageError, which names the field, for a value that is not a name, a path or None."""
-    if value is not None and not isinstance(value, str | os.PathLike):
-        raise UsageError.of(field, value, "is not a name or path", "Give text")
 
 
 def _as_list(field: str, value: Any, kinds: tuple[type, ...], example: str) -> list[Any]:

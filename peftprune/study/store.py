@@ -305,7 +305,7 @@ class StudyFolder:
         found = _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)
         if found is None:
             problem, cure = "holds no study.json", "Name a folder that compare wrote"
-            if (self.path / "study.json").exists():
+            if os.path.exists(self.path / "study.json"):  # False for a name that is too long
                 problem = "holds no readable study.json: the file is damaged or from another version"
                 cure = "Run the same compare again; finished arms are kept"
             raise UsageError.of("output_dir", str(self.path), problem, cure)

@@ -33,6 +33,7 @@ from peftprune.training.tokenise import sample
 
 _NUMERICS = 2
 """Numerics version; bump it when an identical configuration gives different results."""
+_MOST_THREADS = 1024
 _PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -200,10 +201,12 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
         default: threads per arm in a new study, where the user gives none.
 
     Raises:
-        UsageError: for threads that are not a whole number of at least 1.
+        UsageError: for threads that are not a whole number from 1 to 1024.
     """
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise UsageError.of("threads", threads, "is not a whole number of at least 1", "Give 1 or more")
+    whole = isinstance(threads, int) and not isinstance(threads, bool)
+    # OpenMP ends the process where it cannot start its threads.
+    if threads is not None and not (whole and 1 <= threads <= _MOST_THREADS):
+        raise UsageError.of("threads", threads, f"is not a whole number from 1 to {_MOST_THREADS}", "Give 1 or more")
     before = study.machine_choices()
     threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)

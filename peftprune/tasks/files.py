@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import os
 import re
 import zlib
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ def read_table(path: str | Path) -> Table:
     if suffix not in FORMATS or (suffix == ".parquet" and path.suffix == ".gz"):
         cure = f"Use one of {', '.join(FORMATS)}; the text formats may end in .gz."
         raise UsageError.of("file", str(path), "has a suffix that peftprune does not read", cure)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError.of("file", str(path), "does not exist", "Check the path.")
     if suffix == ".parquet":
         table = _read_parquet(path)

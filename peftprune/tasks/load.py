@@ -134,8 +134,8 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
         raise _NotFoundError(
             f"a folder: none was given. Set data_dir or {DATA_VARIABLE} to one that holds {info.folder}/."
         )
-    root = Path(given).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(given))
+    if not os.path.isdir(root):
         # A folder that is named and missing is a mistake, not a reason to read something else.
         raise UsageError.of(field, str(given), "is not a folder", "Give the folder that holds the tasks' folders.")
     assert info.folder is not None

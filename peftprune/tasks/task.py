@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
+from peftprune.files import check_path
 from peftprune.tasks.files import labelled_fields
 from peftprune.tasks.generation import generation_fields
 from peftprune.tasks.kinds import KINDS, Kind
@@ -110,6 +111,7 @@ class Task:
         Raises:
             UsageError: a file, column, row or label does not fit; the message names it.
         """
+        _check_types(train_file, test_file, text, label, regression, name, metrics, kind)
         asked = kind or ("regression" if regression else "classification")
         if asked not in KINDS or (regression and asked != "regression"):
             beside = " beside regression" if regression else ""
@@ -124,6 +126,24 @@ class Task:
             evaluation_split="test",
             **fields,
         )
+
+
+def _check_types(
+    train_file: Any, test_file: Any, text: Any, label: Any, regression: Any, name: Any, metrics: Any, kind: Any
+) -> None:
+    """Raises UsageError for arguments of `Task.from_files` of other types, such as the numbers in a study file."""
+    check_path("train_file", train_file)
+    check_path("test_file", test_file)
+    for argument, value in {"label": label, "name": name or "", "kind": kind or ""}.items():
+        if not isinstance(value, str):
+            raise UsageError.of(argument, value, "is not text", "Put it in quotes")
+    if name and ("/" in name or not name.isprintable()):
+        raise UsageError.of("name", name, "cannot name a folder", "Leave out slashes and control characters")
+    for argument, value in {"text": [text] if isinstance(text, str) else text, "metrics": metrics or []}.items():
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise UsageError.of(argument, value, "is not a list of texts", "Put each in quotes")
+    if not isinstance(regression, bool):
+        raise UsageError.of("regression", regression, "is neither true nor false", "Write true, or leave it out")
 
 
 def _default_name(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,13 @@ def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
     Raises UsageError if writing would replace one of the `sources`, or anything but a folder that this package wrote,
     with `overwrite`; nothing was changed.
     """
-    target = out.expanduser().absolute()
+    target = Path(os.path.expanduser(out)).absolute()
     for source in sources:
         if source.absolute() == target or target in source.absolute().parents:
             raise UsageError.of("out", str(out), "is, or contains, the source", "Name another folder")
-    if target.exists() and not target.is_dir():
+    if os.path.exists(target) and not target.is_dir():
         raise UsageError.of("out", str(out), "is a file", "Name a folder")
-    if not target.exists() or not any(target.iterdir()):
+    if not os.path.exists(target) or not any(target.iterdir()):
         return target
     if not overwrite:
         raise UsageError.of("out", str(out), "is not empty", "Name another folder, or allow it with --overwrite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from peftprune.adapters.formats.adapter import Adapter
@@ -23,10 +24,10 @@ def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
     Raises:
         UsageError: for a missing or damaged file, a pickle, another kind of adapter, or contents that disagree.
     """
-    given = Path(path).expanduser()
+    given = Path(os.path.expanduser(path))
     if alpha is not None and not 0 < alpha < float("inf"):
         raise UsageError.of("alpha", alpha, "is not positive and finite", "Give 16, for example")
-    if not given.exists():
+    if not os.path.exists(given):
         raise UsageError.of("adapter", str(path), "does not exist", "Name a folder or a safetensors file")
     if given.is_dir() and (given / CONFIG_FILE).exists():
         return _peft(given, alpha)

@@ -40,7 +40,11 @@ class Backend:
             if getattr(self, option) is not None and self.name not in names:
                 problem = f"has no meaning with backend {self.name!r}"
                 raise UsageError.of(option, getattr(self, option), problem, f"It is for {' and '.join(names)}")
-        if self.gpus is not None and (isinstance(self.gpus, bool) or not 0 <= self.gpus < float("inf")):
+        for option in ("address", "sbatch"):
+            if not isinstance(getattr(self, option), str | None):
+                raise UsageError.of(option, getattr(self, option), "is not text", "Put it in quotes")
+        number = isinstance(self.gpus, int | float) and not isinstance(self.gpus, bool)
+        if self.gpus is not None and not (number and 0 <= self.gpus < float("inf")):
             raise UsageError.of("gpus", self.gpus, "is not a number of GPUs", "Give 0 or more, for example 0.5")
 
     def default_threads(self, arms: int) -> int:
