@@ -261,6 +261,8 @@ def test_the_command_line_has_the_defaults_of_the_function() -> None:
         ({"task": 3}, "task: 3 has the wrong type. Write rte"),
         ({"task": [None]}, "task: .* has the wrong type"),
         ({"methods": 3}, "methods: 3 are neither text nor a list"),
+        ({"methods": range(10**30)}, "methods: range.* are neither text nor a list"),
+        ({"task": range(10**30)}, "task: 0 has the wrong type"),
         ({"methods": {"lora": 1}}, "methods: .* are neither text nor a list"),
         ({"target_modules": 3}, "target_modules: 3 has the wrong type"),
         ({"target_modules": []}, "target_modules: .* names nothing"),

@@ -28,7 +28,7 @@ def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
     Raises:
         UsageError: for unknown methods or options, malformed requests, and labels that occur twice.
     """
-    if isinstance(request, Mapping) or not isinstance(request, str | Sequence):
+    if isinstance(request, Mapping | range) or not isinstance(request, str | Sequence):
         raise UsageError.of("methods", request, "are neither text nor a list", "Write [lora, lorpa], for example")
     parts: list[Any] = _split(request) if isinstance(request, str) else list(request)
     parts = [p for part in parts for p in (_split(part) if isinstance(part, str) else [part])]

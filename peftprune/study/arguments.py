@@ -110,11 +110,11 @@ def _as_list(field: str, value: Any, kinds: tuple[type, ...], example: str) -> l
     """Returns one value or a sequence of values as a list, and checks their types."""
     if isinstance(value, kinds):
         return [value]
-    parts = list(value) if isinstance(value, Sequence) and not isinstance(value, Mapping) else [value]
+    parts = value if isinstance(value, Sequence) and not isinstance(value, Mapping) else [value]
     for part in parts:
         if not isinstance(part, kinds):
             raise UsageError.of(field, part, "has the wrong type", f"Write {example}, for example")
-    return parts
+    return list(parts)
 
 
 def _check_distinct(field: str, labels: Sequence[str], cure: str) -> None:
