@@ -128,7 +128,7 @@ def here(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         (folder / name).write_text("\n".join(["t,l", *rows]) + "\n")
     (folder / "other.pkl").write_bytes(b"no work")
 
-    def start(*args: Any) -> None:
+    def start(*args: Any, **options: Any) -> None:
         raise Started
 
     def unreachable(*args: Any, **kwargs: Any) -> None:

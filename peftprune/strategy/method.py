@@ -87,7 +87,7 @@ class Method(ABC):
             raise UsageError.of(f"{self.name} options", options, "came together with a config", "Give one of the two")
         if config is not None and not isinstance(config, self.Config):
             raise UsageError.of(f"{self.name} config", config, f"is not a {self.Config.__name__}", "Name its options")
-        self.config = config if config is not None else build_config(self.name, self.Config, options)
+        self.config: Any = config if config is not None else build_config(self.name, self.Config, options)
 
     @property
     def depends_on(self) -> str | None:
