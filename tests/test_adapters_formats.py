@@ -90,6 +90,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "embedding": {"target_modules": ["q_proj", "embed_tokens"], "rank_pattern": {"embed_tokens": 2}},
     "biases": {"bias": "all"},
     "some layers": {"layers_to_transform": [1], "layers_pattern": "layers"},
+    "a target left out": {"target_modules": ["q_proj", "k_proj"], "exclude_modules": ["k_proj"]},
+    "targets of several architectures": {"target_modules": ["q_proj", "c_attn", "query_key_value"]},
+    "biases of a saved module": {"bias": "all", "modules_to_save": ["fc2", "norm"]},
 }
 
 
@@ -147,6 +150,14 @@ def test_loralib_becomes_peft(tmp_path: Path) -> None:
     assert "alpha" in read_adapter(file).notes[0]
 
 
+def test_peft_stores_the_biases_of_a_saved_module_three_times(tmp_path: Path) -> None:
+    base = CLASSIFIERS["bert"]()
+    said = by_peft(base, tmp_path, target_modules=["query"], bias="all", task_type="SEQ_CLS")
+    assert "base_model.model.classifier.modules_to_save.bias" in load_file(tmp_path / "adapter_model.safetensors")
+    assert [n for n in read_adapter(tmp_path).others if "classifier" in n] == ["classifier.bias", "classifier.weight"]
+    assert torch.equal(answers(load_adapter(tmp_path, base)), said)
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +204,14 @@ DAMAGES: dict[str, tuple[Any, str]] = {
         "no tensors for classifier",
     ),
     "another method": (lambda f: reconfigured(f, peft_type="VERA"), "'VERA' of"),
+    "another method, as a pickle": (
+        lambda f: (reconfigured(f, peft_type="IA3"), (f / "adapter_model.safetensors").rename(f / "adapter_model.bin")),
+        "'IA3' of",
+    ),
+    "no weights beside the Trainer's arguments": (
+        lambda f: (f / "adapter_model.safetensors").rename(f / "training_args.bin"),
+        "has no adapter_model.safetensors",
+    ),
     "no number": (lambda f: reconfigured(f, lora_alpha="much", alpha_pattern={}), "lora_alpha"),
 }
 
@@ -329,6 +348,33 @@ def test_paths_that_lead_nowhere_are_named(adapter: Path, tmp_path: Path) -> Non
 
 
 # --- folders appear whole or not at all -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "is empty. Name a folder with an adapter"),
+        (["config.json", "model.safetensors"], "holds a full model"),
+        (["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "holds a full model"),
+        (["config.json", "pytorch_model.bin"], "holds a full model"),
+        (
+            ["study.json", "arms/lora-s0/adapter/adapter_config.json"],
+            r"is a study's folder. .* \S+/arms/lora-s0/adapter$",
+        ),
+        (["study.json", "arms/bitfit-s0/adapter/trained.safetensors"], "is a study's folder without an adapter"),
+        (["adapter/adapter_config.json", "config.json"], r"holds no adapter itself. .* \S+/adapter$"),
+        (["config.json", "model.safetensors", "mine/adapter_config.json"], r"holds no adapter itself. .* \S+/mine$"),
+        (["snapshots/1/adapter_config.json"], r"holds no adapter itself. .* \S+/snapshots/1$"),
+        (["a.safetensors", "b.safetensors"], r"holds several files \(a.safetensors, b.safetensors\)"),
+        (["training_args.bin", "tokenizer.json"], "holds no adapter. Name a folder with an adapter"),
+    ],
+)
+def test_a_folder_without_an_adapter_is_named(files: list[str], message: str, tmp_path: Path) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=message):
+        read_adapter(tmp_path)
 
 
 def test_a_folder_is_replaced_only_where_peftprune_wrote_it(adapter: Path, tmp_path: Path) -> None:

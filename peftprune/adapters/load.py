@@ -7,13 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftModel
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft import PeftModel
 from torch import nn
 
 from peftprune.adapters.base_check import check_base
 from peftprune.adapters.formats.adapter import Adapter, within
-from peftprune.adapters.formats.peft import peft_contents, write_peft
+from peftprune.adapters.formats.peft import peft_contents, selects, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.errors import UsageError
 
@@ -89,13 +88,10 @@ def _shape(module: nn.Module) -> tuple[int, ...]:
 
 def _check_none_lacking(adapter: Adapter, modules: dict[str, nn.Module]) -> None:
     """Refuses layers that PEFT would adapt by the configuration without stored tensors: they would be random."""
-    fields = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save")
-    config: Any = LoraConfig(**{field: adapter.config.get(field) for field in fields})
-    if adapter.format == "loralib" or config.target_modules in (None, "all-linear"):
+    if adapter.format == "loralib" or adapter.config.get("target_modules") in (None, "all-linear"):
         return
     for name, module in modules.items():
-        # PEFT returns an object that is false for excluded modules.
-        if name not in adapter.sites and len(_shape(module)) == 2 and check_target_module_exists(config, name):
+        if name not in adapter.sites and len(_shape(module)) == 2 and selects(adapter.config, name):
             problem = f"has no factors for {name}, which its target_modules name"
             raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
 

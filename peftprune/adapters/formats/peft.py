@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
-from peftprune.adapters.formats.folder import read_json, read_tensors
+from peftprune.adapters.formats.folder import pickled, read_json, read_tensors
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.adapters.surgery import anchored
 from peftprune.errors import UsageError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
+_COPIES = re.compile(r"\.(modules_to_save|original_module)\.")
 _ENDINGS = {
     "lora_A.weight": ("A", False),
     "lora_B.weight": ("B", False),
@@ -40,8 +44,12 @@ def read_peft(folder: Path) -> Adapter:
     config = read_json(folder / CONFIG_FILE)
     kind = config.get("peft_type")
     if kind != "LORA":
-        cure = "Only LoRA has a pair of factors for each site; merge others with PEFT"
+        cure = "Only LoRA has a pair of factors for each site; use others with PEFT itself"
         raise UsageError.of("peft_type", kind, f"of {folder} is not LORA", cure)
+    if not (folder / WEIGHTS_FILE).exists():
+        if (pickle := folder / PICKLE_FILE).exists():
+            raise pickled(pickle)
+        raise UsageError.of("adapter", str(folder), f"has no {WEIGHTS_FILE}", "Copy or download it again")
     tensors, _ = read_tensors(folder / WEIGHTS_FILE)
     facts = read_json(folder / METADATA_FILE) if (folder / METADATA_FILE).is_file() else {}
     return parse_peft(folder, config, tensors, facts)
@@ -54,11 +62,14 @@ def parse_peft(
     pairs: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     embeddings = set()
-    for key, tensor in tensors.items():
-        name = key.removeprefix(_PREFIX)
+    names = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
+    for name, tensor in names.items():
         ending = next((e for e in _ENDINGS if name.endswith(f".{e}")), None)
         if ending is None:
-            others[name] = tensor
+            # With bias="all" PEFT also saves the biases of both copies of a saved module, and ignores them on loading.
+            own = _COPIES.sub(".", name)
+            if own == name or own not in names:
+                others[name] = tensor
             continue
         site = name.removesuffix(f".{ending}")
         part, embedding = _ENDINGS[ending]
@@ -101,16 +112,29 @@ def _patterned(config: Mapping[str, Any], pattern: str, default: str, site: str)
 def _check_complete(adapter: Adapter) -> None:
     """Checks that every module that the configuration names has tensors."""
     targets = adapter.config.get("target_modules")
-    if isinstance(targets, list):
-        for target in targets:
-            if not any(site == target or site.endswith(f".{target}") for site in adapter.sites):
-                problem = f"has no tensors for the target module {target}"
-                raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+    for target in targets if isinstance(targets, list) else ():
+        # A name without its path may belong to another architecture, or to layers that the configuration leaves out.
+        held = any(site == target or site.endswith(f".{target}") for site in adapter.sites)
+        if "." in target and not held and selects(adapter.config, target):
+            problem = f"has no tensors for the target module {target}"
+            raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
     # PEFT lists several usual names of heads, of which a model has one.
     modules = adapter.config.get("modules_to_save") or ()
     if modules and not adapter.head:
         problem = f"has no tensors for {' or '.join(modules)}, which modules_to_save names"
         raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
+
+
+def selects(config: Mapping[str, Any], name: str) -> bool:
+    """Returns whether PEFT adapts a module of this name by the configuration."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    fields = (
+        "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
+        "target_parameters",
+    )  # fmt: skip
+    # PEFT returns an object that is false for excluded modules.
+    return bool(check_target_module_exists(SimpleNamespace(**{field: config.get(field) for field in fields}), name))
 
 
 def peft_contents(

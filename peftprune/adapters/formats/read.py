@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from peftprune.adapters.formats.adapter import Adapter
@@ -32,7 +33,7 @@ def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
     if given.is_dir() and (given / CONFIG_FILE).exists():
         return _peft(given, alpha)
     file = _only_file(given) if given.is_dir() else given
-    if file.name == WEIGHTS_FILE and (file.parent / CONFIG_FILE).exists():
+    if file.name in (CONFIG_FILE, WEIGHTS_FILE) and (file.parent / CONFIG_FILE).exists():
         return _peft(file.parent, alpha)
     tensors, metadata = read_tensors(file)
     if HEADER in metadata:
@@ -50,15 +51,7 @@ def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
 
 def _peft(folder: Path, alpha: float | None) -> Adapter:
     _no_alpha(alpha)
-    if not (folder / WEIGHTS_FILE).exists():
-        _refuse_pickles(folder)
-        raise UsageError.of("adapter", str(folder), f"has no {WEIGHTS_FILE}", "Copy or download it again")
     return read_peft(folder)
-
-
-def _refuse_pickles(folder: Path) -> None:
-    for file in sorted(f for f in folder.iterdir() if f.suffix in PICKLES):
-        raise pickled(file)
 
 
 def _no_alpha(alpha: float | None) -> None:
@@ -67,12 +60,26 @@ def _no_alpha(alpha: float | None) -> None:
 
 
 def _only_file(folder: Path) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return files[0]
-    if files:
-        names = ", ".join(f.name for f in files)
-        raise UsageError.of("adapter", str(folder), f"holds several files ({names})", "Name one of them")
-    _refuse_pickles(folder)
-    hint = f"Name {folder / 'adapter'}" if (folder / "adapter").is_dir() else "Name a folder with an adapter"
-    raise UsageError.of("adapter", str(folder), "holds no adapter", hint)
+    """Returns the safetensors file of a folder without PEFT's configuration, or says what the folder is."""
+    names = sorted(file.name for file in folder.iterdir())
+    # An arm of a study has its adapter in a folder of its own, and so have a Trainer's checkpoints and named adapters.
+    below = sorted(file.parent for depth in ("", "*/", "*/*/") for file in folder.glob(f"{depth}*/{CONFIG_FILE}"))
+    full = "config.json" in names and any(re.fullmatch(r"(pytorch_)?model\b.*\.(safetensors|bin)", n) for n in names)
+    files = [name for name in names if name.endswith(".safetensors")]
+    problem, cure = "holds no adapter", "Name a folder with an adapter"
+    if not names:
+        problem = "is empty"
+    elif len(files) == 1 and not full:
+        return folder / files[0]
+    elif below:
+        problem = "is a study's folder" if "study.json" in names else "holds no adapter itself"
+        cure = f"Name the folder of an adapter in it, such as {below[0]}"
+    elif "study.json" in names:
+        problem = "is a study's folder without an adapter"
+    elif full:
+        problem = "holds a full model, which is not an adapter"
+    elif files:
+        problem, cure = f"holds several files ({', '.join(files)})", "Name one of them"
+    elif pickles := [name for name in names if name.endswith(PICKLES) and name != "training_args.bin"]:
+        raise pickled(folder / pickles[0])
+    raise UsageError.of("adapter", str(folder), problem, cure)
