@@ -111,6 +111,7 @@ def test_the_hub_gives_the_same_task(name: str, tmp_path: Path, monkeypatch: pyt
         ("train.jsonl", '{"question": "q", "answer": "a"}\n{"question": "q", "answer": " "}', "is not a text.*line 2"),
         ("train.jsonl", '{"question": 3, "answer": "a"}', "is not a text.*line 1"),
         ("test.jsonl", '{"question": "q"', "is broken in line 1"),
+        ("test.jsonl", r'{"question": "q", "answer": ["a", "\ud800"]}', "line 1.*is half of a surrogate pair"),
     ],
 )
 def test_broken_files_are_named(file: str, content: str, complaint: str, tmp_path: Path) -> None:
@@ -120,10 +121,14 @@ def test_broken_files_are_named(file: str, content: str, complaint: str, tmp_pat
         load_task("gsm8k", data_dir=tmp_path)
 
 
-def test_a_truncated_file_of_triples_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ['[{"tripleset": [["Rom', "[]", "[" * 10**5, '[{"tripleset": [], "annotations": [{"text": null}]}]',
+     r'[{"tripleset": [], "annotations": [{"text": "\ud800"}]}]'],
+)  # fmt: skip
+def test_a_broken_file_of_triples_is_named(content: str, tmp_path: Path) -> None:
     write("dart", tmp_path)
-    file = tmp_path / "dart" / GENERATION["dart"].train_file
-    file.write_text(file.read_text()[:20])
+    (tmp_path / "dart" / GENERATION["dart"].train_file).write_text(content)
     with pytest.raises(UsageError, match=r"dart-v1.1.1-full-train.json' is not a file of triples with annotations"):
         load_task("dart", data_dir=tmp_path)
 
@@ -171,7 +176,7 @@ def test_the_command_line_names_the_kind_and_can_be_repeated(tmp_path: Path, mon
     from peftprune.study.command import _option
 
     for name in ("train", "test"):
-        (tmp_path / f"{name}.csv").write_text(f"from,to\n{name},c d\n")
+        (tmp_path / f"{name}.csv").write_text(f"from,to\n{name},c d\n{name},e\n")
     asked: dict[str, Any] = {}
 
     def compare(**given: Any) -> None:

@@ -1,9 +1,11 @@
 """Tasks: reading the official GLUE layout, the hub, files of one's own, and what is said when something is wrong."""
 
+import csv
 import gzip
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -301,7 +303,7 @@ def test_csv_follows_the_quotes_over_lines(tmp_path: Path) -> None:
     test.write_text("a,y\nplain,x\n\nother,q\n")
     with pytest.raises(UsageError, match=r"'q' is not among the labels of .*mine\.csv .*held_out\.csv, line 4"):
         Task.from_files(train, test, "a", "y")
-    test.write_text("a,y\nplain,x\n")
+    test.write_text("a,y\nplain,x\nother,y\n")
     assert Task.from_files(train, test, "a", "y").train["text_a"][:] == ['one\r\ntwo, "three"', "plain"]
 
 
@@ -357,6 +359,87 @@ def test_broken_files(suffix: str, content: bytes, complaint: str, tmp_path: Pat
     train.write_bytes(content)
     with pytest.raises(UsageError, match=complaint):
         Task.from_files(train, test, "a", "y")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "complaint"),
+    [
+        ("csv", b"a,y\none,1\nt\0wo,2\n", "has a NUL character in line 3"),
+        ("tsv", "a\ty\none\t1\ntwo\t2\n".encode("utf-16-le"), "has a NUL character in line 1"),
+        (
+            "jsonl",
+            rb'{"a": "\ud83d\ude00", "y": 1}' + b"\n" + rb'{"a": "x\ud83d", "y": 2}',
+            r"line 2 \('.ud83d' is half of",
+        ),
+        ("jsonl", rb'{"a": "x", "y": "\udfff"}', r"line 1 \('.udfff' is half of a surrogate pair; write both"),
+        (
+            "jsonl",
+            b'{"a": "x", "y": 1, "z": ' + b"[" * 10**5 + b"]" * 10**5 + b"}",
+            r"line 1 \(it is nested too deeply",
+        ),
+        ("jsonl", b'{"a": "x", "a": "z", "y": 1}', r"line 1 \(a name occurs twice: a, a, y"),
+        ("jsonl", b'{"a": "x", "y": ' + b"1" * 5000 + b"}", "is broken in line 1"),
+        ("jsonl", b'{"a": "x", "y": [1]}\n' * 2, r"y: \[1\] is not a class"),
+    ],
+)
+def test_what_cannot_be_text_is_named(suffix: str, content: bytes, complaint: str, tmp_path: Path) -> None:
+    train, test = write_pair(tmp_path, suffix)
+    for broken in (train, test):
+        held = broken.read_bytes()
+        broken.write_bytes(content)
+        with pytest.raises(UsageError, match=f"{broken.name}.*{complaint}|{complaint}.*{broken.name}"):
+            Task.from_files(train, test, "a", "y")
+        broken.write_bytes(held)
+
+
+@pytest.mark.parametrize("number", ["1e39", "-1e39", "1" * 400])
+def test_a_label_beyond_float32_is_not_stored_as_infinite(number: str, tmp_path: Path) -> None:
+    train, test = write_pair(tmp_path, "jsonl")
+    test.write_text(f'{{"a": "one", "y": 1}}\n{{"a": "two", "y": {number}}}\n')
+    with pytest.raises(UsageError, match=r"is not a finite number \(.*held_out\.jsonl, line 2\)"):
+        Task.from_files(train, test, "a", "y", regression=True)
+
+
+def test_words_for_missing_values_are_text_where_the_column_is_text(tmp_path: Path) -> None:
+    words = ["nan", "NA", "null", "None"]
+    for suffix in ("csv", "tsv", "jsonl", "parquet"):
+        records: list[dict[str, object]] = [{"a": word, "y": word} for word in words]
+        task = Task.from_files(*write_pair(tmp_path, suffix, train=records, test=records), "a", "y")
+        assert task.train["text_a"][:] == words
+        assert task.label_names == ("NA", "None", "nan", "null")
+
+
+def test_a_field_of_csv_may_be_long_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+    before, long = csv.field_size_limit(), "word " * 40_000
+    records: list[dict[str, object]] = [{"a": long, "y": 1}, {"a": "short", "y": 2}]
+    train, test = write_pair(tmp_path, "csv", train=records, test=records)
+    assert Task.from_files(train, test, "a", "y").train["text_a"][0] == long
+    train.write_text('a,y\n"open,1\n')
+    with pytest.raises(UsageError, match="is broken in line"):
+        Task.from_files(train, test, "a", "y")
+    assert csv.field_size_limit() == before
+
+
+def test_parquet_with_equal_names_or_bytes_is_named(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    train, test = write_pair(tmp_path, "parquet")
+    text, labels = pyarrow.array([b"\xff", b"y"]).cast(pyarrow.binary()).view(pyarrow.string()), pyarrow.array([1, 2])
+    parquet.write_table(pyarrow.table([text, labels], names=["a", "y"]), train)
+    with pytest.raises(UsageError, match=r"mine\.parquet' cannot be read"):
+        Task.from_files(train, test, "a", "y")
+    parquet.write_table(pyarrow.table([labels, labels], names=["a", "a"]), train)
+    with pytest.raises(UsageError, match=r"mine\.parquet' has two columns of one name"):
+        Task.from_files(train, test, "a", "y")
+
+
+@pytest.mark.parametrize("kind", ["classification", "regression", "generation"])
+def test_one_row_is_not_a_test_set(kind: Any, tmp_path: Path) -> None:
+    train, test = write_pair(tmp_path, "jsonl")
+    test.write_text('\n{"a": "one", "y": 1}\n')
+    with pytest.raises(UsageError, match=r"test_file: .* holds one row only \(.*held_out\.jsonl, line 2\)"):
+        Task.from_files(train, test, "a", "y", kind=kind)
 
 
 def test_a_null_in_parquet_is_named_by_row(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+_LARGEST = 3.4e38
+"""Labels are stored as float32, in which a larger number is infinite."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int =
 
 def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequence[int], broken_rows: int = 0) -> Table:
     """Returns rows of fields as a `Table`; a wrong number of fields is an error."""
-    if len(set(names)) < len(names):
-        raise UsageError.of("file", str(path), f"has two columns of one name ({names})", "Rename one of them.")
+    _check_names(path, names)
     broken = [(number, len(row)) for number, row in zip(numbers, rows, strict=True) if len(row) != len(names)]
     if len(broken) > broken_rows:
         number, width = broken[0]
@@ -116,6 +117,11 @@ def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequenc
     return Table(path, columns, [number for number, _ in kept])
 
 
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UsageError.of("file", str(path), f"has two columns of one name ({names})", "Rename one of them.")
+
+
 def read_bytes(path: Path) -> bytes:
     """Returns the contents of a file, decompressed if its name ends in `.gz`."""
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -123,7 +129,11 @@ def read_bytes(path: Path) -> bytes:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_bytes(path).decode("utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
+        if "\0" in text:  # UTF-16 without a byte-order mark is valid UTF-8
+            line = text.count("\n", 0, text.index("\0")) + 1
+            raise UsageError.of("file", str(path), f"has a NUL character in line {line}", "Save it as text in UTF-8.")
+        return text
     except UnicodeDecodeError as error:
         cure = "Save it as UTF-8."
         raise UsageError.of("file", str(path), f"is not UTF-8 (byte {error.start})", cure) from error
@@ -132,10 +142,13 @@ def _read_text(path: Path) -> str:
 
 
 def _read_csv(path: Path) -> Table:
-    reader = csv.reader(io.StringIO(_read_text(path), newline=""), strict=True)
+    text = _read_text(path)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names: list[str] = []
     rows: list[list[str]] = []
     numbers: list[int] = []
+    # The csv module's limit holds for the whole process, and no field is longer than the file.
+    limit = csv.field_size_limit(len(text))
     try:
         names = next(reader, [])
         start = reader.line_num + 1
@@ -147,7 +160,31 @@ def _read_csv(path: Path) -> Table:
     except csv.Error as error:
         problem = f"is broken in line {reader.line_num} ({error})"
         raise UsageError.of("file", str(path), problem, "Check the quotes there, or use JSON lines.") from error
+    finally:
+        csv.field_size_limit(limit)
     return _table(path, names, rows, numbers)
+
+
+def parse_json(text: str) -> Any:
+    """Returns the value of a JSON text. Raises ValueError if it is broken, nested too deeply, or not valid Unicode."""
+    try:
+        value = json.loads(text, object_pairs_hook=_record)
+        # JSON can escape half of a surrogate pair, which is not a character and cannot be stored.
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{half!r} is half of a surrogate pair; write both halves, or another character") from None
+    return value
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a name occurs twice: {', '.join(name for name, _ in pairs)}")
+    return record
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -157,8 +194,8 @@ def _read_jsonl(path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
+            record = parse_json(line)
+        except ValueError as error:
             problem = f"is broken in line {number} ({error})"
             raise UsageError.of("file", str(path), problem, "Give one JSON object a line.") from error
         if not isinstance(record, dict):
@@ -177,11 +214,13 @@ def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        columns = parquet.read_table(path).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
+        with parquet.ParquetFile(path) as file:
+            table = file.read()
+        _check_names(path, table.column_names)
+        columns = table.to_pydict()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UsageError.of("file", str(path), f"cannot be read ({error})", "Check the file.") from error
-    length = len(next(iter(columns.values()), []))
-    return Table(path, columns, list(range(1, length + 1)), unit="row")
+    return Table(path, columns, list(range(1, table.num_rows + 1)), unit="row")
 
 
 def class_keys(table: Table, label: str) -> list[str]:
@@ -193,7 +232,7 @@ def class_keys(table: Table, label: str) -> list[str]:
         key = "" if value is None else str(value).strip()
         if not key or (isinstance(value, float) and math.isnan(value)):
             raise UsageError.of(label, value, f"is not a label ({table.where(index)})", "Give every row a label.")
-        if isinstance(value, float):
+        if isinstance(value, float | list | dict | bytes):
             cure = "For numbers to predict, use regression; otherwise give classes."
             raise UsageError.of(label, value, f"is not a class ({table.where(index)})", cure)
         keys.append(key)
@@ -218,9 +257,9 @@ def numbers(table: Table, label: str) -> list[float]:
     for index, value in enumerate(table.column(label, "label")):
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= _LARGEST:  # neither is NaN
             cure = "Give every row a finite number, or use classification."
             raise UsageError.of(label, value, f"is not a finite number ({table.where(index)})", cure)
         found.append(number)
@@ -248,6 +287,9 @@ def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Ta
     train, test = read_table(train_file), read_table(test_file)
     if train.path.resolve() == test.path.resolve():
         raise UsageError.of("test_file", str(test_file), "is the training file too", "Give data not trained on.")
+    if len(test.rows) < 2:
+        cure = "Give at least two, which scores and their intervals need."
+        raise UsageError.of("test_file", str(test_file), f"holds one row only ({test.where(0)})", cure)
     return train, test
 
 

@@ -6,7 +6,7 @@ with several references.
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
-from peftprune.tasks.files import Table, read_bytes, read_files, read_table
+from peftprune.tasks.files import Table, parse_json, read_bytes, read_files, read_table
 from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
@@ -185,9 +185,12 @@ def _listed(value: object) -> list[Any]:
 
 def _read_triples(path: Path) -> list[Pair]:
     try:
-        entries = json.loads(read_bytes(path))
-        return [(linearised(entry["tripleset"]), _annotated(entry["annotations"])) for entry in entries]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        entries = parse_json(read_bytes(path).decode("utf-8-sig"))
+        pairs = [(linearised(entry["tripleset"]), _annotated(entry["annotations"])) for entry in entries]
+        if not pairs or not all(isinstance(r, str) and r.strip() for _, texts in pairs for r in texts or [""]):
+            raise ValueError("an entry has no text to learn" if pairs else "it is empty")
+        return pairs
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         problem = f"is not a file of triples with annotations ({type(error).__name__}: {error})"
         raise UsageError.of("file", str(path), problem, "Put the official file there") from error
 
