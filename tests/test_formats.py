@@ -15,7 +15,7 @@ import pytest
 
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.report.text import _latex_text, table_text
+from peftprune.report.text import _csv, _latex_text, table_text
 from tests.report_studies import Failing, broad, single
 
 
@@ -131,6 +131,20 @@ def test_hostile_names_stay_in_their_fields(study: Comparison) -> None:
         if line.startswith("| fails"):
             assert "\\<i>" in line
     assert Failing.name in table_text(study, "csv").replace('""', '"')
+
+
+def test_no_cell_of_csv_is_a_formula() -> None:
+    texts = ["=1+1", "+cmd", "-x", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "-1.5", "+2e3", "a\r=1", ""]
+    frame = pd.DataFrame({"=name": texts, "number": [-0.1 * n for n in range(len(texts))]})
+    rows = list(csv.reader(io.StringIO(_csv(frame), newline="")))
+    assert rows[0] == ["'=name", "number"]
+    assert [row[0] for row in rows[1:]] == [f"'{t}".replace("\r", "\n") for t in texts[:7]] + [
+        "-1.5",
+        "+2e3",
+        "a\n=1",
+        "",
+    ]
+    assert [float(row[1]) for row in rows[1:]] == frame["number"].tolist()
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(study: Comparison) -> None:

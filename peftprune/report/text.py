@@ -130,9 +130,26 @@ def _latex_text(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
 
 
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.map(_csv_cell).rename(columns=_csv_cell).to_csv(index=False, lineterminator="\n")
+
+
+def _csv_cell(value: Any) -> Any:
+    """Returns a text that a spreadsheet would compute as a formula with an apostrophe, as OWASP recommends."""
+    if not isinstance(value, str):
+        return value
+    # The csv module leaves a lone carriage return unquoted, which begins another row for some readers.
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text
+    return text
+
+
 _FORMATS: dict[str, Callable[[Frames], str]] = {
     "markdown": lambda frames: _paper_tables(frames, _markdown_table),
     "latex": lambda frames: _paper_tables(frames, _latex_table),
-    "csv": lambda frames: _with_differences(frames).to_csv(index=False, lineterminator="\n"),
+    "csv": lambda frames: _csv(_with_differences(frames)),
     "json": _json,
 }
