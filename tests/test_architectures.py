@@ -10,7 +10,7 @@ import torch
 
 from peftprune.errors import UsageError
 from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
-from peftprune.models.layers import base_linear_cost, discover_sites, head_modules
+from peftprune.models.layers import base_linear_cost, discover_sites, head_modules, left_out
 from peftprune.models.load import describe
 
 _BERT = {
@@ -64,6 +64,17 @@ PUBLISHED = {
     "minilm": 22_713_216,
     "smollm2": 134_515_008,
 }
+
+
+def test_only_a_mixture_has_matrices_that_all_linear_leaves_out():
+    assert {name: left_out(tiny(name), "all-linear") for name in TINY} == dict.fromkeys(TINY)
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    config = Qwen3MoeConfig(**_BERT, num_key_value_heads=2, num_experts=4, moe_intermediate_size=8)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert "mlp.experts.gate_up_proj, mlp.experts.down_proj" in left_out(model, "all-linear")
+    assert left_out(model, "attention") is left_out(model, ["q_proj"]) is None
 
 
 def test_every_bundled_shape_has_its_published_size():

@@ -253,6 +253,34 @@ def test_plan_methods_and_tasks_print_tables() -> None:
     assert "mnli" in peftprune("tasks").output
 
 
+def test_all_linear_says_that_it_leaves_out_the_experts_of_a_mixture(
+    files: list[str], tiny_bert: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer, MixtralConfig, MixtralForSequenceClassification
+
+    tokenizer, folder = AutoTokenizer.from_pretrained(tiny_bert), tmp_path / "mixture"
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        num_key_value_heads=1,
+        num_local_experts=4,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    MixtralForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    one, router = 16 * 24, 4 * 16
+    which = f"mlp.gate, mlp.experts.gate_up_proj, mlp.experts.down_proj ({2 * (4 * 3 * one + router):,} parameters)"
+    expected = f"all-linear leaves out {which}: these are not linear layers."
+    planned = peftprune("plan", "--model", folder, "--budget", "rank=1")
+    assert expected in " ".join(planned.output.split())
+    options = ["--model", folder, "--methods", "lora", "--budget", "rank=1,steps=1", "--max-length", 16]
+    result = peftprune("compare", *files, *options, "--output-dir", tmp_path / "study")
+    assert result.exit_code == 0, result.output
+    assert expected in " ".join(result.output.split())
+    assert json.loads((tmp_path / "study" / "study.json").read_text())["left_out"].startswith(expected)
+
+
 @pytest.mark.parametrize("command", ["--help", "methods"])
 def test_help_and_the_list_of_methods_need_no_heavy_import(command: str) -> None:
     code = (

@@ -56,6 +56,8 @@ def show_comparison(study: StoredStudy) -> None:
             f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
         )
         print_table(study_table("against", in_words(in_cell(frames.against, cell))))
+    if request.get("left_out"):
+        print_text(request["left_out"])
     for shown in tables_over_tasks(frames):
         print_table(shown)
 
@@ -93,6 +95,8 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
         columns.append(plain("exemption"))
     note = "adapter compute: the run's adapter multiply-adds, relative to the final ranks at every step."
     print_table(table(f"Plan for {model}", rows, columns, note=note))
+    if rest := next(iter(plans.values()))["left_out"]:
+        print_text(rest)
     ranked = {label: plan["ranks"] for label, plan in plans.items() if plan["ranks"]}
     if ranked:
         sites = [

@@ -97,6 +97,28 @@ def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "atte
     )
 
 
+def left_out(model: nn.Module, target_modules: str | Sequence[str]) -> str | None:
+    """Returns what "all-linear" cannot adapt in the transformer blocks, in words; None where that is nothing.
+
+    These are matrices that are not linear layers, such as the experts of a mixture, which transformers holds as tensors
+    of three dimensions, and its router.
+    """
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if target_modules != "all-linear":
+        return None
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        match, owner = _BLOCK.search(name), model.get_submodule(name.rpartition(".")[0])
+        if match and parameter.dim() > 1 and not isinstance(owner, nn.Linear | Conv1D | nn.Embedding):
+            sizes[name[match.end() :].removesuffix(".weight")] += parameter.numel()
+    if not sizes:
+        return None
+    which = f"{', '.join(sizes)} ({sizes.total():,} parameters)"
+    return f"all-linear leaves out {which}: these are not linear layers. They stay frozen, and FLOPs do not count them."
+
+
 def head_modules(model: nn.Module) -> tuple[str, ...]:
     """Returns the names of the newly initialised task-head modules, which are trained in full beside the LoRA.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.methods.request import parse
-from peftprune.models.layers import count_parameters, discover_sites, head_modules
+from peftprune.models.layers import count_parameters, discover_sites, head_modules, left_out
 from peftprune.models.load import describe
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
 from peftprune.strategy.method import Method, Preparation
@@ -218,7 +218,7 @@ def plan_methods(
         given: the user's training settings.
 
     Returns:
-        Label to `ArmPlan.as_dict`.
+        Label to `ArmPlan.as_dict`, with what the adapted layers leave out as `left_out`.
 
     Raises:
         UsageError: when something is unknown or the budget cannot be met.
@@ -244,7 +244,8 @@ def plan_methods(
         )
         for spec in specs
     ]
-    return {plan.label: plan.as_dict(head_parameters, _baseline_params(plan, shape, head)) for plan in plans}
+    rest = {"left_out": left_out(shape, target_modules)}
+    return {plan.label: plan.as_dict(head_parameters, _baseline_params(plan, shape, head)) | rest for plan in plans}
 
 
 def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
+from peftprune.models.layers import left_out
 from peftprune.strategy.budget import Budget
 from peftprune.study.arguments import check_arms
 from peftprune.study.execution.backend import Backend
@@ -94,6 +95,8 @@ class StudyRequest:
         lengths = [p.settings.max_length for (_, label, _), p in plans.items() if self.budgets[label] != "paper"]
         settings = replace(self.settings, max_length=max(lengths, default=self.settings.max_length))
         token = secrets.token_hex(8)
+        first = next(iter(setups.values())).setup
+        rest = left_out(first.model.model, self.target_modules)
         work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, token)
         return work, {
             "model": str(self.model),
@@ -105,7 +108,8 @@ class StudyRequest:
             "data_dir": None if self.data_dir is None else str(self.data_dir),
             "given": self.named_settings,
             "settings": settings.as_dict(),
-            "sites": len(next(iter(setups.values())).setup.shapes),
+            "sites": len(first.shapes),
+            **({"left_out": rest} if rest else {}),
             **fixed,
             "place": place(study.path),
             "arms": [

@@ -92,6 +92,8 @@ def setup_tables(study: StoredStudy) -> list[Table]:
     }
     if request.get("product_seconds"):
         about["seconds per matrix product"] = {d: f"{s:.1e}" for d, s in request["product_seconds"].items()}
+    if request.get("left_out"):
+        about["left out"] = request["left_out"]
     tasks = [
         t | {"splits": {split: f"{n:,}" for split, n in t["evaluation_examples"].items()}} for t in request["tasks"]
     ]
