@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import math
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,9 @@ from peftprune.adapters.convert import convert
 from peftprune.adapters.formats.loralib import parse_loralib
 from peftprune.adapters.formats.peft import write_peft
 from peftprune.adapters.formats.read import read_adapter
+from peftprune.adapters.inspection import inspect
 from peftprune.adapters.merge import write_merged
+from peftprune.adapters.pruning import prune
 from peftprune.errors import UsageError
 from tests.adapters import CLASSIFIERS, STATES, answers, by_peft, finished, generator_model
 from tests.helpers import tokenizer
@@ -238,6 +243,85 @@ def test_a_damaged_adapter_is_named_and_nothing_is_touched(damage: str, adapter:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter"]
 
 
+@pytest.fixture(scope="module")
+def from_peft(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """A base model and an adapter that plain PEFT made of it."""
+    base, folder = generator_model("llama"), tmp_path_factory.mktemp("peft") / "adapter"
+    by_peft(base, folder, task_type="CAUSAL_LM", modules_to_save=["lm_head"])
+    return base, folder
+
+
+FACTOR = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+FIELDS: dict[str, list[Any]] = {
+    "r": ["4", -4, 0, 4.0, None],
+    "lora_alpha": [None, "8", [8], math.inf],
+    "rank_pattern": [[1], {"q_proj": "4"}, {"(": 4}],
+    "alpha_pattern": [{"q_proj": None}],
+    "use_rslora": ["yes"],
+    "target_modules": [None, 3, [3], [], "(", {"q_proj": 1}],
+    "exclude_modules": [3, "("],
+    "modules_to_save": ["lm_head", 3, ["lm_head", "("]],
+    "layers_to_transform": ["1", [0.5]],
+    "layers_pattern": ["("],
+    "bias": ["some"],
+}
+STRANGE: dict[str, tuple[Any, str]] = {
+    f"{field}={value}": (functools.partial(reconfigured, **{field: value}), f"{field}: {value!r} in ")
+    for field, values in FIELDS.items()
+    for value in values
+} | {
+    "a list": (lambda f: (f / "adapter_config.json").write_text("[1]"), "adapter_config.json' does not hold"),
+    "deep": (lambda f: (f / "adapter_config.json").write_text("[" * 10**5), "adapter_config.json' cannot be read"),
+    "cut": (lambda f: cut_off(f / "adapter_model.safetensors", 0.9), "adapter_model.safetensors' is truncated"),
+    "other keys": (
+        lambda f: rewritten(f, lambda t: [t.update({n.replace("lora", "x"): t.pop(n)}) for n in list(t)]),
+        "holds no LoRA factors",
+    ),
+    "NaN": (lambda f: rewritten(f, lambda t: t[FACTOR].fill_(math.nan)), "is not finite at model.layers.0.self_attn.q"),
+    "NaN in the head": (
+        lambda f: rewritten(f, lambda t: t["base_model.model.lm_head.weight"].fill_(math.nan)),
+        "is not finite at lm_head.weight",
+    ),
+    "integers": (
+        lambda f: rewritten(f, lambda t: t.update({FACTOR: t[FACTOR].to(torch.int8)})),
+        "has factors in torch.int8 and torch.float32 at model.layers.0.self_attn.q_proj",
+    ),
+    "8 bits": (
+        lambda f: rewritten(f, lambda t: t.update({FACTOR: t[FACTOR].to(torch.float8_e4m3fn)})),
+        "has factors in torch.float8_e4m3fn",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", STRANGE)
+def test_every_command_names_file_and_field(damage: str, from_peft: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    base, folder = from_peft[0], tmp_path / "adapter"
+    shutil.copytree(from_peft[1], folder)
+    break_, message = STRANGE[damage]
+    break_(folder)
+    for call in (
+        lambda: inspect(folder),
+        lambda: prune(folder, tmp_path / "out", budget="rank=1"),
+        lambda: convert(folder, tmp_path / "out"),
+        lambda: load_adapter(folder, base),
+    ):
+        with pytest.raises(UsageError) as caught:
+            call()
+        assert message in str(caught.value)
+        assert str(folder) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fields", [{"lora_dropout": "x"}, {"task_type": "NOPE"}, {"layers_pattern": "layers"}])
+def test_what_peft_trips_over_is_named(
+    fields: dict[str, Any], from_peft: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(from_peft[1], tmp_path / "adapter")
+    reconfigured(tmp_path / "adapter", **fields)
+    with pytest.raises(UsageError, match=r"adapter' cannot be loaded by PEFT \(\w+Error: .*Correct its adapter_config"):
+        load_adapter(tmp_path / "adapter", copy.deepcopy(from_peft[0]))
+
+
 def test_the_way_to_convert_a_pickle_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     A, B = torch.ones(2, 4), torch.ones(4, 2)
     torch.save({"layer.0.q.lora_A": A, "layer.0.q.lora_B": B}, tmp_path / "lora.bin")
@@ -268,6 +352,7 @@ def native_of(adapter: Path, change: Any) -> Path:
     [
         (lambda h, t: h.update(version=2), "version 2"),
         (lambda h, t: h.pop("config"), "damaged header"),
+        (lambda h, t: h.update(config=[1]), "damaged header"),
         (lambda h, t: h.update(sites=[1]), "damaged header"),
         (lambda h, t: t.pop("0.B"), "no factor B"),
         (lambda h, t: t.pop("other.classifier.weight") is t.pop("other.classifier.bias"), "no tensors for classifier"),

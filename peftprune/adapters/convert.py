@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from peftprune.adapters.formats.adapter import require_finite
 from peftprune.adapters.formats.folder import check_out
 from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import peft_contents, write_peft
@@ -43,6 +44,7 @@ def convert(
     if uniform and format != "peft":
         raise UsageError.of("uniform", uniform, f"has no meaning for {format}", "Leave it out")
     source = read_adapter(adapter, alpha=alpha)
+    require_finite(source)
     target = check_out(Path(out), overwrite, source.path)
     with write_folder(target) as aside:
         if format == "native":

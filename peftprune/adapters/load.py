@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import nn
 
 from peftprune.adapters.base_check import check_base
-from peftprune.adapters.formats.adapter import Adapter, within
-from peftprune.adapters.formats.peft import peft_contents, selects, write_peft
+from peftprune.adapters.formats.adapter import Adapter, require_finite, within
+from peftprune.adapters.formats.peft import CONFIG_FILE, peft_contents, selects, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.errors import UsageError
 
@@ -25,20 +25,27 @@ def load_adapter(folder: str | Path, model: nn.Module, *, alpha: float | None = 
 
     Args:
         folder: the adapter's folder or file.
-        model: the base model, which is adapted in place; unchanged after an error.
+        model: the base model, which is adapted in place; unchanged after an error, unless PEFT cannot load the adapter.
         alpha: lora_alpha of a loralib file, which does not store it.
 
     Raises:
         UsageError: for an adapter that cannot be read, or one of another base model.
     """
     adapter = read_adapter(folder, alpha=alpha)
+    require_finite(adapter)
     check_fits(adapter, model)
     config, tensors = peft_contents(adapter)
     with tempfile.TemporaryDirectory() as aside, warnings.catch_warnings():
         # transformers warns when PEFT reads a model's activation checkpointing.
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         write_peft(config, tensors, Path(aside))
-        adapted = PeftModel.from_pretrained(model, aside)
+        try:
+            adapted = PeftModel.from_pretrained(model, aside)
+        # PEFT checks few fields before it uses them.
+        except (AttributeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
+            problem = f"cannot be loaded by PEFT ({type(error).__name__}: {error})"
+            cure = f"Correct its {CONFIG_FILE}, and load the base model again"
+            raise UsageError.of("adapter", str(adapter.path), problem, cure) from error
     if adapter.format == "native":
         _tie(adapted, adapter)
     return adapted.eval()

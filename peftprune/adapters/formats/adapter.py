@@ -125,9 +125,10 @@ def refuse_unusual(adapter: Adapter, action: str) -> None:
 
 
 def require_finite(adapter: Adapter) -> None:
-    """Refuses an adapter with factors that are not finite. Raises UsageError."""
-    for name, factors in adapter.sites.items():
-        if not all(bool(torch.isfinite(t).all()) for t in (factors.A, factors.B)):
+    """Refuses an adapter with values that are not finite. Raises UsageError."""
+    held = [(name, t) for name, f in adapter.sites.items() for t in (f.A, f.B)]
+    for name, tensor in [*held, *adapter.others.items()]:
+        if not bool(torch.isfinite(tensor).all()):
             raise UsageError.of("adapter", str(adapter.path), f"is not finite at {name}", "Train it again")
 
 

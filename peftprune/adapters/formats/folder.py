@@ -54,7 +54,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Returns the JSON object in a file. Raises UsageError if there is none."""
     try:
         value = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError.of("file", str(file), f"cannot be read ({error})", "Copy or download it again") from None
     if not isinstance(value, dict):
         raise UsageError.of("file", str(file), "does not hold a JSON object", "Copy or download it again")

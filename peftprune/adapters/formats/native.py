@@ -70,8 +70,9 @@ def parse_native(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
     try:
         header: dict[str, Any] = json.loads(metadata[HEADER])
         version, rows, config, facts = (header[key] for key in ("version", "sites", "config", "facts"))
+        config, facts = dict(config), dict(facts)
         placed = [(str(name), int(group), bool(embedding)) for name, group, embedding in rows]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UsageError.of("file", str(path), "has a damaged header", "Export the adapter again") from None
     if version != VERSION:
         raise UsageError.of("file", str(path), f"is of version {version}", f"This peftprune reads version {VERSION}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,7 +58,8 @@ def read_peft(folder: Path) -> Adapter:
 def parse_peft(
     path: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
 ) -> Adapter:
-    """Returns the adapter from the contents of PEFT's two files. Raises UsageError if they disagree."""
+    """Returns the adapter from the contents of PEFT's two files. Raises UsageError if they are damaged or disagree."""
+    _check_config(path, config)
     pairs: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
     embeddings = set()
@@ -84,11 +85,65 @@ def parse_peft(
     return adapter
 
 
+def _check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuses values that PEFT does not write, in the fields that this package or PEFT's loading depends on."""
+    for field, (right, kind) in _FIELDS.items():
+        value = config.get(field)
+        if not right(value) and not (field == "target_modules" and config.get("target_parameters")):
+            raise UsageError.of(field, value, f"in {CONFIG_FILE} of {path} is not {kind}", "Correct the configuration")
+
+
+def _rank(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _expression(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_expression, value))
+
+
+def _layers(value: Any) -> bool:
+    return value is None or all(type(n) is int for n in (value if isinstance(value, list) else [value]))
+
+
+def _pattern(value: Any, right: Callable[[Any], bool]) -> bool:
+    return value is None or (isinstance(value, dict) and _names([*value]) and all(map(right, value.values())))
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "r": (_rank, "a whole number of at least 1"),
+    "lora_alpha": (_number, "a finite number"),
+    "rank_pattern": (lambda v: _pattern(v, _rank), "an object of expressions and whole numbers of at least 1"),
+    "alpha_pattern": (lambda v: _pattern(v, _number), "an object of expressions and finite numbers"),
+    "use_rslora": (lambda v: v is None or isinstance(v, bool), "true or false"),
+    "target_modules": (lambda v: _expression(v) or (_names(v) and v), "an expression or a list of names"),
+    "exclude_modules": (lambda v: v is None or _expression(v) or _names(v), "an expression or a list of names"),
+    "modules_to_save": (lambda v: v is None or _names(v), "a list of names"),
+    "layers_to_transform": (_layers, "a whole number or a list of them"),
+    "layers_pattern": (lambda v: v is None or _expression(v) or _names(v), "an expression or a list of names"),
+    "bias": (lambda v: v in (None, "none", "all", "lora_only"), "none, all or lora_only"),
+}
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
 def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, Tensor], embedding: bool) -> Factors:
     lacking = next((part for part in ("A", "B") if part not in pair), None)
     if lacking is not None:
         raise UsageError.of("adapter", str(path), f"has no lora_{lacking} for {site}", "Copy or download it again")
     A, B = pair["A"], pair["B"]
+    if not {A.dtype, B.dtype} <= _DTYPES:
+        problem = f"has factors in {A.dtype} and {B.dtype} at {site}"
+        raise UsageError.of("adapter", str(path), problem, "Save them as float16, bfloat16, float32 or float64")
     if A.dim() != 2 or B.dim() != 2:
         problem = f"has factors with {A.dim()} and {B.dim()} dimensions at {site}, which is not a linear layer"
         raise UsageError.of("adapter", str(path), problem, "Convolutions are not supported")
@@ -96,8 +151,6 @@ def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, T
     if A.shape[0] != B.shape[1] or A.shape[0] != rank:
         problem = f"has A {tuple(A.shape)} and B {tuple(B.shape)} at {site}, where {CONFIG_FILE} says rank {rank}"
         raise UsageError.of("adapter", str(path), problem, "Configuration and weights are of different adapters")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        raise UsageError.of("lora_alpha", alpha, f"of {path} is not a number", "Correct the configuration")
     root = math.sqrt(rank) if config.get("use_rslora") else rank
     return Factors(A, B, alpha / root, embedding)
 
