@@ -9,7 +9,6 @@ An arm is finished when it has a valid `result.json`. Its hash covers everything
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
@@ -17,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
 import traceback
 from collections import Counter
@@ -150,6 +150,11 @@ class ArmFolder:
     @property
     def held(self) -> bool:
         """Whether a process holds the arm's lock now. To ask writes nothing, since the folder may be read-only."""
+        if sys.platform == "win32":
+            with self.lock() as mine:
+                return not mine
+        import fcntl
+
         try:
             with (self.path / ".lock").open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -19,7 +19,7 @@ from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe, load_model
-from peftprune.models.precision import pick_dtype, timed_dtype
+from peftprune.models.precision import timed_dtype
 from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
 from peftprune.study.planning import ArmPlan, plan_arm
@@ -210,9 +210,10 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
     before = study.machine_choices()
     threads = threads or before.get("threads", default)
     torch.set_num_threads(threads)
-    dtype, seconds = pick_dtype(settings.dtype), before.get("product_seconds", {})
-    if settings.dtype == "auto":
-        dtype, seconds = (before["dtype"], seconds) if "dtype" in before else timed_dtype()
+    dtype: str = settings.dtype
+    seconds: dict[str, float] = {}
+    if dtype == "auto":
+        dtype, seconds = (before["dtype"], {}) if "dtype" in before else timed_dtype()
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {
         "dtype": dtype,
