@@ -16,7 +16,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from tests.helpers import save_model
+from tests.helpers import NARROW, save_model
 
 NEEDED = {
     "shared_data": (bool(os.environ.get("PEFTPRUNE_DATA")), "PEFTPRUNE_DATA is unset; it names the data's folder"),
@@ -67,9 +67,10 @@ def still_bert(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def tiny_models(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One folder for an encoder, one as wide and deep as the offline model, an encoder-decoder, and a decoder with
-    grouped queries."""
-    others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in ("minilm", "bart", "llama")}
+    """One folder for an encoder, one as wide and deep as the offline model, an encoder-decoder, a decoder with grouped
+    queries, and one for each narrow architecture."""
+    names = ("minilm", "bart", "llama", *NARROW)
+    others = {name: save_model(name, tmp_path_factory.mktemp(name)) for name in names}
     return {"bert": tiny_bert, **others}
 
 

@@ -27,12 +27,24 @@ from peftprune.tasks.base import make_dataset
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.settings import resolve_settings
 from peftprune.training.trainer import PruningTrainer
+from tests.tiny import DEBERTA_V3
 
 WORDS = list("abcdefgh")
 WORDS += ["good", "bad", "big", "small", "cat", "dog", "bird", "fish", "red", "blue", "not", "very", "and", "on"]
 POSITIVE, NEGATIVE = ("good", "big"), ("bad", "small")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SIZES = {"vocab_size": len(SPECIAL) + len(WORDS) + 1, "pad_token_id": 0}
+_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+_BERT |= {"max_position_embeddings": 66, "initializer_range": 0.2}
+_GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 2, "eos_token_id": 3}
+_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "eos_token_id": 3}
+NARROW: dict[str, dict[str, Any]] = {
+    "deberta-v2": {**_BERT, **DEBERTA_V3},
+    "roberta": {**_BERT, "bos_token_id": 2, "eos_token_id": 3},
+    "gpt2": {**_GPT2, "initializer_range": 0.2},
+    "t5": {**_T5, "decoder_start_token_id": 0},
+}
+"""Architectures of width 16, by `model_type`."""
 
 
 class CrashError(Exception):
@@ -43,11 +55,15 @@ class CrashError(Exception):
 
 
 def save_model(architecture: str, folder: Path) -> Path:
-    """Save a randomly initialised model of width 32 and two layers, or the shapes of "minilm", with its tokenizer."""
+    """Save a randomly initialised model of two layers, or the shapes of "minilm", with its tokenizer."""
+    import transformers
     from transformers import BartConfig, BartModel, BertConfig, BertModel, LlamaConfig, LlamaModel
 
     torch.manual_seed(0)
-    if architecture == "bert":
+    if architecture in NARROW:
+        config = transformers.AutoConfig.for_model(architecture, **SIZES, **NARROW[architecture])
+        model = transformers.AutoModel.from_config(config)
+    elif architecture == "bert":
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
         model = BertModel(BertConfig(**SIZES, **sizes, max_position_embeddings=64, initializer_range=0.2))
     elif architecture == "minilm":

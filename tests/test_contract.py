@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,16 @@ def test_a_budget_that_no_rank_costs_exactly_is_met(method: str, finished: Any) 
     assert_all_is_spent(arm, result)
 
 
+def run_if_possible(arm: Arm) -> dict[str, Any] | None:
+    """None where a baseline trains what this model lacks, and says so."""
+    try:
+        return arm.run()
+    except UsageError as error:
+        if arm.plan.exemption is None or "in this model" not in str(error):
+            raise
+        return None
+
+
 # Encoders whose sites differ in cost, an encoder-decoder, and a decoder whose queries are wider than its values.
 @each_method
 @pytest.mark.parametrize(
@@ -143,18 +155,43 @@ def test_the_budget_is_met(
     less = {"batch_size": 2, "max_train_samples": 18, "max_length": 8} if architecture == "minilm" else {}
     model = tiny_models[architecture]
     arm = make_arm(built(method), tmp_path, model, budget=budget, target_modules=target_modules, **less)
-    try:
-        result = arm.run()
-    except UsageError as error:
-        # A baseline that trains what the model has may find nothing of it, and then says so.
-        if arm.plan.exemption is None or "in this model" not in str(error):
-            raise
+    result = run_if_possible(arm)
+    if result is None:
         return
     kind, _, size = budget.partition(",")[0].partition("=")
     units = 1 if kind == "params" else sum(s.unit_cost for s in arm.plan.shapes)
     assert result["budget"]["params"] == int(size) * units
     assert_all_is_spent(arm, result)
     assert torch.isfinite(stored_logits(arm.folder)).all()
+
+
+PAPERS = ("deberta-v2", "roberta", "gpt2", "t5", "bart", "llama")
+"""The models that the methods' papers train: relative positions, one fused layer of Conv1D, and grouped queries."""
+
+
+def cases() -> Iterator[Any]:
+    """All methods on all models; quick is one case per method, DeBERTaV3 for those that collect signals."""
+    for i, method in enumerate(METHODS):
+        quick = PAPERS[0 if load(method).signals else i % len(PAPERS)], "all-linear"
+        for model, targets in product(PAPERS, ("attention", "all-linear")):
+            marks = () if (model, targets) == quick else pytest.mark.slow
+            yield pytest.param(method, model, targets, marks=marks)
+
+
+@pytest.mark.parametrize(("method", "architecture", "targets"), list(cases()))
+def test_every_method_decides_on_the_models_of_the_papers(
+    method: str, architecture: str, targets: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    # GPT-2 has one layer for queries, keys and values; it alone leaves too little to decide on.
+    modules = ["c_attn", "attn.c_proj"] if (architecture, targets) == ("gpt2", "attention") else targets
+    arm = make_arm(built(method), tmp_path, tiny_models[architecture], target_modules=modules)
+    result = run_if_possible(arm)
+    if result is None:
+        return
+    assert_all_is_spent(arm, result)
+    assert torch.isfinite(stored_logits(arm.folder)).all()
+    # The first row is the state before training.
+    assert (len(arm.folder.allocation()) > 1) == (method in STRATEGIES and bool(load(method).actions))
 
 
 # --- strategies decide and touch nothing ------------------------------------------------------------------------------

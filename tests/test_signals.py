@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from peftprune.adapters.surgery import apply_plan
 from peftprune.errors import RunError
@@ -14,7 +15,7 @@ from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
 from peftprune.training.signals import Collectors, token_mask
 from tests.reference import signals as slow
-from tests.tiny import adapt, random_batch, stir, tiny_bart, tiny_bert, tiny_llama_gqa
+from tests.tiny import adapt, random_batch, stir, tiny_bart, tiny_bert, tiny_deberta, tiny_llama_gqa
 
 BOTH = frozenset({Signal.INPUT_NORM, Signal.OUTPUT_ENERGY})
 NORM = frozenset({Signal.INPUT_NORM})
@@ -82,8 +83,8 @@ def test_padding_would_have_counted():
 def test_signals_do_not_depend_on_how_much_padding_there_is():
     batch = random_batch(batch=2, length=5)
     longer = {
-        "input_ids": torch.nn.functional.pad(batch["input_ids"], (0, 4), value=1),
-        "attention_mask": torch.nn.functional.pad(batch["attention_mask"], (0, 4)),
+        "input_ids": pad(batch["input_ids"], (0, 4), value=1),
+        "attention_mask": pad(batch["attention_mask"], (0, 4)),
         "labels": batch["labels"],
     }
     found = []
@@ -126,8 +127,8 @@ def test_sites_that_read_the_same_input_share_one_collector():
     collectors.arm()
     model(**random_batch())
     for layer in (0, 1):
-        leaders = {collectors.leader[LAYER.format(layer, kind)] for kind in ("query", "key", "value")}
-        assert leaders == {LAYER.format(layer, "query")}
+        leaders = {collectors.leader[LAYER.format(layer, kind), 0] for kind in ("query", "key", "value")}
+        assert leaders == {(LAYER.format(layer, "query"), 0)}
     # Per layer: q, k and v together, the attention's output, and both feed-forward layers.
     assert len(collectors._sums) == 2 * 4
     taken = collectors.take()[Signal.INPUT_NORM]
@@ -254,7 +255,7 @@ def test_encoder_decoder_streams_have_their_own_masks(explicit):
     assert_norms(taken[Signal.INPUT_NORM], stored)
     cross = [n for n, s in sites.items() if s.shape.stream == "cross"]
     assert len(cross) == 2
-    assert len({collectors.leader[n] for n in cross}) == 1
+    assert len({collectors.leader[n, 0] for n in cross}) == 1
 
 
 def test_token_mask():
@@ -270,14 +271,54 @@ def test_token_mask():
     assert token_mask({"attention_mask": encoder, "decoder_input_ids": decoder}, "decoder") is None
 
 
-def test_a_site_that_reads_other_tokens_than_its_mask_is_an_error():
-    model, sites, _ = adapted(tiny_bert(layers=1))
-    collectors = Collectors(model, sites, NORM)
-    collectors.arm()
-    collectors._inputs = {"attention_mask": torch.ones(2, 9)}
-    (site, *_) = sites.values()
-    with pytest.raises(RunError, match=r"reads tokens of shape \(2, 5\).*shape \(2, 9\)\. Leave this site out"):
-        site._layer(torch.zeros(2, 5, 32))
+def test_a_site_that_never_reads_the_batch_is_an_error():
+    model, sites, _ = adapted(tiny_bert(layers=1), targets=["intermediate.dense"])
+    (site,) = sites.values()
+    # Like attention in windows, which pads what it reads.
+    site._layer.register_forward_pre_hook(lambda module, args: (pad(args[0], (0, 0, 0, 3)),))
+    site._layer.register_forward_hook(lambda module, args, output: output[:, :-3])
+    with pytest.raises(RunError, match=r"dense' reads tokens of shape \(2, 8\).*shape \(2, 5\)\. Leave this site out"):
+        collect(model, sites, [random_batch(batch=2, length=5)], NORM)
+
+
+# --- calls on something else than the batch ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_calls_on_relative_positions_are_not_counted(masked):
+    """DeBERTaV3 sends its relative positions through the projections of queries and keys as well."""
+    model, sites, stored = adapted(tiny_deberta(layers=1))
+    batch = random_batch(batch=2, length=5)
+    if not masked:
+        del batch["attention_mask"]
+    stored.masks["self"] = batch.get("attention_mask")
+    taken, collectors = collect(model, sites, [batch])
+    query, key = (next(n for n in sites if n.endswith(f"{kind}_proj")) for kind in ("query", "key"))
+    for name in (query, key):
+        tokens, positions = (inputs for inputs, _ in stored.inputs[name])
+        assert [len(tokens), len(positions)] == [2, 1]
+    for name, inputs in stored.inputs.items():
+        stored.inputs[name] = inputs[:1]
+        energy = output_energy(sites[name].A, sites[name].B, *inputs[0], 2.0)
+        assert float(taken[Signal.OUTPUT_ENERGY][name]) == pytest.approx(energy, rel=1e-4)
+    assert_norms(taken[Signal.INPUT_NORM], stored)
+    assert collectors.leader[key, 0] == (query, 0)
+
+
+def test_every_call_of_a_projection_counts():
+    """The second input of the query is its own: the key, which shares the first one, must not inherit it."""
+    model, sites, stored = adapted(tiny_bert(layers=1), targets=["query", "key"])
+    attention = model.get_base_model().bert.encoder.layer[0].attention.self
+    inner = attention.forward
+    attention.forward = lambda x, *args, **kwargs: (inner(x, *args, **kwargs), attention.query(2 * x))[0]
+    batch = random_batch(batch=2, length=5)
+    stored.masks["self"] = batch["attention_mask"]
+    taken, _ = collect(model, sites, [batch])
+    assert [len(inputs) for inputs in stored.inputs.values()] == [2, 1]
+    assert_norms(taken[Signal.INPUT_NORM], stored)
+    for name, inputs in stored.inputs.items():
+        energies = [output_energy(sites[name].A, sites[name].B, x, mask, 2.0) for x, mask in inputs]
+        assert float(taken[Signal.OUTPUT_ENERGY][name]) == pytest.approx(sum(energies), rel=1e-4)
 
 
 # --- output energy -------------------------------------------------------------------------------------------------

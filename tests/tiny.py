@@ -12,6 +12,8 @@ from transformers import (
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
 )
@@ -22,6 +24,15 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import AdapterSpec
 
 PAD, EOS = 1, 2
+DEBERTA_V3: dict[str, Any] = {
+    "relative_attention": True,
+    "share_att_key": True,
+    "pos_att_type": ["c2p", "p2c"],
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 
 
 def tiny_bert(
@@ -71,6 +82,23 @@ def tiny_bart(layers: int = 2, width: int = 32, intermediate: int = 48, seed: in
         forced_eos_token_id=None,
     )
     return _seeded(BartForSequenceClassification, config, seed)
+
+
+def tiny_deberta(layers: int = 2, width: int = 32, intermediate: int = 48, seed: int = 0) -> nn.Module:
+    """DeBERTaV3's attention, whose query and key projections also read the relative positions."""
+    config = DebertaV2Config(
+        vocab_size=100,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        intermediate_size=intermediate,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **DEBERTA_V3,
+        pad_token_id=PAD,
+    )
+    return _seeded(DebertaV2ForSequenceClassification, config, seed)
 
 
 def tiny_llama_gqa(layers: int = 2, width: int = 32, intermediate: int = 48, seed: int = 0) -> nn.Module:

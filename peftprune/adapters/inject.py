@@ -42,6 +42,8 @@ def wrap(model: nn.Module, config: PeftConfig, head: Sequence[str]) -> PeftModel
     """Returns PEFT's model of a configuration, in which exactly the head's modules are trained in full."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        # PEFT sets this itself for GPT-2's Conv1D.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         adapted = get_peft_model(cast(Any, model), config, adapter_name=ADAPTER)
     # PEFT adds the usual names of heads, whether or not the model has them.
     cast(Any, adapted.peft_config[ADAPTER]).modules_to_save = list(head) or None

@@ -2,11 +2,13 @@
 
 They run only inside the model's own forward pass of a training step (so recomputation under activation checkpointing
 adds nothing), sum over the micro-batches of a step on the device, and never synchronise with the host. Padding is
-excluded by the attention mask of the stream that a site reads.
+excluded by the attention mask of the stream that a site reads. A call on anything but the batch's tokens, such as
+DeBERTa's relative positions, is told by its shape and not counted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,10 +29,14 @@ class Collectors:
         self.signals = signals
         self._wanted: frozenset[Signal] = frozenset()
         self._inputs: dict[str, Any] | None = None
-        self._sums: dict[tuple[Signal, str], Tensor] = {}
-        # Site to the first site that reads the same input: found in the first forward pass, by tensor identity.
-        self.leader: dict[str, str] = {}
-        self._seen: list[tuple[Tensor, str]] = []
+        self._sums: dict[tuple[Signal, str, int], Tensor] = {}
+        # A call is a site and how often it was called before in the same forward pass. A call's leader is the first
+        # call that reads the same input: found in the first forward pass, by tensor identity.
+        self.leader: dict[tuple[str, int], tuple[str, int]] = {}
+        self._seen: list[tuple[Tensor, tuple[str, int]]] = []
+        self._calls: Counter[str] = Counter()
+        # Site to the shapes of calls that were not counted: what it read, and the batch.
+        self._others: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
         self._handles = []
         if not signals:
             return
@@ -48,18 +54,32 @@ class Collectors:
         """Starts collecting for one optimizer step: all signals, or those named."""
         self._wanted = self.signals if signals is None else self.signals & signals
         self._sums.clear()
+        self._others.clear()
 
     def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
-        """Stops collecting and returns this step's signals, over all processes, by signal and site."""
+        """Stops collecting and returns this step's signals, over all processes, by signal and site.
+
+        Raises:
+            RunError: a site read something, but never the batch's tokens.
+        """
         self._wanted = frozenset()
         sum_over_processes(self._sums)
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
-        for name in (n for n, site in self.sites.items() if not site.is_dropped):
-            for signal, values in found.items():
-                source = name if signal is Signal.OUTPUT_ENERGY else self.leader.get(name, name)
-                total = self._sums.get((signal, source))
-                if total is not None:
-                    values[name] = total.sqrt() if signal is Signal.INPUT_NORM else total
+        sums = [(key, key[1]) for key in self._sums if key[0] is Signal.OUTPUT_ENERGY]
+        inputs = self.signals - {Signal.OUTPUT_ENERGY}
+        sums += [((signal, *leader), name) for (name, _), leader in self.leader.items() for signal in inputs]
+        for key, name in sums:
+            if key in self._sums and not self.sites[name].is_dropped:
+                values = found[key[0]]
+                values[name] = values[name] + self._sums[key] if name in values else self._sums[key]
+        for name, (read, batch) in self._others.items():
+            if not (self.sites[name].is_dropped or any(name in values for values in found.values())):
+                raise RunError(
+                    f"site {name!r} reads tokens of shape {read} but the {self.sites[name].shape.stream} batch has "
+                    f"shape {batch}. Leave this site out of target_modules"
+                )
+        if Signal.INPUT_NORM in found:
+            found[Signal.INPUT_NORM] = {name: total.sqrt() for name, total in found[Signal.INPUT_NORM].items()}
         return found
 
     def remove(self) -> None:
@@ -71,6 +91,7 @@ class Collectors:
     def _enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inputs = kwargs if self._wanted else None
         self._seen.clear()
+        self._calls.clear()
 
     def _leave(self, *_: Any) -> None:
         self._inputs = None
@@ -81,18 +102,22 @@ class Collectors:
             if self._inputs is None:
                 return
             x = args[0]
-            leader = self.leader.get(site.name)
+            call = (site.name, self._calls[site.name])
+            self._calls[site.name] += 1
+            if not self._reads_batch(site, x):
+                return
+            leader = self.leader.get(call)
             if leader is None:
-                leader = next((name for seen, name in self._seen if seen is x), site.name)
-                self.leader[site.name] = leader
+                leader = next((first for seen, first in self._seen if seen is x), call)
+                self.leader[call] = leader
                 self._seen.append((x, leader))
-            if leader != site.name:
+            if leader != call:
                 return
             mask = self._mask(site, x)
             if Signal.INPUT_NORM in self._wanted:
-                self._add(Signal.INPUT_NORM, site, _squares_by_feature(x.detach(), mask))
+                self._add((Signal.INPUT_NORM, *call), _squares_by_feature(x.detach(), mask))
             if Signal.INPUT_MOMENTS in self._wanted:
-                self._add(Signal.INPUT_MOMENTS, site, _moments(x.detach(), mask))
+                self._add((Signal.INPUT_MOMENTS, *call), _moments(x.detach(), mask))
 
         return hook
 
@@ -100,26 +125,27 @@ class Collectors:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if self._inputs is None or Signal.OUTPUT_ENERGY not in self._wanted:
                 return
-            squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
-            self._add(Signal.OUTPUT_ENERGY, site, squares * site.scaling**2)
+            if self._reads_batch(site, output):
+                squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
+                self._add((Signal.OUTPUT_ENERGY, site.name, 0), squares * site.scaling**2)
 
         return hook
 
-    def _add(self, signal: Signal, site: Site, value: Tensor) -> None:
-        key = (signal, site.name)
+    def _add(self, key: tuple[Signal, str, int], value: Tensor) -> None:
         self._sums[key] = self._sums[key] + value if key in self._sums else value
+
+    def _reads_batch(self, site: Site, x: Tensor) -> bool:
+        """Whether x, (batch, length, d) or (tokens, d), holds the batch's tokens; shapes are all there is to tell."""
+        assert self._inputs is not None
+        batch = _batch_shape(self._inputs, site.shape.stream)
+        if x.dim() == 2 or batch is None or x.shape[:2] == batch:
+            return True
+        self._others[site.name] = tuple(x.shape[:2]), tuple(batch)
+        return False
 
     def _mask(self, site: Site, x: Tensor) -> Tensor | None:
         assert self._inputs is not None
-        mask = token_mask(self._inputs, site.shape.stream)
-        if mask is None or x.dim() == 2:
-            return None
-        if x.shape[:2] != mask.shape:
-            raise RunError(
-                f"site {site.name!r} reads tokens of shape {tuple(x.shape[:2])} but the {site.shape.stream} mask has "
-                f"shape {tuple(mask.shape)}. Leave this site out of target_modules"
-            )
-        return mask
+        return None if x.dim() == 2 else token_mask(self._inputs, site.shape.stream)
 
 
 def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
@@ -141,6 +167,16 @@ def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
         return None
     # The decoder of a classifier reads the input shifted right by one: its first token is always real.
     return torch.cat([torch.ones_like(encoder[:, :1]), encoder[:, :-1]], dim=1)
+
+
+def _batch_shape(inputs: Mapping[str, Any], stream: str) -> torch.Size | None:
+    """Returns (batch, length) of the tokens that a stream reads; None where the model's inputs do not tell."""
+    mask = token_mask(inputs, stream)
+    if mask is not None:
+        return mask.shape
+    prefix = "decoder_" if stream == "decoder" else ""
+    given = (inputs.get(f"{prefix}{name}") for name in ("input_ids", "inputs_embeds"))
+    return next((tokens.shape[:2] for tokens in given if tokens is not None), None)
 
 
 def _squares_by_feature(x: Tensor, mask: Tensor | None) -> Tensor:
