@@ -130,11 +130,11 @@ def classification_task(n: int = 70, evaluation: tuple[str, ...] = ("test",), na
     return Task(name, "classification", ("text_a",), names, metrics, split(n, 1), held_out, "generated", "generated")
 
 
-def regression_task(folder: Path, n: int = 70) -> Task:
-    """Files whose label is the number of words, scaled to about 0 to 1."""
+def regression_task(folder: Path, n: int = 70, shift: float = 0.0, factor: float = 1 / 12) -> Task:
+    """Files whose label is the number of words, by default scaled to about 0 to 1."""
     for file, size, seed in (("train.csv", n, 1), ("test.csv", 20, 100)):
         found, _ = texts(size, seed)
-        numbers = [len(text.split()) / 12 for text in found]
+        numbers = [shift + factor * len(text.split()) for text in found]
         pd.DataFrame({"sentence": found, "score": numbers}).to_csv(folder / file, index=False)
     return Task.from_files(
         folder / "train.csv", folder / "test.csv", "sentence", "score", regression=True, name="length"

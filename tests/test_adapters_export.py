@@ -22,7 +22,7 @@ from peftprune.comparison import Comparison
 from peftprune.errors import RunError, UsageError
 from peftprune.report.export.choose import choose
 from peftprune.stats import score_interval
-from tests.helpers import DEFAULTS, classification_task, make_arm, stored_logits
+from tests.helpers import DEFAULTS, classification_task, make_arm, regression_task, save_model, stored_logits
 from tests.test_contract import SETTINGS, STRATEGIES
 from tests.test_export import longest_first
 
@@ -361,3 +361,14 @@ def test_the_study_itself_is_never_overwritten(small: Comparison) -> None:
     for out in (small.path, small.path.parent):
         with pytest.raises(UsageError, match="contains, the source"):
             small.export(out, method="lora", overwrite=True)
+
+
+def test_the_card_maps_the_outputs_of_a_head_without_bias_back_to_labels(tmp_path: Path) -> None:
+    settings = DEFAULTS | {"budget": "rank=2,steps=4", "target_modules": "attention"}
+    task, model = regression_task(tmp_path, shift=3.0), save_model("llama", tmp_path / "llama")
+    found = peftprune.compare("lora", task, model=model, output_dir=tmp_path / "study", **settings)
+    done = found.export(tmp_path / "out", method="lora")
+    targets = json.loads((tmp_path / "out" / "peftprune.json").read_text())["targets"]
+    (note,) = (n for n in done.notes if "no bias" in n)
+    assert f"times {targets['deviation']:.6g}, plus {targets['mean']:.6g}" in note
+    assert note in (tmp_path / "out" / "README.md").read_text()

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from tests.helpers import Arm, make_arm, stored_logits
+from tests.helpers import Arm, make_arm, regression_task, stored_logits
 from tests.strategies import Gated
 from tests.test_contract import METHODS, STRATEGIES, built
 
@@ -48,8 +49,8 @@ def longest_first(arm: Arm) -> tuple[list[int], dict[str, Tensor]]:
     return order, {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
-def reloaded(arm: Arm, base: Path) -> Any:
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+def reloaded(arm: Arm, base: Path, num_labels: int = 2) -> Any:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=num_labels)
     trained = arm.folder.adapter / "trained.safetensors"
     if trained.exists():  # a baseline that PEFT has no format for
         assert json.loads((arm.folder.adapter / "peftprune.json").read_text())["format"] != "PEFT"
@@ -57,6 +58,35 @@ def reloaded(arm: Arm, base: Path) -> Any:
         assert not unexpected
         return model.eval()
     return PeftModel.from_pretrained(model, arm.folder.adapter).eval()
+
+
+@pytest.mark.parametrize(("method", "architecture"), [("lora", "bert"), ("full", "bert"), ("lora", "llama")])
+def test_a_regression_is_trained_on_standardised_labels_and_predicts_the_labels(
+    method: str, architecture: str, tiny_models: dict[str, Path], tmp_path: Path
+) -> None:
+    """The scores of Llama have no bias that could hold the labels' mean."""
+    task = regression_task(tmp_path, shift=100.0, factor=5.0)
+    arm = make_arm(method, tmp_path / "arm", tiny_models[architecture], task=task, learning_rate=1e-3)
+    result = arm.run()
+    labels = torch.tensor(task.train["label"])
+    targets, in_head = result["evaluation"]["targets"], architecture == "bert"
+    assert targets["mean"] == pytest.approx(float(labels.mean()))
+    assert targets["deviation"] == pytest.approx(float(labels.std(correction=0)))
+    assert targets["in_head"] == in_head
+    assert json.loads((arm.folder.adapter / "peftprune.json").read_text())["targets"] == targets
+    stored = arm.folder.read_predictions()
+    assert abs(stored["prediction"].mean() - labels.mean()) < labels.std()
+    order, batch = longest_first(arm)
+    with torch.no_grad():
+        outputs = reloaded(arm, tiny_models[architecture], 1)(**batch).logits.squeeze(-1)
+    found = outputs if in_head else outputs * targets["deviation"] + targets["mean"]
+    torch.testing.assert_close(found, torch.tensor(stored["prediction"].tolist())[order])
+
+
+def test_equal_labels_are_shifted_only(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("lora", tmp_path / "arm", tiny_bert, task=regression_task(tmp_path))
+    objective = arm.inputs.objective.fitted([{"labels": 3.0}] * 4)
+    assert float(objective.loss(SimpleNamespace(logits=torch.zeros(2, 1)), torch.tensor([3.0, 4.0]))) == 0.5
 
 
 # PEFT warns of the ranks that its own AdaLoRA writes, and applies them all the same.

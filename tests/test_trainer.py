@@ -65,6 +65,8 @@ def loss_of(model: Any, arm: Arm, step: int, task_kind: str) -> torch.Tensor:
     labels = batch.pop("labels")
     logits = model(**batch).logits
     if task_kind == "regression":
+        targets = torch.tensor([row["labels"] for row in arm.inputs.train])
+        labels = (labels - targets.mean()) / targets.std(correction=0)
         return ((logits.squeeze(-1) - labels) ** 2).mean()
     return functional.cross_entropy(logits, labels)
 

@@ -40,6 +40,28 @@ def auto_class(name: str | Path, config: Any, writes_text: bool) -> Any:
     raise UsageError.of("model", str(name), f"is a {config.model_type} model, which {problem}", cure)
 
 
+def rescale_output(model: nn.Module, head_modules: Sequence[str], factor: float, shift: float) -> bool:
+    """Turns the trained head's one output y into factor · y + shift, in place, by its last linear layer.
+
+    Returns False, and changes nothing, where that layer has no bias to hold the shift.
+    """
+    import torch
+    from torch import nn
+
+    found = [
+        m
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Linear) and m.out_features == 1 and m.weight.requires_grad
+        if any(f".{head}." in f".{n}." for head in head_modules)
+    ]
+    if not found or found[-1].bias is None:
+        return False
+    with torch.no_grad():
+        found[-1].weight.mul_(factor)
+        found[-1].bias.mul_(factor).add_(shift)
+    return True
+
+
 def initialise_head(model: nn.Module, head_modules: Sequence[str], generator: torch.Generator) -> None:
     """Draws the task head anew, in place, from `generator` alone.
 

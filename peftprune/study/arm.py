@@ -79,13 +79,16 @@ def run_arm(
         # Only now: a resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
+        outputs = inputs.objective.finish(model, inputs.head)
         ledger.base_bytes = frozen_bytes(model)
         plan = finish_ledger(plan, inputs.head, sites, model, ledger)
         mark = time.perf_counter()
         scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
+    scored = replace(scored, facts=scored.facts | outputs)
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": scored.metrics}
+    facts |= outputs
     if sites:
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
     else:

@@ -96,7 +96,7 @@ class Setup:
                 head=self.head,
                 base_cost=self.objective.base_cost(train),
                 task=task,
-                objective=self.objective,
+                objective=self.objective.fitted(train),
                 train=train,
                 evaluation={s: tokenise(d, settings, s) for s, d in task.evaluation.items()},
                 dtype=dtype,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
 from peftprune.errors import RunError
+from peftprune.models.head import rescale_output
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
 from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
@@ -72,6 +75,17 @@ class Objective:
         """Returns the tokenised rows, cached on disk; `part` names them within the task."""
         return tokenise(rows, self.model, settings.max_length, f"{self.task.fingerprint}/{part}")
 
+    def fitted(self, rows: Sequence[Example]) -> Objective:
+        """Returns the objective of a run on these tokenised training examples."""
+        return self
+
+    def finish(self, model: nn.Module, head: Sequence[str]) -> dict[str, Any]:
+        """Makes a trained model's outputs those of the task, in place; `head` names its head's modules.
+
+        Returns facts for the arm's record.
+        """
+        return {}
+
     def strata(self, rows: Sequence[Example]) -> list[int] | None:
         """Returns the class of each example; None where there are no classes."""
         return None
@@ -116,10 +130,34 @@ class Classification(Objective):
 
 
 class Regression(Objective):
-    """Squared error of the one output, which is the prediction."""
+    """Squared error of the one output, on labels less `mean` and divided by `deviation`: those of the training sample.
 
-    loss = staticmethod(regression_loss)
-    predictions = staticmethod(lambda outputs: outputs.squeeze(-1))
+    The head starts near 0, and a learning rate moves it by little in each step, so raw labels far from 0 would cost
+    most of a run. After training the mapping back is folded into the head, so that a saved adapter predicts labels;
+    where the head has no bias to hold the mean, `predictions` maps its outputs.
+    """
+
+    def __init__(self, task: Task, model: LoadedModel) -> None:
+        super().__init__(task, model)
+        self.mean, self.deviation = 0.0, 1.0
+        self.in_head = True
+
+    def fitted(self, rows: Sequence[Example]) -> Regression:
+        found, labels = copy.copy(self), [float(row["labels"]) for row in rows]
+        # Equal labels have no spread to divide by.
+        found.mean, found.deviation = statistics.fmean(labels), statistics.pstdev(labels) or 1.0
+        return found
+
+    def finish(self, model: nn.Module, head: Sequence[str]) -> dict[str, Any]:
+        self.in_head = rescale_output(model, head, self.deviation, self.mean)
+        return {"targets": {"mean": self.mean, "deviation": self.deviation, "in_head": self.in_head}}
+
+    def loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        return regression_loss(outputs, (labels.float() - self.mean) / self.deviation, num_items_in_batch)
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        found = outputs.squeeze(-1)
+        return found if self.in_head else found * self.deviation + self.mean
 
 
 class Generation(Objective):

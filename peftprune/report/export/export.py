@@ -111,6 +111,12 @@ def export(
     write = {"peft": _peft, "native": _native, "merged": _merged}[format]
     with write_folder(target) as aside:
         done = write(chosen, aside, uniform, head)
+        targets = read_json(source / METADATA_FILE).get("targets")
+        if targets and head and not targets["in_head"]:
+            done.notes.append(
+                "Labels were standardised in training, and the head has no bias to hold their mean: a prediction is "
+                f"the output times {targets['deviation']:.6g}, plus {targets['mean']:.6g}."
+            )
         facts = {**read_json(source / METADATA_FILE), **chosen.key, "format": format, **done.facts}
         (aside / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
         write_card(chosen, aside, form=format, how=done.how, facts=done.notes)
