@@ -92,6 +92,10 @@ class Comparison(StoredStudy):
         """Returns quality and parameters, with the Pareto set; see `peftprune.analysis.frontier.frontier`."""
         return self._frames().frontier
 
+    def decisions(self) -> pd.DataFrame:
+        """Returns what each arm's decisions changed; see `peftprune.analysis.decisions.decisions`."""
+        return self._frames().decisions
+
     def stability(self) -> pd.DataFrame:
         """Returns the agreement of allocations; see `peftprune.analysis.stability.stability`."""
         return self._frames().stability

@@ -16,8 +16,11 @@ from scipy.stats import t as student
 
 import peftprune
 from peftprune import stats
+from peftprune.analysis.decisions import NO_EFFECT, SAME_ALLOCATION, changes, decisions, distance_from_uniform
 from peftprune.errors import UsageError
-from tests.helpers import classification_task
+from peftprune.strategy.interface import RankPruningStrategy
+from tests.helpers import DEFAULTS, classification_task
+from tests.report_studies import Page
 
 TASKS, BUDGETS, SEEDS = ("small", "large"), ("rank=2,steps=14", "rank=4,steps=14"), (0, 1)
 METHODS = {
@@ -291,3 +294,91 @@ def test_a_damaged_file_is_named(
         with pytest.raises(UsageError, match=rf"file: .*{name}.* cannot be read .* Delete the arm's folder"):
             getattr(copy, frame)()
     assert len(copy.table()) == len(study.table())
+
+
+# --- what decisions changed -------------------------------------------------------------------------------------------
+
+
+def event(step: int, scores: dict[str, float] | None = None, **sites: tuple[int, list[int] | None]) -> dict:
+    """A row of a trace: site to rank and components; two sites named `t...` are tied."""
+    rows = {
+        name: {"rank": rank, "density": None, "components": held, "shared_with": ["t"] if name.startswith("t") else []}
+        for name, (rank, held) in sites.items()
+    }
+    return {"step": step, "phase": "train", "reason": "", "scores": scores or {}, "sites": rows}
+
+
+def test_changes_are_counted_from_the_trace() -> None:
+    trace = [
+        event(0, a=(4, None), b=(4, None), c=(2, None), tied=(1, None)),
+        event(3, {"a": 1.0, "b": 2.0}),
+        event(5, a=(3, [0, 1, 3]), b=(5, None)),
+        event(7, c=(0, []), b=(5, [0, 1, 2, 3, 5])),
+    ]
+    # Step 5: one from a to b; step 7: two of c and one of b go, and b gets one.
+    expected = {"events": 2, "removed": 4, "added": 2, "moved": 2, "dropped": 1, "tied": 1}
+    assert changes(trace) == expected
+    assert set(changes([]).values()) == {0}
+
+
+def test_distance_from_uniform_is_half_the_difference_of_parameter_shares() -> None:
+    def sites(*ranks: int, shared: int = 0, costs: tuple[int, ...] = (10, 10, 20)) -> list[dict]:
+        return [{"rank": r, "unit_cost": c, "shared_with": ["x"] * shared} for r, c in zip(ranks, costs, strict=True)]
+
+    assert distance_from_uniform(sites(3, 3, 3)) == 0
+    assert distance_from_uniform(sites(2, 0, 0)) == 0.75
+    assert distance_from_uniform(sites(2, 4, 1)) == pytest.approx(0.25)
+    assert distance_from_uniform(sites(3, 3, 3, shared=1)) == 0
+    assert math.isnan(distance_from_uniform([]))
+    # Studies of earlier versions do not hold the sites' sizes.
+    assert math.isnan(distance_from_uniform([{"rank": 1, "shared_with": []}]))
+
+
+def test_the_scores_of_the_first_and_last_decision_are_correlated(study: peftprune.Comparison, tmp_path: Path) -> None:
+    copy = peftprune.Comparison.load(shutil.copytree(study.path, tmp_path / "study"))
+    file = copy.arm("lorpa", 1, task="small", budget=BUDGETS[0]).path / "allocation.jsonl"
+    first, last = {"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 5.0, "b": 2.0, "c": 1.0}
+    state = dict.fromkeys(first, (1, None))
+    file.write_text("\n".join(map(json.dumps, [event(0, **state), event(1, first), event(2, {}), event(3, last)])))
+    frame = decisions(copy).set_index(["task", "budget", "method", "seed"])["rank_correlation"]
+    assert frame[("small", BUDGETS[0], "lorpa", 1)] == pytest.approx(-1)
+    assert frame[:, :, "lora-drop"].isna().all(), "it scores once"
+
+
+def test_what_methods_changed_is_counted(study: peftprune.Comparison) -> None:
+    frame = study.decisions().set_index("method")
+    assert set(frame.loc["lora", "effect"]) == {""}, "it has nothing to decide"
+    assert (frame.loc["lora", ["events", "removed", "distance"]] == 0).all(axis=None)
+    assert (frame.loc["lorpa", "events"] == 1).all()
+    # Eight components at each of four sites are cut to the budget's two or four.
+    assert set(frame.loc["lorpa", "removed"]) == {24, 16}
+    # With one unimportant site of a kind, there is nothing to share it with: the adapters only start afresh.
+    expected = ["" if tied else SAME_ALLOCATION for tied in frame.loc["lora-drop", "tied"]]
+    assert frame.loc["lora-drop", "effect"].tolist() == expected
+    assert set(expected) == {"", SAME_ALLOCATION}
+
+
+class Idle(RankPruningStrategy):
+    name = "idle"
+
+
+def test_a_method_that_did_nothing_says_so(tiny_bert: Path, tmp_path: Path) -> None:
+    found = peftprune.compare(
+        ["lora", Idle, "lorpa(initial_rank=4)"],
+        classification_task(),
+        model=tiny_bert,
+        output_dir=tmp_path / "study",
+        **(DEFAULTS | {"budget": "rank=2,steps=6", "target_modules": "attention"}),
+    )
+    assert dict(zip(found.decisions()["method"], found.decisions()["effect"], strict=True)) == {
+        "lora": "",
+        "idle": NO_EFFECT,
+        "lorpa": "",
+    }
+    assert found.table()["effect"].tolist() == ["", NO_EFFECT, ""]
+    verdicts = found.against().set_index(["method", "metric"])["verdict"]
+    assert verdicts["idle", "accuracy"] == f"cannot reach significance with 1 seed ({NO_EFFECT})"
+    assert verdicts["lorpa", "accuracy"] == "cannot reach significance with 1 seed"
+    page = Page(found.report(tmp_path / "report.html").read_text())
+    # The main table, the decisions, the differences in two metrics, and the findings.
+    assert page.text.count(NO_EFFECT) == 5

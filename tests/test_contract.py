@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from peftprune.adapters import inject, surgery
+from peftprune.analysis.decisions import changes
 from peftprune.errors import UsageError
 from peftprune.methods.describe import planned
 from peftprune.methods.registry import load, names
@@ -169,6 +170,11 @@ PAPERS = ("deberta-v2", "roberta", "gpt2", "t5", "bart", "llama")
 """The models that the methods' papers train: relative positions, one fused layer of Conv1D, and grouped queries."""
 
 
+RECORDED = {"cut ranks": "removed", "grow ranks": "added", "remove sites": "dropped", "share adapters": "tied"}
+RECORDED["zero entries"] = "events"
+"""What a method's actions leave in the record of its decisions."""
+
+
 def cases() -> Iterator[Any]:
     """All methods on all models; quick is one case per method, DeBERTaV3 for those that collect signals."""
     for i, method in enumerate(METHODS):
@@ -190,8 +196,12 @@ def test_every_method_decides_on_the_models_of_the_papers(
         return
     assert_all_is_spent(arm, result)
     assert torch.isfinite(stored_logits(arm.folder)).all()
+    trace, actions = arm.folder.allocation(), load(method).actions
     # The first row is the state before training.
-    assert (len(arm.folder.allocation()) > 1) == (method in STRATEGIES and bool(load(method).actions))
+    assert (len(trace) > 1) == (method in STRATEGIES and bool(actions))
+    found = changes(trace)
+    for action, count in RECORDED.items() if method in STRATEGIES else ():
+        assert action not in actions or found[count] > 0, (action, found)
 
 
 # --- strategies decide and touch nothing ------------------------------------------------------------------------------

@@ -96,6 +96,7 @@ def ledgers(study: Comparison) -> pd.DataFrame:
         ("pooled", []),
         ("average_ranks", []),
         ("frontier", []),
+        ("decisions", []),
         ("stability", []),
         ("costs", []),
         ("ledger", []),
@@ -424,7 +425,7 @@ def test_several_budgets(tiny_bert: Path, tmp_path: Path) -> None:
 
 ANALYSES = (
     *("arm_rows", "method_rows", "site_rows", "ledger_rows", "trace", "history", "costs"),
-    *("against", "mcnemar", "pooled", "average_ranks", "frontier", "stability"),
+    *("against", "mcnemar", "pooled", "average_ranks", "frontier", "stability", "decisions"),
 )
 
 

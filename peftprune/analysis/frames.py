@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+from peftprune.analysis.decisions import decisions, with_effect
 from peftprune.analysis.differences import against
 from peftprune.analysis.frontier import frontier
 from peftprune.analysis.history import costs, history, trace
@@ -40,15 +41,16 @@ class Frames:
         return self.study.baseline_label(self._baseline)
 
     runs = cached_property(lambda self: arm_rows(self.study))
-    table = cached_property(lambda self: method_rows(self.study, self.runs))
+    table = cached_property(lambda self: with_effect(method_rows(self.study, self.runs), self.decisions))
     allocation = cached_property(lambda self: site_rows(self.study))
     ledger = cached_property(lambda self: ledger_rows(self.study))
     trace = cached_property(lambda self: trace(self.study))
     history = cached_property(lambda self: history(self.study))
     costs = cached_property(lambda self: costs(self.study))
-    against = cached_property(lambda self: against(self.study, self.runs, self.baseline))
+    decisions = cached_property(lambda self: decisions(self.study))
+    against = cached_property(lambda self: with_effect(against(self.study, self.runs, self.baseline), self.decisions))
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
-    pooled = cached_property(lambda self: pooled(self.study, self.runs, self.baseline))
+    pooled = cached_property(lambda self: with_effect(pooled(self.study, self.runs, self.baseline), self.decisions))
     average_ranks = cached_property(lambda self: average_ranks(self.study, self.runs))
     frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
     stability = cached_property(lambda self: stability(self.study))

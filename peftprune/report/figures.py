@@ -244,7 +244,9 @@ def _differences(frames: Frames) -> Figure:
     if frames.against.empty:
         raise _nothing("differences", "it requires two methods that finished the same seed")
     others = [m for m in frames.study.methods if m != frames.baseline]
-    found = dict(iter(in_words(frames.against).groupby(["task", "budget", "metric"], sort=False)))
+    # The tables hold the effect; a figure has no room for it.
+    worded = in_words(frames.against.drop(columns="effect", errors="ignore"))
+    found = dict(iter(worded.groupby(["task", "budget", "metric"], sort=False)))
     titles = [", ".join([str(metric), *_cell(frames.study, task, budget)]) for task, budget, metric in found]
     figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
     for ax, ((_, _, metric), rows) in zip(axes, found.items(), strict=True):

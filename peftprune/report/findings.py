@@ -24,22 +24,21 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One method's outcome: verdict, pairs or seeds behind it ("2 seeds"), and a sentence with the numbers."""
+    """One method's outcome: verdict in words, and a sentence with the numbers.
+
+    `size` is the number of pairs or seeds behind it ("2 seeds").
+    """
 
     method: str
     verdict: Verdict
     size: str
+    words: str
     sentence: str
-
-    @property
-    def words(self) -> str:
-        """The verdict in words."""
-        return _WORDS[self.verdict].format(size=self.size)
 
     @property
     def tone(self) -> str:
         """ "better", "worse" or "open": how the page marks it."""
-        return self.words if self.verdict in (Verdict.BETTER, Verdict.WORSE) else "open"
+        return self.verdict.value if self.verdict in (Verdict.BETTER, Verdict.WORSE) else "open"
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Answer:
 
 def in_words(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns `Frames.against` or `Frames.pooled`, or rows of it, with verdicts in words."""
-    words = [_WORDS[row["verdict"]].format(size=_size(row)) for row in frame.to_dict("records")]
-    return frame.assign(verdict=words) if words else frame
+    words = [_verdict(row) for row in frame.to_dict("records")]
+    return (frame.assign(verdict=words) if words else frame).drop(columns="effect", errors="ignore")
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
@@ -89,7 +88,7 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     """Returns the result for one task and budget, a cell of the study."""
     metric, rows = cell.metrics[0], in_cell(frames.against, cell)
     found = rows[rows["metric"] == metric].to_dict("records")
-    findings = tuple(Finding(r["method"], r["verdict"], _size(r), _difference(r, metric)) for r in found)
+    findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
     limits = (*_size_limits(cell, found), *_unfinished(runs))
     headline = _headline(findings, frames.baseline) if findings else _nothing_compared(cell, runs, frames.baseline)
@@ -102,7 +101,7 @@ def pooled_answers(frames: Frames) -> list[Answer]:
         return []
     found = []
     for budget, rows in frames.pooled.groupby("budget", sort=False):
-        findings = tuple(Finding(r["method"], r["verdict"], _size(r), _gain(r)) for r in rows.to_dict("records"))
+        findings = tuple(_finding(r, _gain(r)) for r in rows.to_dict("records"))
         title = f"All tasks together, {budget_in_words(str(budget))}"
         ranks = frames.average_ranks[frames.average_ranks["budget"] == budget]
         limits = (_ranks(ranks), "This result describes these tasks, not new ones.")
@@ -151,6 +150,16 @@ def _headline(findings: Sequence[Finding], baseline: str) -> str:
     if open_:
         parts.append(f"{listed(open_)} {'is' if len(open_) == 1 else 'are'} not distinguishable from it")
     return "; ".join(parts) + "."
+
+
+def _finding(row: Mapping[Any, Any], sentence: str) -> Finding:
+    return Finding(row["method"], row["verdict"], _size(row), _verdict(row), sentence)
+
+
+def _verdict(row: Mapping[Any, Any]) -> str:
+    """Returns the verdict of a row of `Frames.against` or `Frames.pooled` in words, with the `effect` of decisions."""
+    words = _WORDS[row["verdict"]].format(size=_size(row))
+    return f"{words} ({row['effect']})" if row.get("effect") else words
 
 
 def _size(row: Mapping[Any, Any]) -> str:

@@ -102,6 +102,25 @@ _LAYOUTS = {
         "On the frontier: no other row is at least as good with at most as many parameters, and better in one of the "
         "two.",
     ),
+    "decisions": _Layout(
+        "What decisions changed",
+        (
+            plain("method"),
+            count("seed"),
+            count("events"),
+            count("removed", "components removed"),
+            count("added"),
+            count("moved"),
+            count("dropped", "sites dropped"),
+            count("tied"),
+            number("distance", 3, "distance from uniform"),
+            number("rank_correlation", 2, "rank correlation"),
+            plain("effect"),
+        ),
+        "Moved: removed at one site and added at another in one event. Distance from uniform: half the L1 distance "
+        "between the sites’ shares of the parameters and those at one rank everywhere. Rank correlation: Spearman’s, "
+        "between the sites’ scores at the first and the last decision.",
+    ),
     "stability": _Layout(
         "Agreement of allocations",
         (
@@ -171,6 +190,8 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table
         columns.append(number("budget_difference", 0, signed=True))
     if "exemption" in frame.columns and frame["exemption"].fillna("").ne("").any():
         columns.append(plain("exemption"))
+    if "effect" in frame.columns:
+        columns.append(plain("effect"))
     note = (
         "Scores: mean ± standard deviation over seeds. Parameters are the adapter’s, with tied tensors counted once: "
         "after training (final), at most (peak), and those that are not zero; the head’s are additional. TFLOP: "
@@ -199,6 +220,8 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
             p_value("p_holm", "p (Holm)"),
             plain("verdict"),
         ]
+    if "effect" in frame.columns:
+        columns.append(plain("effect"))
     if (frame["status"] != "done").any():
         columns.append(plain("status"))
     return table(title, frame, columns, frame="table")

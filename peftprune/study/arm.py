@@ -250,6 +250,7 @@ def _result(
             "site": shape.name,
             "layer": shape.layer,
             "kind": shape.kind,
+            "unit_cost": shape.unit_cost,
             "rank": ranks[shape.name],
             "density": density(sites[shape.name]) if sites else 1.0,
             "shared_with": shared.get(shape.name, []),

@@ -76,5 +76,6 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
         "differences": study_table("against", differences, title),
         "detectable": detectable(differences),
         "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
+        "decisions": study_table("decisions", in_cell(frames.decisions, cell), title),
         "stability": study_table("stability", in_cell(frames.stability, cell), title),
     }
