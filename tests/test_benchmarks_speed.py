@@ -74,10 +74,18 @@ def test_the_plain_script_trains(
     adapt = plain_script.get_peft_model
     monkeypatch.setattr(plain_script, "get_peft_model", lambda *given: made.append(adapt(*given)) or made[0])
     options: dict[str, Any] = {"max_train_samples": None, "max_eval_samples": 10, "epochs": 4.0, "seed": 0}
-    options |= {"task": task, "data_dir": glue, "model": str(tiny_bert), "method": method, "targets": "attention"}
+    options |= {
+        "max_steps": -1,
+        "task": task,
+        "data_dir": glue,
+        "model": str(tiny_bert),
+        "method": method,
+        "targets": "attention",
+    }
     found = plain_script.main(Namespace(**options))
     assert found["steps"] == 12
     assert found["dtype"] == "float32"
+    assert found["first_step_seconds"] > found["train_seconds"] / 12
     assert 10 * found["accuracy"] == pytest.approx(round(10 * found["accuracy"]))
     trained = {name: p for name, p in made[0].named_parameters() if "lora_B" in name}
     assert len(trained) == 4

@@ -177,7 +177,10 @@ def test_wrong_requests_get_one_message_and_exit_code_2(case: str, tiny_bert: Pa
         (lambda folder: (folder / "train.csv").unlink(), ["train.csv"]),
         (lambda folder: (folder / "train.csv").write_text(""), ["train.csv", "no rows"]),
         (lambda folder: (folder / "train.csv").write_text("sentence,label\na,b\n"), ["verdict", "label"]),
-        (lambda folder: (folder / "test.csv").write_text("sentence,verdict\na dog,perhaps\n"), ["perhaps", "test.csv"]),
+        (
+            lambda folder: (folder / "test.csv").write_text("sentence,verdict\na,perhaps\nb,c\n"),
+            ["perhaps", "test.csv"],
+        ),
     ],
     ids=["missing file", "empty file", "missing column", "unknown label"],
 )

@@ -117,9 +117,11 @@ def test_failures_are_kept_with_their_traceback_and_can_be_forgotten(arm, error,
 
 
 def test_an_arm_reads_its_logs(arm):
-    write_jsonl(arm.path / "history.jsonl", [{"loss": 1.0}])
-    write_jsonl(arm.path / "allocation.jsonl", [{"step": 0}])
-    assert (arm.history(), arm.allocation()) == ([{"loss": 1.0}], [{"step": 0}])
+    logged = [{"step": 5, "loss": 1.0}]
+    trace = [{"step": 0, "phase": "train", "reason": "", "scores": {}, "sites": {}}]
+    write_jsonl(arm.path / "history.jsonl", logged)
+    write_jsonl(arm.path / "allocation.jsonl", trace)
+    assert (arm.history(), arm.allocation()) == (logged, trace)
 
 
 def test_equal_paths_are_equal_arms(tmp_path):
