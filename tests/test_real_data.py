@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from scipy.stats import spearmanr
 
 import peftprune
+from peftprune.models.packaged import offline_folder
+from peftprune.tasks import load_task
+from tests.helpers import make_arm
+from tests.test_methods import run_watched
 
 METHODS = (
     "lora",
@@ -61,3 +69,47 @@ def test_three_epochs_learn_stsb(tmp_path: Path) -> None:
         output_dir=tmp_path,
     )
     assert found.table()["pearson_mean"].item() >= 0.80
+
+
+def gate_runs(method: str, tmp_path: Path) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """Two seeds' initial gates, gates at the end of the first phase and final ranks on MRPC: 345 steps each."""
+    found = []
+    for seed in (0, 1):
+        spec = {"task": load_task("mrpc"), "budget": "rank=8,steps=345", "seed": seed}
+        settings = {"batch_size": 32, "learning_rate": 1e-3, "max_length": 64, "dtype": "auto"}
+        arm = make_arm(method, tmp_path / str(seed), offline_folder(), **spec, **settings)
+        seen: dict[str, dict[str, torch.Tensor]] = {}
+
+        def gates(view: Any, name: str, seen: Any = seen) -> None:
+            seen.setdefault(name, {n: s.gate.abs().clone() for n, s in view.sites.items() if s.rank})
+
+        watching = {
+            "built": lambda model, sites, trainer: None,
+            "start": lambda view, gates=gates: gates(view, "first"),
+            "end_phase": lambda view, gates=gates: gates(view, "last"),
+        }
+        _, sites, _ = run_watched(arm, watching)
+        seen["ranks"] = {n: torch.tensor(rank) for n, rank in sites.ranks.items()}
+        found.append(seen)
+    return found
+
+
+def agreement(runs: list[dict[str, dict[str, torch.Tensor]]]) -> tuple[float, float]:
+    """Spearman's correlation of two seeds' ranks per site, and its 90 % quantile over shuffled sites."""
+    first, second = (torch.stack(list(run["ranks"].values())).numpy() for run in runs)
+    rng = np.random.default_rng(0)
+    shuffled = [spearmanr(first, rng.permutation(second))[0] for _ in range(2000)]
+    return float(spearmanr(first, second)[0]), float(np.quantile(shuffled, 0.9))
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.minilm
+def test_soras_gates_follow_the_data_at_an_ordinary_length(tmp_path: Path) -> None:
+    runs = gate_runs("sora", tmp_path)
+    for run in runs:
+        first, last = (torch.cat(list(run[key].values())).numpy() for key in ("first", "last"))
+        assert spearmanr(first, last)[0] < 0.9
+        assert len(set(run["ranks"].values())) > 1
+    found, chance = agreement(runs)
+    assert found > chance

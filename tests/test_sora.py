@@ -14,7 +14,6 @@ from peftprune.errors import UsageError
 from peftprune.methods.registry import load
 from peftprune.scoring.threshold import soft_threshold
 from tests.helpers import make_arm
-from tests.reference import select as slow_select
 from tests.reference import sora as slow
 from tests.test_methods import run_watched
 
@@ -23,7 +22,7 @@ from tests.test_methods import run_watched
 @given(st.lists(st.floats(-2, 2, width=32), max_size=6), st.floats(0, 1, width=32))
 def test_soft_threshold(values: list[float], t: float) -> None:
     found = soft_threshold(torch.tensor(values, dtype=torch.float64), t)
-    assert found.tolist() == pytest.approx(slow.proximal(values, t))
+    assert found.tolist() == pytest.approx(slow.soft(values, t))
 
 
 def gates_of(sites: Any) -> dict[str, list[float]]:
@@ -37,7 +36,7 @@ def test_a_run_follows_the_twin_step_by_step(
 ) -> None:
     threshold = 0.02
     arm = make_arm(
-        f"sora(initial_rank=8,threshold={threshold},update={update!r},gate_lr=0.5)",
+        f"sora(initial_rank=8,threshold={threshold / 2},update={update!r},gate_lr=0.25,script_steps=100,cut_share=1.0)",
         tmp_path,
         tiny_models[architecture],
         budget="rank=3,steps=50",
@@ -46,6 +45,7 @@ def test_a_run_follows_the_twin_step_by_step(
     kept: dict[str, Any] = {}
     expected: dict[str, list[float]] = {}
     steps = []
+    history: list[dict[str, list[float]]] = []
 
     def built(model: Any, sites: Any, trainer: Any) -> None:
         kept["sites"] = sites
@@ -62,6 +62,7 @@ def test_a_run_follows_the_twin_step_by_step(
             if update == "sgd":
                 stepped = slow.gradient_step(stepped, site.grad_gate.double().tolist(), 0.5)
             expected[name] = slow.proximal(stepped, threshold)
+        history.append(dict(expected))
 
     def end_phase(view: Any) -> None:
         kept["tensors"] = {n: (s.A.clone(), s.B.clone()) for n, s in view.sites.items()}
@@ -82,7 +83,7 @@ def test_a_run_follows_the_twin_step_by_step(
     _, sites, trainer = run_watched(arm, watching, after)
     assert steps == list(range(1, 51))
     size = {n: [abs(g) for g in values] for n, values in expected.items()}
-    chosen = slow_select.keep_top_global(size, {s.name: s.unit_cost for s in arm.plan.shapes}, arm.plan.budget.params)
+    chosen = slow.kept(history, {s.name: s.unit_cost for s in arm.plan.shapes}, arm.plan.budget.params)
     assert any(g == 0 for values in expected.values() for g in values)
     row = trainer.pruning.trace.rows[-1]
     assert len(trainer.pruning.trace.rows) == 2, "steps that only move gates leave no rows"
@@ -113,7 +114,9 @@ def test_gates_start_normal_and_differ_between_sites_and_seeds(tiny_bert: Path, 
 
 
 def test_an_early_cut_is_followed_by_training_without_shrinking(tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm("sora(threshold=0.05,cut_share=0.5,gate_init='ones',update='sgd')", tmp_path, tiny_bert)
+    arm = make_arm(
+        "sora(threshold=0.05,cut_share=0.5,gate_init='ones',update='sgd',script_steps=1)", tmp_path, tiny_bert
+    )
     kept: dict[str, Any] = {}
     seen: dict[int, Any] = {}
 
@@ -130,11 +133,61 @@ def test_an_early_cut_is_followed_by_training_without_shrinking(tiny_bert: Path,
     assert sum(map(len, seen[12].values())) == 4 * 16
 
 
+def test_the_penalty_is_the_gates_mean_magnitude_until_the_cut(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("sora(penalty=10.0,cut_share=0.5,update='sgd')", tmp_path, tiny_bert, max_grad_norm=0.0)
+    seen: dict[int, tuple[float, float]] = {}
+
+    def penalty_of(view: Any) -> Any:
+        gates = {n: s.live().gate for n, s in view.sites.items() if s.rank}
+        tensor = arm.plan.method.penalty({n: s.live() for n, s in view.sites.items() if s.rank})  # type: ignore[union-attr]
+        return tensor, slow.penalty({n: g.double().tolist() for n, g in gates.items()}, 10.0)
+
+    def observe(view: Any) -> None:
+        found, expected = penalty_of(view)
+        seen[view.step] = (-1.0 if found is None else found.item(), expected)
+        if view.step == 1:
+            # B is zero at first, so the gates' gradient is that of the penalty.
+            count = sum(s.rank for s in view.sites.values())
+            for site in view.sites.values():
+                assert site.grad_gate.tolist() == pytest.approx((10.0 / count * site.gate.sign()).tolist(), rel=1e-5)
+
+    run_watched(arm, {"built": lambda *parts: None, "observe": observe})
+    for step, (found, expected) in seen.items():
+        assert found == (pytest.approx(expected, rel=1e-5) if step <= 12 else -1.0)
+
+
+def test_short_runs_scale_the_threshold_and_the_gates_learning_rate(tiny_bert: Path, tmp_path: Path) -> None:
+    def gate_rate(spec: str) -> float:
+        _, _, trainer = make_arm(spec, tmp_path, tiny_bert, warmup_ratio=0.0).build()
+        gates = [g for g in trainer.create_optimizer().param_groups if len(g["params"]) == 4 and not g["weight_decay"]]
+        return gates[0]["lr"] / 5e-3
+
+    assert gate_rate("sora(script_steps=240)") == pytest.approx(10)
+    assert gate_rate("sora(script_steps=12)") == 1
+    assert gate_rate("sora") == pytest.approx(14_380 / 24)
+
+
+def test_only_zeros_go_under_the_papers_budget(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("sora(threshold=0.02,script_steps=1)", tmp_path, tiny_bert, budget="paper", epochs=6)
+    last: dict[str, Any] = {}
+    watching = {
+        "built": lambda model, sites, trainer: last.update(sites=sites),
+        "end_phase": lambda view: last.update(gates=gates_of(view.sites), step=view.step),
+    }
+    _, sites, _ = run_watched(arm, watching)
+    assert last["step"] == 54, "the cut is at the end"
+    assert {len(g) for g in last["gates"].values()} == {8}, "the script's rank"
+    assert sites.ranks == {n: sum(g != 0 for g in values) for n, values in last["gates"].items()}
+    assert 0 < sum(sites.ranks.values()) < 32
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"threshold": -1.0}, r"^sora.threshold: -1.0 is not at least 0. Give 0.0003"),
         ({"update": "adam"}, r"^sora.update: 'adam' is unknown. Use 'optimizer' or 'sgd'"),
+        ({"penalty": -1.0}, r"^sora.penalty: -1.0 is not at least 0"),
+        ({"script_steps": 0}, r"^sora.script_steps: 0 is not at least 1"),
         ({"gate_lr": 0.0}, r"^sora.gate_lr: 0.0 is not above 0"),
         ({"gate_init": "zeros"}, r"^sora.gate_init: 'zeros' is unknown"),
         ({"cut_share": 0.0}, r"^sora.cut_share: 0.0 is not in \(0, 1\]"),
