@@ -20,10 +20,13 @@ import peftprune
 from peftprune import PruningCallback, UsageError
 from peftprune.callback.attach import attach
 from peftprune.callback.compatibility import check_trainer
+from peftprune.callback.param_groups import StepParamGroups
 from peftprune.errors import RunError
 from peftprune.methods.registry import load, names
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.phases import Phase, PhaseRange
+from peftprune.strategy.sites import LiveTensors
+from peftprune.strategy.spec import ParameterGroup
 from peftprune.training import distributed as processes
 from peftprune.training.checkpoints import STATE_FILE
 from peftprune.training.losses import classification_loss
@@ -228,6 +231,15 @@ def test_settings_of_a_methods_own_reach_the_optimizer_for_the_step_only(tiny_be
     # Four pairs and the head's weight; four gates, at twenty times the rate and without decay; the head's bias.
     assert found[0] == [(9, 0.01, 0.1), (4, 0.2, 0.0), (1, 0.01, 0.0)]
     assert found[1] == [13, 1]
+
+
+def test_a_constant_rate_of_a_methods_own_ignores_the_users_schedule() -> None:
+    gate, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    sites: Any = SimpleNamespace(groups=lambda: [[SimpleNamespace(live=lambda: LiveTensors(other, other, gate))]])
+    optimizer = torch.optim.AdamW([gate, other], lr=0.004)
+    settings = {"gate": ParameterGroup(lr=0.2, constant=True)}
+    StepParamGroups(settings, 0.01, 0.0).override(optimizer, sites, factor=0.5)
+    assert [g["lr"] for g in optimizer.param_groups] == [pytest.approx(0.2), pytest.approx(0.002)]
 
 
 def test_a_forward_only_phase_changes_nothing_and_reads_a_sample(tiny_bert: Path, tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def test_reassignment_is_the_twins(problem: Any, over: int) -> None:
     params = sum(len(gates[n]) * costs[n] for n in gates) + over
     stay, added = slow.reassign(gates, 0.1, costs, {n: s.max_rank for n, s in shapes.items()}, params)
     view: Any = type("View", (), {})()
-    view.sites = {n: type("Shown", (), {"shape": s})() for n, s in shapes.items()}
+    view.rng = torch.Generator()
+    view.sites = {
+        n: type("Shown", (), {"shape": s, "A": torch.zeros(len(gates[n]), s.d_in)})() for n, s in shapes.items()
+    }
     view.budget = ArmBudget(params, 1, 1, 1)
     tensors = {n: torch.tensor(v) for n, v in gates.items()}
     plan = load("l1ra")(threshold=0.1)._reassign(tensors, view)
@@ -115,10 +118,41 @@ def test_units_are_dealt_in_turn() -> None:
 
 
 def test_gates_have_a_learning_rate_of_their_own(tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm("l1ra(gate_lr=0.03)", tmp_path, tiny_bert, warmup_ratio=0.0)
-    _, _, trainer = arm.build()
-    rates = {len(g["params"]): g["lr"] for g in trainer.create_optimizer().param_groups if g["lr"] != 5e-3}
-    assert rates == {4: 0.03}
+    arm = make_arm("l1ra(gate_lr=0.03)", tmp_path, tiny_bert)
+    rates: list[set[float]] = []
+
+    def observe(view: Any) -> None:
+        gates = {id(s.live().gate) for s in view.sites.values()}
+        groups = kept["trainer"].optimizer.param_groups
+        rates.append({g["lr"] for g in groups if gates & {id(p) for p in g["params"]}})
+        others.append({g["lr"] for g in groups} - rates[-1])
+
+    kept: dict[str, Any] = {}
+    others: list[set[float]] = []
+    run_watched(arm, {"built": lambda model, sites, trainer: kept.update(trainer=trainer), "observe": observe})
+    assert rates == [{0.03}] * 24, "the schedule leaves it alone"
+    assert others[0] != others[12] != others[23]
+
+
+def test_rows_start_from_a_normal_distribution_and_so_do_new_ones(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("l1ra(l1=0.5,gate_lr=0.1,update_share=0.21)", tmp_path, tiny_bert, budget="rank=5,steps=24")
+    kept: dict[str, Any] = {"new": []}
+
+    def built(model: Any, sites: Any, trainer: Any) -> None:
+        kept.update(sites=sites, first=torch.cat([s.A.flatten() for s in sites.values()]))
+
+    def decide(view: Any) -> None:
+        kept["before"] = {id(row): row for s in view.sites.values() for row in s.A.clone()}
+
+    def after(step: int) -> None:
+        known = torch.stack(list(kept["before"].values()))
+        rows = [row for s in kept["sites"].values() for row in s.A if not (known == row).all(1).any()]
+        kept["new"] += [row.clone() for row in rows]
+
+    run_watched(arm, {"built": built, "decide": decide}, after)
+    assert len(kept["new"]) >= 5
+    for drawn in (kept["first"], torch.cat(kept["new"])):
+        assert 0.8 / 5 < drawn.std() < 1.2 / 5
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ class StepParamGroups:
         self.settings = {
             kind: group
             for kind, group in settings.items()
-            if (group.lr_scale, group.lr) != (1.0, None) or group.weight_decay not in (None, weight_decay)
+            if (group.lr_scale, group.lr, group.constant) != (1.0, None, False)
+            or group.weight_decay not in (None, weight_decay)
         }
         self._own: list[dict[str, Any]] | None = None
 
@@ -58,7 +59,8 @@ class StepParamGroups:
         changed = {**group, "params": params}
         wanted = self.settings.get(kind)
         if wanted is not None:
-            lr = lr * wanted.lr_scale if wanted.lr is None else lr * wanted.lr / self.learning_rate
+            current = self.learning_rate if wanted.constant else lr
+            lr = current * (wanted.lr_scale if wanted.lr is None else wanted.lr / self.learning_rate)
             # Biases have no weight decay.
             if wanted.weight_decay is not None and (kind != "head" or group.get("weight_decay")):
                 changed["weight_decay"] = wanted.weight_decay

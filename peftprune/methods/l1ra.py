@@ -27,8 +27,8 @@ class L1RAConfig(Options):
     l1: float = option(0.005, "authors' code", ge=0, help=
         "weight λ of the L1 penalty on the gates, from the settings for Llama 3")  # fmt: skip
     gate_lr: float = option(0.02, "authors' code", gt=0, help=
-        "learning rate η of the gates, from the same settings, where it is constant; here it follows the run's "
-        "schedule (convention). Every step takes η · λ off each gate")  # fmt: skip
+        "constant learning rate η of the gates, from the same settings. Every step takes η · λ off each "
+        "gate")  # fmt: skip
     update_share: float = option(0.05, "authors' code", gt=0, lt=1, help=
         "share of the run between two reassignments, from the same settings")  # fmt: skip
     threshold: float = option(1e-10, "authors' code", gt=0, lt=1, help=
@@ -38,14 +38,14 @@ class L1RAConfig(Options):
 class L1RA(RankPruningStrategy):
     """Shrinks a gate on every component by an L1 penalty, and reassigns freed ranks to other sites.
 
-    ΔW = scaling · B · diag(c) · A with gates c in [0, 1]. All sites start at the budget's ranks with gates of 1. The
-    penalty is decoupled from the gradient (secondary summary): after the optimizer step every gate loses η · λ and is
-    clamped to [0, 1] (authors' code). At a reassignment the components whose gate is below the threshold are cut out,
-    but never all of a site (authors' code). The sites that lost none gain as much, one unit each in turn, in descending
-    order of their smallest gate (authors' code). Where those are full, or every site lost some, the others follow in
-    the same order (convention; otherwise the budget would shrink). New components start with a gate of 1 and do not
-    change the function, and the optimizer state is reset (authors' code). The last step has no reassignment (authors'
-    code).
+    ΔW = scaling · B · diag(c) · A with gates c in [0, 1]. All sites start at the budget's ranks r with gates of 1 and A
+    from N(0, 1/r²) (authors' code); where ranks differ, r is their mean (convention). The penalty is decoupled from the
+    gradient (secondary summary): after the optimizer step every gate loses η · λ and is clamped to [0, 1] (authors'
+    code). At a reassignment the components whose gate is below the threshold are cut out, but never all of a site
+    (authors' code). The sites that lost none gain as much, one unit each in turn, in descending order of their smallest
+    gate (authors' code). Where those are full, or every site lost some, the others follow in the same order
+    (convention; otherwise the budget would shrink). New components start like the first ones and do not change the
+    function, and the optimizer state is reset (authors' code). The last step has no reassignment (authors' code).
 
     The paper keeps the sum of ranks constant. Here the parameters stay at the budget; where all sites cost the same the
     two agree. A site whose gates are all below the threshold keeps the largest (convention).
@@ -65,11 +65,16 @@ class L1RA(RankPruningStrategy):
         if budget.count == "nonzero":
             problem = "cannot be met by l1ra, whose gates may end at zero"
             raise UsageError.of("budget.count", "nonzero", problem, 'Use count="stored"')
+        ranks = budget.solve(sites)
         return AdapterSpec(
-            ranks=budget.solve(sites),
+            ranks=ranks,
             decided_in_training=True,
             gate="rank",
-            groups={**AdapterSpec(ranks={}).groups, "gate": ParameterGroup(lr=self.config.gate_lr, weight_decay=0.0)},
+            initial_std={"A": std_of(ranks)},
+            groups={
+                **AdapterSpec(ranks={}).groups,
+                "gate": ParameterGroup(lr=self.config.gate_lr, constant=True, weight_decay=0.0),
+            },
         )
 
     def paper(self) -> PaperSettings:
@@ -98,13 +103,19 @@ class L1RA(RankPruningStrategy):
         needy = [name for name in order if smallest[name] >= self.config.threshold]
         shapes = {name: view.sites[name].shape for name in gates}
         grow = round_robin([needy, order], ranks, shapes, view.budget.params) if keep else {}
+        assign = {
+            name: {"gate": torch.cat([c[keep[name]] if name in keep else c, c.new_ones(grow.get(name, 0))])}
+            for name, c in gates.items()
+        }
+        std = std_of(view.budget.solve(list(shapes.values())))
+        for name, units in grow.items():
+            old = view.sites[name].A[keep.get(name, slice(None))]
+            new = torch.randn(units, old.shape[1], generator=view.rng) * std
+            assign[name]["A"] = torch.cat([old, new.to(old)])
         return PruningPlan(
             keep=keep,
             grow=grow,
-            assign={
-                name: {"gate": torch.cat([c[keep[name]] if name in keep else c, c.new_ones(grow.get(name, 0))])}
-                for name, c in gates.items()
-            },
+            assign=assign,
             reset_optimizer=bool(keep),
             scores=smallest if keep else {},
             reason=f"pruned at {len(keep)} sites, grew at {len(grow)}" if keep else "shrank the gates",
@@ -114,6 +125,11 @@ class L1RA(RankPruningStrategy):
         """Returns the indices of the gates at or above the threshold; the largest gate's where none is."""
         found = (gate >= self.config.threshold).nonzero().flatten().tolist()
         return found or [int(gate.argmax())]
+
+
+def std_of(ranks: Mapping[str, int]) -> float:
+    """Returns the standard deviation of A's initial entries: 1 over the mean of the starting ranks."""
+    return len(ranks) / sum(ranks.values())
 
 
 def round_robin(

@@ -22,12 +22,14 @@ class ParameterGroup:
         lr_scale: factor on the run's learning rate, at least 0. At 0 the tensors have gradients, but only plans change
             them: for methods that take steps of their own.
         lr: a learning rate of their own instead, above 0; the run's schedule scales it too.
+        constant: the run's schedule leaves their learning rate alone.
         weight_decay: None takes the run's.
         trained: for "A" and "B": False leaves them as they start. They still count as stored parameters.
     """
 
     lr_scale: float = 1.0
     lr: float | None = None
+    constant: bool = False
     weight_decay: float | None = None
     trained: bool = True
 

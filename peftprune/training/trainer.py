@@ -37,7 +37,7 @@ from peftprune.strategy.phases import phase_at
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.spec import ParameterGroup
 from peftprune.training.checkpoints import INCOMPLETE, new_checkpoint, read_state, usable_checkpoint, write_state
-from peftprune.training.events import PruningEvents
+from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.schedule import learning_rate_factors
 
@@ -122,6 +122,7 @@ class PruningTrainer(Trainer):
                 "params": params,
                 "lr": self.args.learning_rate * group.lr_scale if group.lr is None else group.lr,
                 "weight_decay": 0.0 if kind == "head bias" else decay,
+                "constant": group.constant,
             }
 
     def create_scheduler(
@@ -133,7 +134,9 @@ class PruningTrainer(Trainer):
             def factor(step: int) -> float:
                 return factors[min(step, len(factors) - 1)]
 
-            self.lr_scheduler = LambdaLR(optimizer or self.create_optimizer(), factor)
+            optimizer = optimizer or self.create_optimizer()
+            groups = inner_optimizer(optimizer).param_groups
+            self.lr_scheduler = LambdaLR(optimizer, [(lambda _: 1.0) if g["constant"] else factor for g in groups])
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
