@@ -11,7 +11,7 @@ from torch import Tensor
 
 from peftprune.strategy.interface import RankPruningStrategy
 
-CALLS = ("spec", "phases", "start", "before_step", "penalty", "observe", "decide", "end_phase")
+CALLS = ("spec", "phases", "start", "before_step", "frozen_components", "penalty", "observe", "decide", "end_phase")
 
 
 class Spy(RankPruningStrategy):

@@ -73,6 +73,37 @@ def test_every_step_computes_and_trains_the_first_components(
         assert found.tolist() == pytest.approx(expected, abs=1e-6 * size), "the function of the truncation stays"
 
 
+@pytest.mark.parametrize(
+    ("method", "budget"), [("dylora(frozen=True)", "rank=4,steps=24"), ("dylora", "paper")], ids=["option", "paper"]
+)
+def test_frozen_trains_the_drawn_component_alone(method: str, budget: str, tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm(
+        method, tmp_path, tiny_bert, budget=budget, epochs=3, weight_decay=0.0, gradient_accumulation_steps=2
+    )
+    trained: list[int] = []
+    kept: dict[str, Any] = {}
+
+    def observe(view: Any) -> None:
+        used = trainer_of["pruning"].method.inner.drawn
+        for name, site in view.sites.items():
+            (trains,) = slow.trains(site.rank, used)
+            rows, columns = site.grad_A.abs().sum(1), site.grad_B.abs().sum(0)
+            assert columns.nonzero().flatten().tolist() == [trains], name
+            assert set(rows.nonzero().flatten().tolist()) <= {trains}, "B is zero at first"
+            shown = kept["sites"][name]._lora_A.rank_multiplier
+            assert (shown > 0).tolist() == [k < used for k in range(site.rank)], "the forward pass uses the first b"
+        trained.append(used)
+
+    trainer_of: dict[str, Any] = {}
+
+    def built(model: Any, sites: Any, trainer: Any) -> None:
+        kept["sites"], trainer_of["pruning"] = sites, trainer.pruning
+
+    run_watched(arm, {"built": built, "observe": observe})
+    assert len(set(trained)) > 2
+    assert not any(tensor._backward_hooks for site in kept["sites"].values() for tensor in site.parameters())
+
+
 def test_by_default_the_largest_rank_is_the_budgets(tiny_bert: Path, tmp_path: Path) -> None:
     arm = make_arm("dylora", tmp_path, tiny_bert, budget="params=1501,steps=24")
     assert arm.plan.spec.ranks == arm.plan.budget.solve(arm.plan.shapes)

@@ -17,6 +17,7 @@ from peftprune.adapters.surgery import (
     apply_plan,
     check_optimizer,
     fold,
+    freeze_components,
     restore_structure,
     set_multipliers,
     structure,
@@ -495,6 +496,17 @@ def test_multipliers_scale_components_until_they_are_removed(model_and_sites):
     assert sites[UP].grad_A[:2].any()
     set_multipliers(sites, None)
     assert torch.equal(logits(model), before)
+
+
+def test_frozen_components_have_no_gradient_until_the_handles_go(model_and_sites):
+    model, sites = model_and_sites
+    handles = freeze_components(sites, {UP: torch.tensor([True, False, True, False])})
+    model(**random_batch()).loss.backward()
+    assert sites[UP].grad_A.any(1).tolist() == sites[UP].grad_B.any(0).tolist() == [False, True, False, True]
+    for handle in handles:
+        handle.remove()
+    model(**random_batch()).loss.backward()
+    assert sites[UP].grad_A.any(1).all()
 
 
 # --- saving and restoring ------------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from peftprune.adapters.initial import init_lora_A
 from peftprune.adapters.plan_check import Change, resolve_plan
@@ -106,6 +108,17 @@ def set_multipliers(sites: SiteSet, multipliers: Mapping[str, Tensor] | None) ->
         if not site.is_dropped and (value is not None or hasattr(site._lora_A, "rank_multiplier")):
             site._lora_A.rank_multiplier = value
             _hook_ranks(site._lora_A)
+
+
+def freeze_components(sites: SiteSet, frozen: Mapping[str, Tensor]) -> list[RemovableHandle]:
+    """Makes the gradient of the (rank,) marked components of each named site zero until the handles are removed."""
+    handles = []
+    for name, mark in frozen.items():
+        tensors = sites[name].live()
+        for tensor, shown in ((tensors.A, mark[:, None]), (tensors.B, mark), (tensors.gate, mark)):
+            if tensor is not None and tensor.requires_grad:
+                handles.append(tensor.register_hook(partial(torch.masked_fill, mask=shown, value=0.0)))
+    return handles
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
@@ -28,19 +28,22 @@ class DyLoRAConfig(Options):
     smallest: int = option(1, "secondary summary", ge=1, help="smallest rank in training, as in the paper's runs")
     rescale: bool = option(True, "authors' code", help=
         "multiply the truncation to b of r components by r / b, so that its scaling is alpha / b")  # fmt: skip
+    frozen: bool = option(False, "paper", help=
+        "train only the b-th component while the others are fixed: the paper's second variant, which the authors' code "
+        "for GLUE and budget='paper' use")  # fmt: skip
 
 
 class DyLoRA(RankPruningStrategy):
     """Draws b in every step and trains the first b components of every site; afterwards the first few of them suffice.
 
     b is drawn anew in every step (paper), uniformly from the smallest to the largest rank and once for all sites
-    (convention). The forward pass uses A[:b] and B[:, :b] only; a site with fewer components uses all of them. This
+    (authors' code). The forward pass uses A[:b] and B[:, :b] only; a site with fewer components uses all of them. This
     orders the components by importance, so the truncation to the budget's ranks after training needs neither scores nor
-    further training. With `rescale` the factor r / b of the final truncation is folded into B. The paper's second
-    variant, which updates only the b-th component, is not offered.
+    further training. With `rescale` the factor r / b of the final truncation is folded into B. With `frozen` only the
+    b-th component has a gradient, at a site with fewer the last one.
 
-    Under `budget="paper"` rank, scaling (16 / 8), weight decay and warm-up are those of the authors' code for GLUE. Its
-    learning rates are left out, because its runs continue adapters trained on MNLI.
+    Under `budget="paper"` rank, scaling (16 / 8), weight decay, warm-up and `frozen` are those of the authors' code for
+    GLUE. Its learning rates are left out, because its runs continue adapters trained on MNLI.
 
     By default nothing is truncated: the largest rank is the budget's, as in the paper's comparison with LoRA. The trace
     holds no scores.
@@ -51,6 +54,10 @@ class DyLoRA(RankPruningStrategy):
     decides = ("at the end",)
     actions = ("cut ranks", "set values")
     Config = DyLoRAConfig
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.drawn = 0
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
@@ -74,7 +81,18 @@ class DyLoRA(RankPruningStrategy):
         for factors in multipliers.values():
             used = min(b, len(factors))
             factors[:used] = self._factor(len(factors), used)
+        self.drawn = b
         return multipliers
+
+    def frozen_components(self, view: StepView) -> Mapping[str, Tensor] | None:
+        if not (self.config.frozen or view.budget.paper):
+            return None
+        import torch
+
+        frozen = {name: torch.ones(site.rank, dtype=torch.bool) for name, site in view.sites.items()}
+        for mark in frozen.values():
+            mark[min(self.drawn, len(mark)) - 1] = False
+        return {name: mark.to(view.sites[name].A.device) for name, mark in frozen.items()}
 
     def _factor(self, rank: int, used: int) -> float:
         return rank / used if self.config.rescale else 1.0

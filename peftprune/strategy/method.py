@@ -130,6 +130,13 @@ class Method(ABC):
         """Returns fixed (r,) multipliers on rank components for this step, by site; None leaves all at 1."""
         return None
 
+    def frozen_components(self, view: StepView) -> Mapping[str, Tensor] | None:
+        """Returns (r,) booleans by site: the components that this step computes with but does not train.
+
+        Called after `before_step`. Their gradient is zero; an optimizer with moments still moves them. None trains all.
+        """
+        return None
+
     @abstractmethod
     def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
         """Returns the training penalty of the model and its sites; None adds nothing."""

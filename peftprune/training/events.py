@@ -76,6 +76,7 @@ class PruningEvents(TrainerCallback):
         self._full_steps = full_steps
         self._collectors: Collectors | None = None
         self._plan = PruningPlan()
+        self._frozen: list[Any] = []
         self._resumed = False
         self._mark = 0.0
 
@@ -92,6 +93,7 @@ class PruningEvents(TrainerCallback):
         view = self._view(state.global_step)
         multipliers = self.method.before_step(view)
         surgery.set_multipliers(self.sites, None if multipliers is None else dict(multipliers))
+        self._frozen = surgery.freeze_components(self.sites, self.method.frozen_components(view) or {})
         if view.phase.phase.kind == "train":
             self._add_penalty(kwargs["model"])
         assert self._collectors is not None
@@ -109,6 +111,8 @@ class PruningEvents(TrainerCallback):
         optimizer = inner_optimizer(kwargs["optimizer"])
         # An evaluation after this step must see the whole adapters.
         surgery.set_multipliers(self.sites, None)
+        for handle in self._frozen:
+            handle.remove()
         current = phase_at(self.phases, step)
         self._charge(step, current)
         self._apply(self._plan, step, optimizer)

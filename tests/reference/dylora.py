@@ -20,3 +20,9 @@ def output(A: Matrix, B: Matrix, x: list[float], b: int, scaling: float, rescale
             total += B[i][k] * inner
         found.append(factor * total)
     return found
+
+
+def trains(rank: int, b: int) -> list[int]:
+    """The components that a step with b trains where the others are frozen: the last of those in use."""
+    used = [k for k in range(rank) if k < b]
+    return used[-1:]
