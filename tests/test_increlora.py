@@ -15,6 +15,7 @@ from tests.helpers import make_arm
 from tests.reference import increlora as slow
 from tests.spies import Spy
 from tests.test_contract import assert_budget_met
+from tests.test_methods import run_watched
 
 
 class Following:
@@ -99,6 +100,47 @@ def test_the_reserve_is_trained_by_the_penalty_alone_and_goes(advance: bool, tin
             assert bool(gradients.any())
     assert sum(sites.ranks.values()) == 16
     assert min(sites.ranks.values()) >= 1
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_dense_score_is_the_released_one(accumulation: int, tiny_bert: Path, tmp_path: Path) -> None:
+    spec = "increlora(score='dense',top_h=2,units=1,warmup=0.1,final=0.1)"
+    settings = {"target_modules": ["query", "output.dense"], "gradient_accumulation_steps": accumulation}
+    arm = make_arm(spec, tmp_path, tiny_bert, budget="rank=3,steps=24", **settings)
+    seen: dict[str, list[torch.Tensor]] = {}
+    gradients: dict[str, list[torch.Tensor]] = {}
+    compared = []
+
+    def built(model: Any, sites: Any, trainer: Any) -> None:
+        for name in sites:
+            layer = model.get_submodule(f"base_model.model.{name}")
+
+            def hook(module: Any, args: Any, out: torch.Tensor, name: str = name) -> None:
+                seen.setdefault(name, []).append(args[0].detach())
+                if out.requires_grad:
+                    out.register_hook(lambda g: gradients.setdefault(name, []).append(g))
+
+            layer.register_forward_hook(hook)
+
+    strategy: Any = arm.plan.method
+    twin = slow.Sites([s.name for s in arm.plan.shapes])
+
+    def observe(view: Any) -> None:
+        for name, site in view.sites.items():
+            parts = zip(gradients.pop(name), seen.pop(name), strict=True)
+            whole = sum(torch.einsum("bto,bti->oi", g.double(), x.double()) for g, x in parts)
+            delta = site.scaling * site.B.double() @ torch.diag(site.gate.double()) @ site.A.double()
+            if view.phase.name != "final":
+                twin.take_in(name, slow.dense(delta.tolist(), whole.tolist()))
+
+    def decide(view: Any) -> None:
+        if view.phase.name != "final":
+            assert strategy.scores(view) == pytest.approx({n: twin.score(n) for n in twin.ranks}, rel=1e-3, abs=1e-30)
+            compared.append(max(map(twin.score, twin.ranks)))
+
+    run_watched(arm, {"built": built, "observe": observe, "decide": decide})
+    assert len(compared) > 15
+    assert compared[-1] > 0
 
 
 def test_units_default_to_half_of_the_budgets_rank(tiny_bert: Path, tmp_path: Path) -> None:

@@ -53,13 +53,13 @@ class ElaLoRA(SVDStrategy):
     """Starts at the budget; every round cuts out the b weakest components and adds b new ones at the strongest sites.
 
     Components, penalty, initial values and scores are AdaLoRA's. Scores are updated between warm-up and final phase, in
-    the authors' code from the first step.
-    Every few steps each site nominates its k lowest components, but never all of them. The b lowest of all nominated
-    components are cut out physically; for each of the b highest, its site grows by one component (authors' code). b
-    falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A and columns of B are random
-    directions of length 1, orthogonal to the existing ones, and their averages start at 0 (authors' code). Their gates
-    start at 0; in the authors' code at 1e-13 at most. The authors' trainer rebuilds the optimizer in every round, which
-    loses all moments and detaches the schedule: the rate then stays at its peak. Here moments and schedule are kept.
+    the authors' code from the first step. Every few steps each site nominates its k lowest components, but never all of
+    them. The b lowest of all nominated components are cut out physically; for each of the b highest, its site grows by
+    one component (authors' code). b falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A and
+    columns of B are random directions of length 1, orthogonal to the existing ones, and their averages start at 0
+    (authors' code). Their gates start at 0; in the authors' code at 1e-13 at most. The authors' trainer rebuilds the
+    optimizer in every round, which loses all moments and detaches the schedule: the rate then stays at its peak. Here
+    moments and schedule are kept.
 
     Conventions: of equal scores the earlier site and lower index are cut first and grow last. Where few components are
     nominated, b is at most half of them, so that no component is both cut and a reason to grow. What is cut is spent

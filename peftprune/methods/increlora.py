@@ -13,6 +13,7 @@ from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_sp
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
@@ -37,6 +38,9 @@ class IncreLoRAConfig(Options):
         "mean rank 2 stops growing after 38 % of its run")  # fmt: skip
     advance: bool = option(True, "authors' code", help=
         "keep the next components of every site in reserve, where the penalty trains them in advance")  # fmt: skip
+    score: str = option("components", "convention", choices=("components", "dense"), help=
+        "sensitivity of a site: 'components' sums |gate · ∇gate| over its components, 'dense' is the released "
+        "Σ |ΔW · ∇ΔW| / √(d_in d_out), which needs ∇ΔW, d_out × d_in numbers per site and step")  # fmt: skip
     beta1: float = option(0.85, "authors' code", gt=0, lt=1, help="decay of the averaged sensitivity")
     beta2: float = option(0.85, "authors' code", gt=0, lt=1, help="decay of its averaged uncertainty")
     penalty: float = option(0.1, "authors' code", ge=0, help=
@@ -55,8 +59,9 @@ class IncreLoRA(SVDStrategy):
     Components, penalty and initial values are AdaLoRA's. The score of a site is the product Ī · U of its sensitivity
     and the sensitivity's uncertainty, smoothed as in AdaLoRA but as one number per site, from the weights before the
     optimizer step (authors' code). In the authors' code that number is the sum of |ΔW · ∇ΔW| over the entries of ΔW,
-    divided by √(d_in d_out). Here it is the sum of |gate · ∇gate| over the components: the first-order change of the
-    loss without the component. It needs neither ΔW nor its gradient, d_out × d_in numbers per site (convention).
+    divided by √(d_in d_out), which `score="dense"` follows. By default it is the sum of |gate · ∇gate| over the
+    components: the first-order change of the loss without the component, which needs no ∇ΔW (convention). The two rank
+    sites alike but not equally.
 
     With `advance`, each site keeps its next components in reserve. Their gates are 0 and get no gradient, so they add
     nothing, while the penalty makes their directions orthogonal to the others' (in the authors' code their gates are
@@ -84,6 +89,8 @@ class IncreLoRA(SVDStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
+        if self.config.score == "dense":
+            self.signals = frozenset({Signal.DELTA_GRADIENT})  # type: ignore[misc]
         self.active: dict[str, int] = {}
         """Site to its components outside the reserve; they come first."""
 
@@ -128,8 +135,14 @@ class IncreLoRA(SVDStrategy):
         if view.phase.name == "final":
             return
         for name, site in view.sites.items():
-            if site.gate is not None and site.grad_gate is not None:
-                self.sensitivity.add(name, (site.gate.double() * site.grad_gate.double()).abs().sum())
+            if site.gate is None or site.grad_gate is None:
+                continue
+            if self.config.score == "dense":
+                delta = site.scaling * (site.B.float() * site.gate) @ site.A.float()
+                found = (delta * view.signals[Signal.DELTA_GRADIENT][name]).abs().sum() / delta.numel() ** 0.5
+            else:
+                found = (site.gate.double() * site.grad_gate.double()).abs().sum()
+            self.sensitivity.add(name, found)
 
     def decide(self, view: StepView) -> PruningPlan:
         phase = view.phase

@@ -18,3 +18,8 @@ class Signal(StrEnum):
     """Per site a (d_in + 1, d_in + 1) tensor: the sum of y yᵀ over the step's tokens, where y is the input with a 1
     appended, padding excluded. It holds the second moments, the sums and the number of tokens. Sites that read the same
     input get the same tensor object. It costs d_in² per token: limit it to the phases that need it."""
+
+    DELTA_GRADIENT = "delta_gradient"
+    """Per site a (d_out, d_in) tensor: the gradient of the step's loss, before clipping, with respect to ΔW =
+    scaling · B A. It costs d_out · d_in per token, as much as training the layer itself; a forward-only phase has
+    none."""

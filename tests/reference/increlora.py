@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 BETA1, BETA2 = 0.85, 0.85
 
 
@@ -18,6 +20,10 @@ class Sites:
         value = 0.0
         for k in range(len(gates)):
             value += abs(gates[k] * gradients[k])
+        self.take_in(name, value)
+
+    def take_in(self, name: str, value: float) -> None:
+        """Take in a site's sensitivity."""
         self.mean[name] = BETA1 * self.mean[name] + (1 - BETA1) * value
         self.deviation[name] = BETA2 * self.deviation[name] + (1 - BETA2) * abs(value - self.mean[name])
 
@@ -52,3 +58,13 @@ def round_steps(first: int, last: int, rounds: int) -> list[int]:
             step += 1
         found.append(step)
     return found
+
+
+def dense(delta: list[list[float]], gradient: list[list[float]]) -> float:
+    """Σ |ΔW · ∇ΔW| / √(number of entries)."""
+    total, count = 0.0, 0
+    for i in range(len(delta)):
+        for j in range(len(delta[i])):
+            total += abs(delta[i][j] * gradient[i][j])
+            count += 1
+    return total / math.sqrt(count)
