@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from peftprune.adapters import surgery
+from peftprune.errors import UsageError
+from peftprune.methods.registry import load
 from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import SiteSet
 from tests.helpers import Arm, CrashError, make_arm, stored_adapter
@@ -212,6 +214,62 @@ def test_lorpa_keeps_the_top_ranks_of_every_site(
         factor = 16 / 4 if scaling == "rescale" else 1.0
         assert torch.equal(after[name][0], survivor_A[top]), name
         assert torch.equal(after[name][1], survivor_B[:, top] * factor), name
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+@pytest.mark.parametrize(("ratios", "ranks"), [("", [16, 12, 8, 4]), ("0.5_0.125", [16, 8, 6, 4])])
+def test_lorpa_cuts_in_stages(ratios: str, ranks: list[int], rewind: bool, tiny_bert: Path, tmp_path: Path) -> None:
+    spec = (
+        f"lorpa(initial_rank=16,dense_share=0.25,stage_shares='0.25_0.25_0.25',cut_ratios={ratios!r},rewind={rewind})"
+    )
+    arm = make_arm(spec, tmp_path, tiny_bert, warmup_ratio=0.0)
+    start: dict[str, Any] = {}
+    rows: list[dict[str, list[int]]] = []
+    kept: dict[str, Any] = {}
+    sizes: list[int] = []
+    rates: list[float] = []
+
+    def end_phase(view: Any) -> None:
+        kept["before"] = snapshot(view.sites)
+
+    def observe(view: Any) -> None:
+        sizes.append(len(kept["trainer"].optimizer.state))
+        rates.append(kept["trainer"].optimizer.param_groups[0]["lr"])
+
+    def after(step: int) -> None:
+        if step not in (6, 12, 18):
+            return
+        found = {}
+        for name, (A, B) in kept["before"].items():
+            found[name] = top_ranks(A, B, "hadamard", ranks[step // 6])
+            site, left = kept["sites"][name], start[name]
+            assert torch.equal(site.A, (left[0] if rewind else A)[found[name]])
+            assert torch.equal(site.B, (left[1] if rewind else B)[:, found[name]])
+            start[name] = (left[0][found[name]], left[1][:, found[name]])
+        rows.append(found)
+
+    def built(model: Any, sites: SiteSet, trainer: Any) -> None:
+        kept.update(sites=sites, trainer=trainer)
+        start.update(snapshot(sites))
+
+    run_watched(arm, {"built": built, "observe": observe, "end_phase": end_phase}, after)
+    assert len(rows) == 3
+    assert [step for step, size in enumerate(sizes) if size == 0] == [0, 6, 12, 18], "a fresh optimizer"
+    assert [i for i in range(1, 24) if rates[i] > rates[i - 1]] == [6, 12, 18], "a fresh schedule"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stage_shares": "0.3_0.3"}, r"^lorpa.stage_shares: '0.3_0.3' sums to 0.8 with dense_share=0.2. Let them sum"),
+        ({"stage_shares": "half"}, r"^lorpa.stage_shares: 'half' is not a list of numbers. Join them by _"),
+        ({"cut_ratios": "0.5"}, r"^lorpa.cut_ratios: '0.5' does not fit 1 cuts. Give 0 numbers"),
+        ({"stage_shares": "0.4_0.4", "cut_ratios": "1.5"}, r"^lorpa.cut_ratios: '1.5' does not fit 2 cuts"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load("lorpa")(**options)
 
 
 def kept_by(method: str, seed: int, model: Path, folder: Path) -> list[list[int]]:

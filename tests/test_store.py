@@ -11,6 +11,7 @@ from peftprune.errors import UsageError
 from peftprune.files import read_jsonl, write_atomically, write_json, write_jsonl
 from peftprune.study import store
 from peftprune.study.store import ArmFolder, StudyFolder, config_hash
+from tests.helpers import make_arm
 from tests.stored import empty_result
 
 
@@ -162,3 +163,10 @@ def test_a_damaged_study_is_refused(tmp_path, content):
     (tmp_path / "study.json").write_text(content)
     with pytest.raises(UsageError, match=r"holds no readable study\.json: .*Run the same compare again"):
         StudyFolder(tmp_path).read_request()
+
+
+def test_options_that_joined_later_leave_the_identity_of_arms_that_do_not_use_them(tiny_bert, tmp_path):
+    options = make_arm("lorpa", tmp_path, tiny_bert).config["options"]
+    assert set(options) == {"initial_rank", "dense_share", "form", "scaling", "rewind"}
+    staged = make_arm("lorpa(stage_shares='0.4_0.4')", tmp_path, tiny_bert).config["options"]
+    assert staged == options | {"stage_shares": "0.4_0.4"}

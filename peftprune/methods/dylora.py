@@ -28,7 +28,7 @@ class DyLoRAConfig(Options):
     smallest: int = option(1, "secondary summary", ge=1, help="smallest rank in training, as in the paper's runs")
     rescale: bool = option(True, "authors' code", help=
         "multiply the truncation to b of r components by r / b, so that its scaling is alpha / b")  # fmt: skip
-    frozen: bool = option(False, "paper", help=
+    frozen: bool = option(False, "paper", later=True, help=
         "train only the b-th component while the others are fixed: the paper's second variant, which the authors' code "
         "for GLUE and budget='paper' use")  # fmt: skip
 

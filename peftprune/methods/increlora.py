@@ -38,7 +38,7 @@ class IncreLoRAConfig(Options):
         "mean rank 2 stops growing after 38 % of its run")  # fmt: skip
     advance: bool = option(True, "authors' code", help=
         "keep the next components of every site in reserve, where the penalty trains them in advance")  # fmt: skip
-    score: str = option("components", "convention", choices=("components", "dense"), help=
+    score: str = option("components", "convention", later=True, choices=("components", "dense"), help=
         "sensitivity of a site: 'components' sums |gate · ∇gate| over its components, 'dense' is the released "
         "Σ |ΔW · ∇ΔW| / √(d_in d_out), which needs ∇ΔW, d_out × d_in numbers per site and step")  # fmt: skip
     beta1: float = option(0.85, "authors' code", gt=0, lt=1, help="decay of the averaged sensitivity")

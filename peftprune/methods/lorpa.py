@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune import scoring
+from peftprune.errors import UsageError
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
+from peftprune.strategy.options import Options, check_option, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteShape
@@ -28,6 +29,13 @@ class LoRPAConfig(Options):
         "rank of the dense phase, capped at each site's smaller side; the value of every released GLUE and "
         "summarisation script")  # fmt: skip
     dense_share: float = option(0.2, "authors' code", gt=0, lt=1, help="share of the run before the cut")
+    stage_shares: str = option("", "authors' code", later=True, help=
+        "shares of the run of the stages after the dense one, joined by _ as in the code's prune_steps_ratio. Each "
+        "starts with a cut, a fresh optimizer and a fresh schedule; '' is one stage, as in all released "
+        "scripts")  # fmt: skip
+    cut_ratios: str = option("", "authors' code", later=True, help=
+        "shares of the first rank that the cuts before the last one drop, joined by _ as in the code's prune_ratio; '' "
+        "makes all cuts drop the same (convention). The last cut ends at the budget")  # fmt: skip
     form: str = option("hadamard", "authors' code", choices=("hadamard", "outer"), help=
         "score of a component: 'hadamard' is the released score and needs d_in = d_out, so other sites take 'outer' "
         "(convention); 'outer' holds for all sites")  # fmt: skip
@@ -35,8 +43,43 @@ class LoRPAConfig(Options):
         "'keep' leaves the scaling of the first rank in force after the cut; 'rescale' multiplies B by initial / final "
         "rank, which gives alpha / r of the final rank (convention)")  # fmt: skip
     rewind: bool = option(False, "authors' code", help=
-        "reset the kept components to their initial values at the cut: the lottery-ticket ablation "
-        "(convention)")  # fmt: skip
+        "reset the kept components to their initial values at each cut: the lottery-ticket ablation, which the code "
+        "does not have (convention). The head keeps its trained values")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stages, ratios = self.stages, _numbers(self.cut_ratios, "cut_ratios")
+        total = self.dense_share + sum(stages)
+        check_option(
+            not self.stage_shares or (min(stages) > 0 and abs(total - 1) < 1e-6),
+            "lorpa", "stage_shares", self.stage_shares, f"sums to {total:g} with dense_share={self.dense_share:g}",
+            "Let them sum to 1, such as '0.3_0.5' beside dense_share=0.2",
+        )  # fmt: skip
+        check_option(
+            not ratios or (len(ratios) == len(stages) - 1 and min(ratios) > 0 and sum(ratios) < 1),
+            "lorpa", "cut_ratios", self.cut_ratios, f"does not fit {len(stages)} cuts",
+            f"Give {len(stages) - 1} numbers above 0 that sum to less than 1, or ''",
+        )  # fmt: skip
+
+    @property
+    def stages(self) -> list[float]:
+        """Shares of the run of the stages after the dense one."""
+        return _numbers(self.stage_shares, "stage_shares") or [1 - self.dense_share]
+
+    def rank_after(self, cut: int, first: int, final: int) -> int:
+        """Returns a site's rank after a cut, counted from 1, between its first and its final rank."""
+        cuts, ratios = len(self.stages), _numbers(self.cut_ratios, "cut_ratios")
+        if cut == cuts:
+            return final
+        dropped = sum(int(first * r) for r in ratios[:cut]) if ratios else (first - final) * cut // cuts
+        return max(final, first - dropped)
+
+
+def _numbers(text: str, name: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split("_")] if text else []
+    except ValueError:
+        raise UsageError.of(f"lorpa.{name}", text, "is not a list of numbers", "Join them by _, as 0.3_0.5") from None
 
 
 class LoRPA(RankPruningStrategy):
@@ -44,9 +87,11 @@ class LoRPA(RankPruningStrategy):
 
     Each site on its own loses its lowest-scoring components (authors' code). They are cut out of A and B; the kept
     ones retain their trained values, and nothing regrows (authors' code). The second phase starts with a fresh
-    optimizer and a fresh schedule, warm-up included (authors' code). The released run freezes the classifier head; here
-    every method trains it. Under `budget="paper"` each GLUE task is trained as in the released scripts, which search
-    the learning rate of RTE and STS-B.
+    optimizer and a fresh schedule, warm-up included (authors' code). `stage_shares` divides the cut over several such
+    phases. The released run freezes the classifier head; here every method trains it. The released run of BART cuts the
+    queries and values of self-attention only and leaves cross-attention at the first rank; here every site is cut.
+    Under `budget="paper"` each GLUE task is trained as in the released scripts, which search the learning rate of RTE
+    and STS-B.
 
     Scores in the trace: for each site, the kept components' share of its total score.
     """
@@ -60,6 +105,7 @@ class LoRPA(RankPruningStrategy):
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self.initial: dict[str, dict[str, Tensor]] = {}
+        self.first: dict[str, int] = {}
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
@@ -67,10 +113,9 @@ class LoRPA(RankPruningStrategy):
         return AdapterSpec(ranks=dense, final_ranks=final)
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
-        return [
-            Phase("dense", share=self.config.dense_share),
-            Phase("pruned", restart_schedule=True, reset_optimizer=True),
-        ]
+        fresh = {"restart_schedule": True, "reset_optimizer": True}
+        earlier = [Phase(f"cut {i}", share=share, **fresh) for i, share in enumerate(self.config.stages[:-1], 1)]
+        return [Phase("dense", share=self.config.dense_share), *earlier, Phase("pruned", **fresh)]
 
     def paper(self) -> PaperSettings:
         from peftprune.methods.published_settings import LORPA
@@ -78,24 +123,28 @@ class LoRPA(RankPruningStrategy):
         return PaperSettings(rank=8, scaling=1.0, weight_decay=0.1, warmup_ratio=0.06, per_task=LORPA)
 
     def start(self, view: StepView) -> None:
+        self.first = {name: site.rank for name, site in view.sites.items()}
         if self.config.rewind:
             self.initial = {n: {"A": s.A.clone(), "B": s.B.clone()} for n, s in view.sites.items()}
 
     def end_phase(self, view: StepView) -> PruningPlan:
-        if view.phase.name != "dense":
+        phase = view.phase.name
+        if phase == "pruned":
             return PruningPlan()
         import torch
 
-        final = view.budget.solve([site.shape for site in view.sites.values()])
+        cut = 1 if phase == "dense" else 1 + int(phase.removeprefix("cut "))
+        solved = view.budget.solve([site.shape for site in view.sites.values()])
+        final = {name: self.config.rank_after(cut, self.first.get(name, 0), rank) for name, rank in solved.items()}
         scores = {name: self.scores(site, view) for name, site in view.sites.items()}
         keep = {name: scoring.keep_top(found, final[name]) for name, found in scores.items()}
         forms = [self._form(site) for site in view.sites.values()]
+        done = "cut to the budget's ranks" if cut == len(self.config.stages) else f"cut {cut}"
         return PruningPlan(
             keep=keep,
             assign=self._kept_values(view, keep),
             scores={name: scoring.share_held(found, torch.tensor(keep[name])) for name, found in scores.items()},
-            reason=f"cut to the budget's ranks; {forms.count('hadamard')} sites by hadamard, "
-            f"{forms.count('outer')} by outer",
+            reason=f"{done}; {forms.count('hadamard')} sites by hadamard, {forms.count('outer')} by outer",
         )
 
     def scores(self, site: Site, view: StepView) -> Tensor:
@@ -112,13 +161,14 @@ class LoRPA(RankPruningStrategy):
             index, site = list(indices), view.sites[name]
             if self.config.rewind:
                 values[name] = {"A": self.initial[name]["A"][index], "B": self.initial[name]["B"][:, index]}
+                self.initial[name] = dict(values[name])
             if self.config.scaling == "rescale":
                 B = values.get(name, {}).get("B", site.B[:, index])
                 values.setdefault(name, {})["B"] = B * (site.rank / len(index))
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        return {"initial": self.initial}
+        return {"initial": self.initial, "first": self.first}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.initial = dict(state["initial"])
+        self.initial, self.first = dict(state["initial"]), dict(state.get("first", {}))

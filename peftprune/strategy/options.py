@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ def option(
     lt: float | None = None,
     le: float | None = None,
     choices: Sequence[Any] | None = None,
+    later: bool = False,
 ) -> Any:
     """Declares a config field whose values `check_range` checks. An annotation with `| None` accepts None.
 
@@ -51,10 +52,18 @@ def option(
         lt: numbers must be below it.
         le: numbers must be at most it.
         choices: the only values that are accepted.
+        later: whether the option joined when arms of the method were stored already: it then leaves the identity of
+            arms that do not use it unchanged. Its default must do what the method did without it.
     """
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
-    metadata = {"source": source, "help": help, "choices": choices} | bounds
+    metadata = {"source": source, "help": help, "choices": choices, "later": later} | bounds
     return field(default=default, metadata=metadata)
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Returns the options that tell arms of a method apart: all but the unused ones that joined later."""
+    unused = {f.name for f in fields(config) if f.metadata.get("later") and getattr(config, f.name) == f.default}
+    return {name: value for name, value in asdict(config).items() if name not in unused}
 
 
 @dataclass(frozen=True)

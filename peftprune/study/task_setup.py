@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
@@ -22,6 +22,7 @@ from peftprune.models.load import describe, load_model
 from peftprune.models.precision import timed_dtype
 from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
+from peftprune.strategy.options import identity
 from peftprune.study.planning import ArmPlan, plan_arm
 from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
@@ -130,7 +131,7 @@ class Setup:
         """Returns everything that changes an arm's result, and nothing else: the content of its hash."""
         return {
             "method": plan.method.name,
-            "options": asdict(plan.method.config),
+            "options": identity(plan.method.config),
             "source": _source(type(plan.method)),
             "seed": seed,
             "task": {"name": self.task.name, "fingerprint": self.task.fingerprint, "metrics": list(self.task.metrics)},
