@@ -233,6 +233,13 @@ def test_settings_of_a_methods_own_reach_the_optimizer_for_the_step_only(tiny_be
     assert found[1] == [13, 1]
 
 
+def test_a_method_that_says_it_ends_below_the_budget_may(tiny_bert: Path, tmp_path: Path) -> None:
+    spec = "lora-drop(sample=0.3,probe_passes=2,threshold=0.01,rest='delete',refill=False)"
+    callback = PruningCallback(spec, budget=BUDGET)
+    plain_trainer(adapted(tiny_bert), arguments(tmp_path), callback).train()
+    assert callback.ledger.final_params == 4 * 64
+
+
 def test_a_constant_rate_of_a_methods_own_ignores_the_users_schedule() -> None:
     gate, other = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     sites: Any = SimpleNamespace(groups=lambda: [[SimpleNamespace(live=lambda: LiveTensors(other, other, gate))]])

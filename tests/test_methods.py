@@ -397,6 +397,75 @@ def test_lora_drop_shares_one_adapter_per_kind_that_counts_once(tiny_bert: Path,
         assert torch.equal(*tensors)
 
 
+@pytest.mark.parametrize("score", ["params", "size", "gradient", "random"])
+def test_lora_drop_scores_by_alternatives(score: str, tiny_bert: Path, tmp_path: Path) -> None:
+    spec = f"lora-drop({PROBE},threshold=0.6,score={score!r})"
+    arm = make_arm(spec, tmp_path, tiny_bert, target_modules="all-linear")
+    strategy: Any = arm.plan.method
+    expected: dict[str, float] = {}
+    kept: dict[str, Any] = {}
+
+    def observe(view: Any) -> None:
+        if view.phase.name == "probe" and score == "gradient":
+            for name, site in view.sites.items():
+                for row in [*site.grad_A.tolist(), *site.grad_B.tolist()]:
+                    expected[name] = expected.get(name, 0.0) + sum(x * x for x in row)
+
+    def end_phase(view: Any) -> None:
+        if view.phase.name != "score":
+            return
+        for name, site in view.sites.items():
+            if score == "params":
+                expected[name] = float((2.0 * site.B.double() @ site.A.double()).square().sum())
+            elif score == "size":
+                expected[name] = site.A.numel() + site.B.numel()
+
+    run_watched(
+        arm, {"built": lambda m, sites, t: kept.update(sites=sites), "observe": observe, "end_phase": end_phase}
+    )
+    found = {name: float(value) for name, value in strategy.energy.items()}
+    if score == "random":
+        assert len(set(found.values())) == len(found) == 12
+        assert all(0 <= value < 1 for value in found.values())
+        expected = found
+    assert found == pytest.approx(expected, rel=1e-4)
+    running, important = 0.0, set()
+    for name in sorted(expected, key=lambda name: -expected[name]):
+        if running < 0.6 * sum(expected.values()):
+            important.add(name)
+        running += expected[name]
+    shares = {name for name, others in kept["sites"].shared_with().items() if others}
+    assert shares
+    assert not shares & important
+
+
+def test_lora_drops_other_sites_share_go_or_stay(tiny_bert: Path, tmp_path: Path) -> None:
+    def ranks(method: str) -> dict[str, int]:
+        arm = make_arm(f"{method}", tmp_path / method, tiny_bert, budget="rank=6,steps=24")
+        _, sites, trainer = run_watched(arm, {"built": lambda *_: None})
+        assert trainer.pruning.trace.rows[-1]["reason"].startswith("kept 1 of 4 sites")
+        assert not any(sites.shared_with().values())
+        return sites.ranks
+
+    deleted = ranks(f"lora-drop({PROBE},threshold=0.01,rest='delete')")
+    assert sorted(deleted.values()) == [0, 0, 0, 24]
+    assert deleted == ranks(f"delete({PROBE},threshold=0.01)")
+    assert set(ranks(f"lora-drop({PROBE},threshold=0.01,rest='keep')").values()) == {6}
+
+
+@pytest.mark.parametrize(("rest", "holders"), [("share", 3), ("delete", 1)])
+def test_without_refill_the_rank_stays_and_the_table_says_so(
+    rest: str, holders: int, tiny_bert: Path, tmp_path: Path
+) -> None:
+    spec = f"lora-drop({PROBE},threshold=0.01,rest={rest!r},refill=False)"
+    arm = make_arm(spec, tmp_path, tiny_bert, budget="rank=6,steps=24")
+    result = arm.run()
+    assert result["ledger"]["final_params"] == holders * 6 * 64
+    assert result["budget"]["params"] == 4 * 6 * 64
+    assert {row["rank"] for row in result["allocation"]} <= {0, 6}
+    assert result["exemption"].startswith("fewer parameters")
+
+
 def test_sharing_survives_a_crash(tiny_bert: Path, tmp_path: Path) -> None:
     with pytest.raises(CrashError):
         drop_everything_but_one("lora-drop", tiny_bert, tmp_path, checkpoints=4).run(crash_at=14)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from peftprune.methods.lora_drop import LoRADrop
+from peftprune.methods.lora_drop import LoRADrop, LoRADropConfig
 from peftprune.methods.lorpa import LoRPA
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
@@ -67,6 +67,14 @@ class LoRARestart(RankPruningStrategy):
         ]
 
 
+@dataclass(frozen=True)
+class DeleteConfig(LoRADropConfig):
+    """Options of delete: those of LoRA-drop."""
+
+    rest: str = option("delete", "convention", choices=("delete",), later=True, help=
+        "the other sites lose their adapters")  # fmt: skip
+
+
 class Delete(LoRADrop):
     """LoRA-drop with the unimportant sites removed instead of shared; shows whether sharing matters.
 
@@ -76,14 +84,7 @@ class Delete(LoRADrop):
     name = "delete"
     source = "control for LoRA-drop"
     actions = ("remove sites", "restart adapters")
-
-    def plan(self, kept: set[str], view: StepView) -> PruningPlan:
-        holders = [site.shape for name, site in view.sites.items() if name in kept]
-        return PruningPlan(
-            reinit=self.ranks_of(holders, view),
-            drop=frozenset(set(view.sites) - kept),
-            reason=f"kept {len(kept)} of {len(view.sites)} sites and removed the others",
-        )
+    Config = DeleteConfig
 
 
 class Reverse(LoRADrop):

@@ -34,6 +34,17 @@ class LoRADropConfig(Options):
         "sites are kept in descending score until their sum reaches this share")  # fmt: skip
     normalise: str = option("all", "convention", choices=("all", "kind"), help=
         "scores are normalised over all sites or within each projection kind")  # fmt: skip
+    score: str = option(
+        "output", "paper", choices=("output", "params", "size", "gradient", "random"), later=True, help=
+        "'output' is the paper's score; the others are alternatives under the same threshold and sharing (convention): "
+        "'params' is ‖ΔW‖² after the probe, 'size' the site's number of parameters, 'gradient' the sum of ‖∇A‖² + "
+        "‖∇B‖² over the probe's steps, 'random' a uniform draw")  # fmt: skip
+    rest: str = option("share", "paper", choices=("share", "delete", "keep"), later=True, help=
+        "what the other sites do: share one adapter, lose theirs, or keep one of their own like all others "
+        "(the last two: convention)")  # fmt: skip
+    refill: bool = option(True, "convention", later=True, help=
+        "raise the ranks so that the adapters that are left meet a matched budget; without it they keep the probe's "
+        "rank, as the paper does, and the arm has fewer parameters than the others, which tables say")  # fmt: skip
 
 
 class LoRADrop(RankPruningStrategy):
@@ -48,9 +59,9 @@ class LoRADrop(RankPruningStrategy):
     5. All adapters are initialised anew and trained on all data with a fresh optimizer and schedule (two stages:
     secondary summary). The head keeps its values from the probe (convention).
 
-    Under a matched budget the ranks of step 5 are solved so that kept and shared adapters together meet it; under
-    `budget="paper"` the probe's rank stays. The steps of the probe and the scoring pass are charged to the training
-    budget.
+    Under a matched budget the ranks of step 5 are solved so that kept and shared adapters together meet it. Under
+    `budget="paper"`, and without `refill`, the probe's rank stays. The steps of the probe and the scoring pass are
+    charged to the training budget, whatever the score.
 
     Scores in the trace: the normalised scores.
     """
@@ -66,6 +77,11 @@ class LoRADrop(RankPruningStrategy):
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self.energy: dict[str, Tensor] = {}
+        """Site to its score before normalisation: its output's energy, unless `score` names another."""
+        if not self.config.refill:
+            self.exemption = "fewer parameters: ranks stay at the probe's (refill=False)"  # type: ignore[misc]
+        if self.config.score != "output":
+            self.signals = frozenset()  # type: ignore[misc]
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
@@ -82,7 +98,11 @@ class LoRADrop(RankPruningStrategy):
         return PaperSettings(rank=8)
 
     def observe(self, view: StepView) -> None:
-        if view.phase.name != "score":
+        if view.phase.name == "probe" and self.config.score == "gradient":
+            for name, site in view.sites.items():
+                squares = [g.double().square().sum() for g in (site.grad_A, site.grad_B) if g is not None]
+                self.energy[name] = sum(squares, self.energy.get(name, site.A.new_zeros(())))
+        if view.phase.name != "score" or self.config.score != "output":
             return
         # Sums stay on the device: reading them would synchronise it with the host in every step.
         for name, energy in view.signals[Signal.OUTPUT_ENERGY].items():
@@ -91,13 +111,31 @@ class LoRADrop(RankPruningStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "score":
             return PruningPlan()
+        self.energy |= self._alternative(view)
         if not any(float(e) > 0 for e in self.energy.values()):
             raise RunError("lora-drop: no site produced any output in the probe. Train the probe for more passes")
         shapes = {n: s.shape for n, s in view.sites.items()}
         return replace(self.plan(set(self.kept_sites(shapes)), view), scores=self.scores(shapes))
 
+    def _alternative(self, view: StepView) -> dict[str, Tensor]:
+        """Returns the scores that need no sum over steps; nothing for the others."""
+        import torch
+
+        found = {}
+        for name, site in view.sites.items():
+            if self.config.score == "params":
+                A, B = site.A.double(), site.B.double()
+                found[name] = site.scaling**2 * ((A @ A.T) * (B.T @ B)).sum()
+            elif self.config.score == "size":
+                found[name] = torch.tensor(float(site.rank * site.unit_cost))
+            elif self.config.score == "random":
+                found[name] = torch.rand((), generator=view.rng)
+        return found
+
     def plan(self, kept: set[str], view: StepView) -> PruningPlan:
         """Returns the plan for the sites without scores, given the names of those that are kept."""
+        if self.config.rest != "share":
+            return self._unshared(kept, view)
         shared: dict[tuple[str, int, int], list[str]] = {}
         for name, site in view.sites.items():
             if name not in kept:
@@ -110,8 +148,18 @@ class LoRADrop(RankPruningStrategy):
             reason=f"kept {len(kept)} of {len(view.sites)} sites; the others share {len(groups)} adapters",
         )
 
+    def _unshared(self, kept: set[str], view: StepView) -> PruningPlan:
+        deletes = self.config.rest == "delete"
+        holders = [site.shape for name, site in view.sites.items() if name in kept or not deletes]
+        did = "removed the others" if deletes else "the others keep their own adapters"
+        return PruningPlan(
+            reinit=self.ranks_of(holders, view),
+            drop=frozenset(set(view.sites) - kept) if deletes else frozenset(),
+            reason=f"kept {len(kept)} of {len(view.sites)} sites and {did}",
+        )
+
     def ranks_of(self, holders: Sequence[SiteShape], view: StepView) -> dict[str, int]:
-        if view.budget.paper:
+        if view.budget.paper or not self.config.refill:
             return {s.name: view.sites[s.name].rank for s in holders}
         return view.budget.solve(holders)
 
