@@ -27,6 +27,7 @@ from tests.helpers import Arm, CrashError, make_arm
 from tests.reference import eva as reference
 from tests.spies import Spy
 from tests.test_methods import AfterStep, Inputs
+from tests.writers import save_writer, writing_task
 
 
 def moments_of(x: Tensor) -> Tensor:
@@ -287,3 +288,32 @@ def test_moments_hold_the_real_tokens_of_every_stream(
     ledger = arm.run()["ledger"]
     # A decoder reads its text shifted by one, which never has fewer tokens.
     assert sum(min(tokens) for tokens in counted) == ledger["tokens"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bart"])
+def test_labels_only_reads_the_targets_tokens(architecture: str, tmp_path: Path) -> None:
+    folder = save_writer(architecture, tmp_path / "model")
+    settings: dict[str, Any] = {"max_target_length": 12, "max_new_tokens": 8, "max_length": 16}
+    arm = make_arm("eva(sample=0.3,labels_only=True)", tmp_path, folder, task=writing_task(), **settings)
+    seen: dict[str, Any] = {}
+    shorter = []
+
+    def around(name: str, call: Any, arguments: tuple[Any, ...]) -> Any:
+        view = arguments[0]
+        if name == "observe" and view.phase.name == "calibrate":
+            for site, found in view.signals[Signal.LABEL_MOMENTS].items():
+                labelled = view.sites[site].shape.stream in ("self", "decoder")
+                mask = seen["labels"] != -100 if labelled else seen["mask"].bool()
+                torch.testing.assert_close(found, moments_of(seen[site][mask]), rtol=1e-4, atol=1e-3)
+                shorter.append(labelled and mask.sum() < mask.numel())
+        return call(*arguments)
+
+    model, sites, trainer = arm.with_method(Spy(arm.plan.method, around)).build()  # type: ignore[arg-type]
+    note = trainer.pruning.note_labels
+    trainer.pruning.note_labels = lambda labels: seen.update(labels=labels) or note(labels)  # type: ignore[method-assign]
+    model.register_forward_pre_hook(lambda m, a, k: seen.update(mask=k["attention_mask"]), with_kwargs=True)
+    for name in sites:
+        layer = model.get_submodule(f"base_model.model.{name}")
+        layer.register_forward_pre_hook(lambda m, a, name=name: seen.update({name: a[0].detach()}))
+    trainer.run()
+    assert any(shorter) or architecture == "bart"

@@ -36,19 +36,23 @@ class EVAConfig(Options):
     sample: float = option(0.1, "convention", gt=0, lt=1, help=
         "share of the training data in the stratified sample that is read once before training; PEFT reads batches "
         "until the vectors converge")  # fmt: skip
+    labels_only: bool = option(False, "convention", later=True, help=
+        "in generation read only a decoder's tokens that have a label, as PEFT does by default "
+        "(use_label_mask)")  # fmt: skip
 
 
 class EVA(RankPruningStrategy):
     """Allocates ranks by the explained variance of the layer inputs, and initialises A with their singular vectors.
 
     A starts as the right singular vectors of its layer's inputs, B at zero; ranks are redistributed among all layers so
-    that they explain the most variance (paper's abstract). Inputs are centred, padding is excluded, and a component's
-    score is its share of its own layer's variance, as in PEFT. PEFT distributes ranks. Here components are taken in
-    descending score while the budget pays for them, so that wide layers compete at their cost, and a site may end
-    without an adapter (convention; with sites of one shape the two agree). Where `rho` leaves a unit of the budget
-    unspent, sites that have an adapter grow past it (convention). The decomposition is exact, from summed second
-    moments, d_in² numbers for each distinct input; PEFT's is incremental (convention). The forward pass over the sample
-    is charged to the training budget. The scaling is the same at every site, as with PEFT's `adjust_scaling_factors`.
+    that they explain the most variance (paper's abstract). Inputs are centred, padding is excluded, and with
+    `labels_only` a decoder's prompt too. A component's score is its share of its own layer's variance, as in PEFT. PEFT
+    distributes ranks. Here components are taken in descending score while the budget pays for them, so that wide layers
+    compete at their cost, and a site may end without an adapter (convention; with sites of one shape the two agree).
+    Where `rho` leaves a unit of the budget unspent, sites that have an adapter grow past it (convention). The
+    decomposition is exact, from summed second moments, d_in² numbers for each distinct input; PEFT's is incremental
+    (convention). The forward pass over the sample is charged to the training budget. The scaling is the same at every
+    site, as with PEFT's `adjust_scaling_factors`.
 
     Scores in the trace: for each site, the share of its input's variance that its components explain.
     """
@@ -62,6 +66,8 @@ class EVA(RankPruningStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
+        if self.config.labels_only:
+            self.signals = frozenset({Signal.LABEL_MOMENTS})  # type: ignore[misc]
         self.moments: dict[str, Tensor] = {}
         self.reads: dict[str, str] = {}
 
@@ -79,7 +85,8 @@ class EVA(RankPruningStrategy):
 
     def observe(self, view: StepView) -> None:
         first: dict[int, str] = {}
-        for name, moments in view.signals.get(Signal.INPUT_MOMENTS, {}).items():
+        wanted = Signal.LABEL_MOMENTS if self.config.labels_only else Signal.INPUT_MOMENTS
+        for name, moments in view.signals.get(wanted, {}).items():
             # Sites that read the same input get one tensor: it is summed once, under the name of the first site.
             self.reads[name] = first.setdefault(id(moments), name)
             if self.reads[name] == name:

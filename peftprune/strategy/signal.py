@@ -19,6 +19,10 @@ class Signal(StrEnum):
     appended, padding excluded. It holds the second moments, the sums and the number of tokens. Sites that read the same
     input get the same tensor object. It costs d_in² per token: limit it to the phases that need it."""
 
+    LABEL_MOMENTS = "label_moments"
+    """As INPUT_MOMENTS, over the tokens that have a label, which generation tasks give a decoder; over all real tokens
+    at sites whose tokens have none."""
+
     DELTA_GRADIENT = "delta_gradient"
     """Per site a (d_out, d_in) tensor: the gradient of the step's loss, before clipping, with respect to ΔW =
     scaling · B A. It costs d_out · d_in per token, as much as training the layer itself; a forward-only phase has

@@ -102,6 +102,11 @@ class PruningEvents(TrainerCallback):
         for collectors in (self._collectors, self._delta_gradients):
             collectors.arm(view.phase.phase.signals)
 
+    def note_labels(self, labels: Any) -> None:
+        """Takes the labels of the next forward pass from a trainer that does not hand them to the model."""
+        if self._collectors is not None:
+            self._collectors.labels = labels
+
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
         signals = {**self._collectors.take(), **self._delta_gradients.take()}

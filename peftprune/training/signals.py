@@ -29,6 +29,8 @@ class Collectors:
         self.signals = signals
         self._wanted: frozenset[Signal] = frozenset()
         self._inputs: dict[str, Any] | None = None
+        self.labels: Tensor | None = None
+        """The labels of the next forward pass, for trainers that do not hand them to the model."""
         self._sums: dict[tuple[Signal, str, int], Tensor] = {}
         # A call is a site and how often it was called before in the same forward pass. A call's leader is the first
         # call that reads the same input: found in the first forward pass, by tensor identity.
@@ -45,7 +47,7 @@ class Collectors:
         for site in sites.values():
             if site.is_dropped:
                 continue
-            if signals & {Signal.INPUT_NORM, Signal.INPUT_MOMENTS}:
+            if signals & {Signal.INPUT_NORM, Signal.INPUT_MOMENTS, Signal.LABEL_MOMENTS}:
                 self._handles.append(site._layer.register_forward_pre_hook(self._input_hook(site)))
             if Signal.OUTPUT_ENERGY in signals:
                 self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
@@ -118,6 +120,8 @@ class Collectors:
                 self._add((Signal.INPUT_NORM, *call), _squares_by_feature(x.detach(), mask))
             if Signal.INPUT_MOMENTS in self._wanted:
                 self._add((Signal.INPUT_MOMENTS, *call), _moments(x.detach(), mask))
+            if Signal.LABEL_MOMENTS in self._wanted:
+                self._add((Signal.LABEL_MOMENTS, *call), _moments(x.detach(), self._labelled(site, x, mask)))
 
         return hook
 
@@ -142,6 +146,13 @@ class Collectors:
             return True
         self._others[site.name] = tuple(x.shape[:2]), tuple(batch)
         return False
+
+    def _labelled(self, site: Site, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        assert self._inputs is not None
+        labels = self._inputs.get("labels", self.labels)
+        if labels is None or site.shape.stream not in ("self", "decoder") or labels.shape != x.shape[:2]:
+            return mask
+        return labels != -100 if mask is None else (labels != -100) & mask.bool()
 
     def _mask(self, site: Site, x: Tensor) -> Tensor | None:
         assert self._inputs is not None

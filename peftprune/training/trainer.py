@@ -151,6 +151,10 @@ class PruningTrainer(Trainer):
             loss = self.compute_loss(model, prepared, num_items_in_batch=num_items_in_batch)
         return loss.detach()
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        self.pruning.note_labels(inputs.get("labels"))
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from the checkpoint of the last step, the Trainer would train one step too many.
         if self.state.global_step >= self.state.max_steps:
