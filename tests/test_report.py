@@ -28,6 +28,7 @@ from peftprune.report.html.svg import to_svg
 from peftprune.stats import Verdict
 from peftprune.study import store
 from tests.report_studies import HOSTILE, Failing, Page, broad, paper, single
+from tests.stored import store as stored_study
 
 ROOT = Path(__file__).parent.parent
 LINKS = ("src", "href", "xlink:href", "srcset", "action", "formaction", "poster", "data", "background", "ping")
@@ -395,6 +396,15 @@ def test_one_method_and_one_seed(small: Comparison, tmp_path: Path) -> None:
     assert "pearson" in found.text
     command = next(text for text in found.texts if text.startswith("peftprune compare"))
     assert "--regression" in command
+
+
+def test_methods_of_another_size_are_named_beside_the_verdicts(tmp_path: Path) -> None:
+    study = stored_study(tmp_path, methods=("plain", "x-small"))
+    (cell,) = study.cells()
+    (said,) = [limit for limit in findings.cell_answer(Frames(cell), cell).limits if "equal size" in limit]
+    row = study.runs().set_index("method").loc["x-small"].iloc[0]
+    numbers = f"{row['final_params']:,} parameters, the budget allows {row['budget_params']:,}"
+    assert said == f"Not at equal size: x-small has {numbers} (cannot meet a budget)."
 
 
 def test_unfinished_arms(tiny_bert: Path, tmp_path: Path) -> None:

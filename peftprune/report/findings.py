@@ -90,7 +90,7 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     found = rows[rows["metric"] == metric].to_dict("records")
     findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
-    limits = (*_size_limits(cell, found), *_unfinished(runs))
+    limits = (*_size_limits(cell, found), *_exempt(runs), *_unfinished(runs))
     headline = _headline(findings, frames.baseline) if findings else _nothing_compared(cell, runs, frames.baseline)
     return Answer(cell_title(cell), headline, findings, limits)
 
@@ -206,6 +206,16 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
     if 1 in seeds:
         found.append("With one seed, intervals describe the two trained models, not the methods.")
     return found
+
+
+def _exempt(runs: pd.DataFrame) -> list[str]:
+    """Returns which methods are not compared at equal size, with their parameters."""
+    exempt = runs[runs["exemption"].notna()].drop_duplicates("method").to_dict("records")
+    return [
+        f"Not at equal size: {r['method']} has {r['final_params']:,.0f} parameters, the budget allows "
+        f"{r['budget_params']:,.0f} ({r['exemption']})."
+        for r in exempt
+    ]
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:
