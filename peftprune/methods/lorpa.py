@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune import scoring
@@ -113,9 +113,9 @@ class LoRPA(RankPruningStrategy):
         return AdapterSpec(ranks=dense, final_ranks=final)
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
-        fresh = {"restart_schedule": True, "reset_optimizer": True}
-        earlier = [Phase(f"cut {i}", share=share, **fresh) for i, share in enumerate(self.config.stages[:-1], 1)]
-        return [Phase("dense", share=self.config.dense_share), *earlier, Phase("pruned", **fresh)]
+        pruned = Phase("pruned", restart_schedule=True, reset_optimizer=True)
+        earlier = [replace(pruned, name=f"cut {i}", share=s) for i, s in enumerate(self.config.stages[:-1], 1)]
+        return [Phase("dense", share=self.config.dense_share), *earlier, pruned]
 
     def paper(self) -> PaperSettings:
         from peftprune.methods.published_settings import LORPA

@@ -34,7 +34,8 @@ class SoRAConfig(Options):
         "multiply by the learning rate")  # fmt: skip
     penalty: float = option(1e-3, "authors' code", ge=0, help=
         "weight of the gates' mean magnitude in the loss: the code's default and the script for RTE; 10 in the script "
-        "for STS-B")  # fmt: skip
+        "for STS-B. At 10 it outweighs the loss where there are few gates, which then vanish in the order of their "
+        "initial size")  # fmt: skip
     script_steps: int = option(14_380, "authors' code", ge=1, help=
         "steps of the script whose threshold this is, for STS-B. In a run with fewer, the threshold and the gates' "
         "learning rate grow by the quotient (convention), so that gates can move as far; 1 never scales")  # fmt: skip
