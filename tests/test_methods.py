@@ -493,3 +493,10 @@ def test_delete_removes_what_lora_drop_shares(tiny_bert: Path, tmp_path: Path) -
     assert sum(".lora_A." in name for name, _ in model.named_parameters()) == 1
     surgery.fold(sites)
     assert len(sites.peft_config.target_modules) == 1
+
+
+def test_a_revision_changes_the_hashes_of_its_method_alone(tiny_bert: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    before = {m: make_arm(m, tmp_path, tiny_bert).config for m in ("lora", "lorpa")}
+    monkeypatch.setattr(load("lorpa"), "revision", 1)
+    after = {m: make_arm(m, tmp_path, tiny_bert).config for m in ("lora", "lorpa")}
+    assert after == {"lora": before["lora"], "lorpa": before["lorpa"] | {"revision": 1}}

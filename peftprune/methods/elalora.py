@@ -70,6 +70,7 @@ class ElaLoRA(SVDStrategy):
     """
 
     name = "elalora"
+    revision = 1
     source = "Chang et al., 2025, arXiv 2504.00254; code HuandongChang/ElaLoRA"
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")

@@ -56,6 +56,7 @@ class L1RA(RankPruningStrategy):
     """
 
     name = "l1ra"
+    revision = 1
     source = "Singh et al., ICNLSP 2025, arXiv 2509.04884; code raul-singh/L1RA"
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")

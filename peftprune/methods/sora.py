@@ -73,6 +73,7 @@ class SoRA(RankPruningStrategy):
     """
 
     name = "sora"
+    revision = 1
     source = "Ding et al., EMNLP 2023, arXiv 2311.11696; code TsinghuaC3I/SoRA"
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "set values")

@@ -66,6 +66,7 @@ class Method(ABC):
         reads_weights: the method computes with the frozen weights themselves, not only with their products, so they
             keep their precision.
         adapts: the method trains an adapter, so that the base model's own weights may be quantised.
+        revision: number of times that a version of the package changed the method's results; part of its arms' hash.
         prepares_model: the method prepares the model itself (`prepare`); otherwise LoRA is injected as `spec` says.
     """
 
@@ -80,6 +81,7 @@ class Method(ABC):
     reads_weights: ClassVar[bool] = False
     adapts: ClassVar[bool] = True
     prepares_model: ClassVar[bool] = False
+    revision: ClassVar[int] = 0
     Config: ClassVar[type] = NoOptions
 
     def __init__(self, config: Any = None, **options: Any) -> None:

@@ -144,6 +144,7 @@ class Setup:
             "device": found["hardware"]["device"],
             "versions": found["versions"],
             "numerics": _NUMERICS,
+            **({"revision": plan.method.revision} if plan.method.revision else {}),
         }
 
 

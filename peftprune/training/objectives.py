@@ -142,6 +142,9 @@ class Regression(Objective):
         self.mean, self.deviation = 0.0, 1.0
         self.in_head = True
 
+    def identity(self, settings: TrainingSettings) -> dict[str, Any]:
+        return {"targets": "standardised"}
+
     def fitted(self, rows: Sequence[Example]) -> Regression:
         found, labels = copy.copy(self), [float(row["labels"]) for row in rows]
         # Equal labels have no spread to divide by.
