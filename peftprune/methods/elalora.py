@@ -52,11 +52,11 @@ class ElaLoRAConfig(Options):
 class ElaLoRA(SVDStrategy):
     """Starts at the budget; every round cuts out the b weakest components and adds b new ones at the strongest sites.
 
-    Components, penalty, initial values and scores are AdaLoRA's. Scores are updated between warm-up and final phase, in
-    the authors' code from the first step. Every few steps each site nominates its k lowest components, but never all of
-    them. The b lowest of all nominated components are cut out physically; for each of the b highest, its site grows by
-    one component (authors' code). b falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A and
-    columns of B are random directions of length 1, orthogonal to the existing ones, and their averages start at 0
+    Components, penalty, initial values and scores are AdaLoRA's. Scores are updated from the first step to the final
+    phase (authors' code). Every few steps after the warm-up each site nominates its k lowest components, but never all
+    of them. The b lowest of all nominated components are cut out physically; for each of the b highest, its site grows
+    by one component (authors' code). b falls to 0 by the cubic rule b · (1 − progress³) (authors' code). New rows of A
+    and columns of B are random directions of length 1, orthogonal to the existing ones, and their averages start at 0
     (authors' code). Their gates start at 0; in the authors' code at 1e-13 at most. The authors' trainer rebuilds the
     optimizer in every round, which loses all moments and detaches the schedule: the rate then stays at its peak. Here
     moments and schedule are kept.
@@ -80,7 +80,7 @@ class ElaLoRA(SVDStrategy):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         exchange = self.ranges(budget)["exchange"]
         every = self._every(exchange)
-        if (exchange.stop - 1) // every * every <= exchange.start:
+        if exchange.steps <= every:
             problem = f"has no round between warmup and final, steps {exchange.start + 1} to {exchange.stop - 1}"
             cure = "Lower it, or train for more steps"
             raise UsageError.of("elalora.every", self.config.every, problem, cure)
@@ -89,14 +89,17 @@ class ElaLoRA(SVDStrategy):
     def decide(self, view: StepView) -> PruningPlan:
         phase = view.phase
         # At the last step of the phase b is 0.
-        if phase.name != "exchange" or view.step == phase.stop:
+        last = phase.name == "exchange" and view.step == phase.stop
+        if phase.name == "final" or last:
             return PruningPlan()
         self.sensitivity.update(view.sites)
+        if phase.name == "full":
+            return PruningPlan()
         exchanged = self.config.exchanged
         if self.config.fade:
             progress = (view.step - phase.start) / (phase.stop - phase.start)
             exchanged = round(scoring.cubic_fade(exchanged, progress))
-        if view.step % self._every(phase) or exchanged == 0:
+        if (view.step - phase.start) % self._every(phase) or exchanged == 0:
             return PruningPlan()
         return self._exchange(view, exchanged)
 
