@@ -9,8 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import peftprune
 from peftprune.comparison import Comparison
+from peftprune.methods.lorpa import LoRPA
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.spec import PaperSettings
 from peftprune.strategy.view import StepView
 from tests.helpers import classification_task, regression_task
 
@@ -47,16 +49,23 @@ def broad(model: Path) -> Comparison:
     )
 
 
+class Released(LoRPA):
+    """With a published setting that holds for any model."""
+
+    def paper(self) -> PaperSettings:
+        return PaperSettings(rank=8, scaling=1.0)
+
+
 @cache
 def paper(model: Path) -> Comparison:
     """Two budgets, one of them each method's published setting."""
     return peftprune.compare(
-        "lora,lorpa",
+        ["lora", Released],
         classification_task(),
         model=model,
         budget=["rank=2,steps=6", "paper"],
         output_dir=model.with_name("paper-study"),
-        **(SETTINGS | {"max_train_samples": 16}),
+        **(SETTINGS | {"max_train_samples": 16, "epochs": 3}),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.study.planning import plan_arm
+from peftprune.study.published import check_published
 from peftprune.tasks import task_info
 from peftprune.training.settings import resolve_settings
 from tests.reference import budget as slow
@@ -215,10 +217,11 @@ def test_too_small_a_budget_is_refused():
 # --- published counts ----------------------------------------------------------------------------------------------
 
 
-def planned(method, shapes, budget=None, **given):
+def planned(method, shapes, budget=None, model="deberta-v3-base", task="rte", **given):
     (request,) = parse(method)
     budget = budget or Budget(rank=8, steps=100)
-    return plan_arm(request, shapes, budget, given, num_examples=3200, base_parameters=10**8, task="rte")
+    sizes = {"num_examples": 3200, "base_parameters": 10**8}
+    return plan_arm(request, shapes, budget, given, **sizes, task=task, model=model)
 
 
 def test_prilora_over_twelve_equal_layers():
@@ -284,7 +287,7 @@ def plan_of(strategy, budget):
         def build(self):
             return strategy
 
-    return plan_arm(Request(), square(3), budget, {}, num_examples=3200, base_parameters=10**8, task="rte")
+    return plan_arm(Request(), square(3), budget, {}, num_examples=3200, base_parameters=10**8, task="rte", model="")
 
 
 @pytest.mark.parametrize(
@@ -323,30 +326,69 @@ def test_ranks_that_another_arm_leads_to_are_checked_too():
 
 
 @pytest.mark.parametrize(
-    ("method", "rank", "settings"),
+    ("method", "model", "task", "rank", "settings"),
     [
-        ("adalora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0513, "weight_decay": 0.01}),
-        ("increlora", 8, {"learning_rate": 1.2e-3, "epochs": 50, "warmup_ratio": 0.0256, "max_length": 320}),
-        ("sora", 8, {"weight_decay": 0.1, "warmup_ratio": 0.06, "learning_rate": 1e-3}),
-        ("dylora", 8, {"scaling": 2.0, "weight_decay": 0.1, "warmup_ratio": 0.06}),
-        ("l1ra", 16, {"scaling": 1.0, "weight_decay": 0.1, "warmup_ratio": 0.05}),
-        ("weightlora", 8, {"scaling": 4.0, "warmup_ratio": 0.1953}),
+        ("adalora", "deberta-v3-base", "rte", 8, {"learning_rate": 1.2e-3, "warmup_ratio": 0.0513}),
+        ("increlora", "deberta-v3-base", "rte", 8, {"epochs": 50, "warmup_ratio": 0.0256, "max_length": 320}),
+        ("increlora", "deberta-v3-base", "stsb", 2, {"learning_rate": 2.2e-3, "epochs": 25}),
+        ("elalora", "deberta-v3-base", "rte", 10, {"batch_size": 64, "warmup_ratio": 0.5128, "scaling": 1.6}),
+        ("sora", "deberta-v3-base", "stsb", 8, {"learning_rate": 8e-4, "batch_size": 8, "max_grad_norm": 0.1}),
+        ("weightlora", "deberta-v3-base", "rte", 8, {"learning_rate": 8e-4, "scaling": 4.0, "epochs": 39.3846}),
+        ("lora", "roberta-large", "qnli", 8, {"learning_rate": 2e-4, "batch_size": 32, "scaling": 2.0}),
+        ("dylora", "roberta-base", "sst2", 8, {"learning_rate": 5e-4, "batch_size": 128, "epochs": 60}),
+        ("l1ra", "roberta-base", "rte", 16, {"scaling": 1.0, "weight_decay": 0.1, "warmup_ratio": 0.05}),
+        ("lorpa", "roberta-base", "mrpc", 8, {"learning_rate": 4e-4, "batch_size": 16, "epochs": 30}),
+        ("lorpa", "roberta-base", "rte", 8, {"batch_size": 32, "epochs": 80, "weight_decay": 0.1}),
+        ("lorpa", "roberta-large", "mrpc", 8, {"learning_rate": 1e-4, "batch_size": 4, "epochs": 20, "scaling": 1.0}),
+        ("lorpa", "roberta-large", "cola", 8, {"learning_rate": 2e-4, "max_length": 128, "scaling": 2.0}),
+        ("lorpa", "bart-base", "xsum", 16, {"learning_rate": 2e-4, "batch_size": 256, "epochs": 25}),
     ],
-)
-def test_published_settings_hold_under_the_papers_budget(method, rank, settings):
-    plan = planned(method, square(12), "paper")
-    assert plan.budget.params == rank * 12 * 128
+)  # fmt: skip
+def test_published_settings_hold_under_the_papers_budget(method, model, task, rank, settings):
+    shapes = square(12, 512)
+    plan = planned(method, shapes, "paper", model, task)
+    assert plan.budget.params == rank * 12 * 1024
     assert {name: getattr(plan.settings, name) for name in settings} == settings
-    mine = planned(method, square(12), "paper", learning_rate=5e-5, scaling=3.0)
+    mine = planned(method, shapes, "paper", model, task, learning_rate=5e-5, scaling=3.0)
     assert (mine.settings.learning_rate, mine.settings.scaling) == (5e-5, 3.0), "what the user names wins"
-    matched = planned(method, square(12))
-    assert matched.settings == resolve_settings({})
+    assert ("learning_rate", 5e-5, "given") in {(v.setting, v.value, v.source) for v in mine.published}
+    assert planned(method, shapes, None, model, task).settings == resolve_settings({})
 
 
-@pytest.mark.parametrize("table", [released.ADALORA, released.INCRELORA])
-def test_released_settings_can_be_set_and_count_the_tasks_own_steps(table):
-    for task, named in table.items():
-        settings = resolve_settings(named)
+@pytest.mark.parametrize(
+    ("method", "model", "task", "given", "message"),
+    [
+        ("lorpa", "roberta-base", "rte", {}, r"^learning_rate: \[3e-05, 5e-05, 7e-05, 9e-05\] are searched by JuHyng/"),
+        ("lorpa", "roberta-base", "stsb", {}, r"^learning_rate: \[0\.0002, 0\.0003, 0\.0004\] .*--learning-rate\)$"),
+        ("lorpa", "deberta-v3-base", "rte", {}, "^learning_rate: None is not published for lorpa on deberta"),
+        ("eva", "roberta-base", "rte", {"learning_rate": 1e-3}, r"^batch_size: None .* Give batch_size=… \(--batch"),
+        ("lora", "roberta-base", "rte", {"learning_rate": 1e-3, "batch_size": 8}, "^epochs: None is not published for"),
+    ],
+)  # fmt: skip
+def test_what_no_source_states_is_asked_for(method, model, task, given, message):
+    with pytest.raises(UsageError, match=message):
+        check_published(planned(method, square(12, 512), "paper", model, task, **given).published)
+    whole = {"learning_rate": 5e-5, "batch_size": 8, "epochs": 2.0}
+    check_published(planned(method, square(12, 512), "paper", model, task, **whole).published)
+
+
+TABLES = {n: runs for n, runs in vars(released).items() if n.isupper() and n[0] != "_" and n != "GLUE"}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_released_settings_can_be_set_and_name_their_file(table):
+    for (model, task), run in TABLES[table].items():
+        resolve_settings({n: v for n, v in run.values.items() if n != "rank" and not isinstance(v, tuple)})
+        assert task_info(task).name == task
+        assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{7} \S+\.(sh|json)", run.source), (model, task)
+
+
+@pytest.mark.parametrize("table", [released.ADALORA, released.INCRELORA, released.ELALORA])
+def test_warm_ups_count_the_tasks_own_steps(table):
+    for (_, task), run in table.items():
+        if "warmup_ratio" not in run.values:
+            continue
+        settings = resolve_settings({n: v for n, v in run.values.items() if n != "rank"})
         steps = settings.warmup_ratio * settings.epochs * -(-task_info(task).train_size // settings.batch_size)
         # The scripts name whole hundreds of steps, and AdaLoRA's for MRPC a tenth of the run; shares are rounded.
         assert steps == pytest.approx(345 if settings.warmup_ratio == 0.1 else 100 * round(steps / 100), rel=0.01), task

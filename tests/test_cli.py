@@ -284,6 +284,26 @@ def test_all_linear_says_that_it_leaves_out_the_experts_of_a_mixture(
     assert json.loads((tmp_path / "study" / "study.json").read_text())["left_out"].startswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("model", "task", "rate", "file"),
+    [
+        ("roberta-base", "rte", [3e-5, 5e-5, 7e-5, 9e-5], "run_rte_roberta-base.sh"),
+        ("roberta-base", "stsb", [2e-4, 3e-4, 4e-4], "run_stsb_roberta-base.sh"),
+        ("roberta-large", "mrpc", 1e-4, "run_mrpc_roberta-large.sh"),
+        ("bart-base", "xsum", 2e-4, "run_xsum_bart-base.sh"),
+    ],
+)
+def test_a_plan_shows_what_is_published_and_where(model: str, task: str, rate: Any, file: str) -> None:
+    words = ["plan", "--methods", "lorpa", "--model", model, "--task", task, "--budget", "paper"]
+    (plan,) = json.loads(peftprune(*words, "--target-modules", "attention", "--json").stdout)["methods"].values()
+    found = {value["setting"]: (value["value"], value["source"]) for value in plan["published"]}
+    assert found["learning_rate"] == (rate, f"JuHyng/LoRPA@8922807 run_scripts/lorpa/{file}")
+    assert found["rank"][0] == (16 if task == "xsum" else 8) == set(plan["ranks"].values()).pop()
+    if task == "rte":
+        shown = peftprune(*words, "--target-modules", "attention").output
+        assert "one of 3e-05, 5e-05" in shown
+
+
 @pytest.mark.parametrize("command", ["--help", "methods"])
 def test_help_and_the_list_of_methods_need_no_heavy_import(command: str) -> None:
     code = (

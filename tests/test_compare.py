@@ -412,8 +412,12 @@ def test_the_papers_budgets_may_differ_and_the_table_says_by_how_much(tiny_bert:
     assert list(table.columns)[-2:] == ["budget_difference", "status"]
     # Two sites of rank 4 and two of rank 10, against four of rank 8.
     assert list(table["budget_difference"]) == [0, 0, (2 * 4 + 2 * 10 - 4 * 8) * 64]
-    result = json.loads((found.arm("lorpa", 0).path / "result.json").read_text())
-    assert (result["settings"]["scaling"], result["settings"]["weight_decay"]) == (1.0, 0.1)
+
+
+def test_a_paper_run_without_a_published_rate_asks_for_it(tiny_bert: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    forbid_training(monkeypatch)
+    with pytest.raises(UsageError, match="learning_rate: None is not published for lora on bert, 2 layers of width 32"):
+        compare("lora", tmp_path, tiny_bert, budget="paper", epochs=1, learning_rate=None)
 
 
 @pytest.mark.parametrize("method", ["prilora(prune_every=3)", "prilora(prune_every=3,pattern='2:4')", "lora"])

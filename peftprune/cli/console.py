@@ -97,6 +97,13 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
     print_table(table(f"Plan for {model}", rows, columns, note=note))
     if rest := next(iter(plans.values()))["left_out"]:
         print_text(rest)
+    released = [
+        {**row, "method": label, "value": _value(row["value"])}
+        for label, plan in plans.items()
+        for row in plan.get("published", ())
+    ]
+    if released:
+        print_table(table("Published settings", released, [*map(plain, ("method", "setting", "value", "source"))]))
     ranked = {label: plan["ranks"] for label, plan in plans.items() if plan["ranks"]}
     if ranked:
         sites = [
@@ -129,6 +136,12 @@ def show_tasks(tasks: Sequence[TaskInfo]) -> None:
         "[--kind generation]"
     )
     print_table(table("Tasks", rows, columns, note=note))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return "one of " + ", ".join(f"{v:g}" for v in value)
+    return f"{value:g}" if isinstance(value, int | float) else value or "none"
 
 
 def _shortened(text: str) -> str:

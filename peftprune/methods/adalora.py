@@ -111,7 +111,7 @@ class AdaLoRA(SVDStrategy):
     def paper(self) -> PaperSettings:
         from peftprune.methods.published_settings import ADALORA
 
-        return PaperSettings(rank=8, per_task=ADALORA)
+        return PaperSettings(rank=8, runs=ADALORA)
 
     def observe(self, view: StepView) -> None:
         if self.config.order == "before":

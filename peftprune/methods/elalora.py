@@ -15,7 +15,7 @@ from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import PhaseRange
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class ElaLoRA(SVDStrategy):
     again in parameters, not in ranks: sites grow in descending order of the nominations, and sites that are full or
     cost more than is left are skipped. With sites of one shape one new component replaces each one that was cut.
 
+    Under `budget="paper"` GLUE on DeBERTaV3-base and XSum on BART-base are trained as in the authors' scripts.
+
     Scores in the trace: each site's share of the sum of all components' scores, before the round.
     """
 
@@ -85,6 +87,11 @@ class ElaLoRA(SVDStrategy):
             cure = "Lower it, or train for more steps"
             raise UsageError.of("elalora.every", self.config.every, problem, cure)
         return gated_spec(budget.solve(sites))
+
+    def paper(self) -> PaperSettings:
+        from peftprune.methods.published_settings import ELALORA
+
+        return PaperSettings(rank=10, runs=ELALORA)
 
     def decide(self, view: StepView) -> PruningPlan:
         phase = view.phase

@@ -17,4 +17,6 @@ class LoRA(RankPruningStrategy):
     prunes = "nothing"
 
     def paper(self) -> PaperSettings:
-        return PaperSettings(rank=8)
+        from peftprune.methods.published_settings import LORA
+
+        return PaperSettings(rank=8, runs=LORA)

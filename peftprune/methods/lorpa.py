@@ -90,8 +90,7 @@ class LoRPA(RankPruningStrategy):
     optimizer and a fresh schedule, warm-up included (authors' code). `stage_shares` divides the cut over several such
     phases. The released run freezes the classifier head; here every method trains it. The released run of BART cuts the
     queries and values of self-attention only and leaves cross-attention at the first rank; here every site is cut.
-    Under `budget="paper"` each GLUE task is trained as in the released scripts, which search the learning rate of RTE
-    and STS-B.
+    Under `budget="paper"` RoBERTa and BART are trained as in the released scripts, which search some learning rates.
 
     Scores in the trace: for each site, the kept components' share of its total score.
     """
@@ -120,7 +119,7 @@ class LoRPA(RankPruningStrategy):
     def paper(self) -> PaperSettings:
         from peftprune.methods.published_settings import LORPA
 
-        return PaperSettings(rank=8, scaling=1.0, weight_decay=0.1, warmup_ratio=0.06, per_task=LORPA)
+        return PaperSettings(rank=8, runs=LORPA)
 
     def start(self, view: StepView) -> None:
         self.first = {name: site.rank for name, site in view.sites.items()}

@@ -66,8 +66,8 @@ class SoRA(RankPruningStrategy):
     into B at the end and not counted. Until the cut, components with a gate of zero count in the rank, because they are
     trained and can return.
 
-    Under `budget="paper"` weight decay and warm-up are those of both GLUE scripts of the authors' code, and STS-B is
-    trained as in its script. The script for RTE raises the threshold over several runs, which is not offered.
+    Under `budget="paper"` STS-B on DeBERTaV3-base is trained as in the authors' script. The script for RTE raises the
+    threshold over several runs, which is not offered.
 
     Scores in the trace: for each site, the sum of |g| before the cut.
     """
@@ -107,8 +107,9 @@ class SoRA(RankPruningStrategy):
         return [Phase("sparse", share=self.config.cut_share), Phase("settle")]
 
     def paper(self) -> PaperSettings:
-        stsb = {"learning_rate": 8e-4, "batch_size": 8, "epochs": 20, "max_length": 128, "max_grad_norm": 0.1}
-        return PaperSettings(rank=8, weight_decay=0.1, warmup_ratio=0.06, per_task={"stsb": stsb})
+        from peftprune.methods.published_settings import SORA
+
+        return PaperSettings(rank=8, runs=SORA)
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
         import torch

@@ -50,8 +50,8 @@ class WeightLoRA(RankPruningStrategy):
     Under a matched budget all sites start at the rank that the budget gives K of them. Where sites cost differently,
     the ranks of the kept ones are solved anew at the removal: components of least magnitude are cut, or new ones that
     do not change the function are added (convention). WeightLoRA+ of the same paper also raises the ranks of the
-    selected sites and is not offered. Under `budget="paper"` ranks stay; rank, scaling (32 / 8) and warm-up (100 of 512
-    steps) are those of the authors' code for GLUE, which searches the learning rate.
+    selected sites and is not offered. Under `budget="paper"` ranks stay, and GLUE is trained as in the authors' code
+    with its tuned learning rates.
 
     Scores in the trace: |ω| of each site at the removal.
     """
@@ -80,7 +80,9 @@ class WeightLoRA(RankPruningStrategy):
         return [Phase("select", share=self.config.select_share), Phase("train")]
 
     def paper(self) -> PaperSettings:
-        return PaperSettings(rank=8, scaling=4.0, warmup_ratio=0.1953)
+        from peftprune.methods.published_settings import WEIGHTLORA
+
+        return PaperSettings(rank=8, runs=WEIGHTLORA)
 
     def _count(self, sites: int) -> int:
         """Returns K. The product is rounded before the ceiling, so that float errors do not raise it."""

@@ -9,7 +9,7 @@ from peftprune.strategy.phases import Phase, PhaseRange, resolve_phases
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import LiveTensors, Site, SiteSet, SiteShape
-from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, Published
 from peftprune.strategy.view import StepView
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "PhaseRange",
     "Preparation",
     "PruningPlan",
+    "Published",
     "RankPruningStrategy",
     "Signal",
     "Site",

@@ -80,10 +80,27 @@ class AdapterSpec:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A run that a source publishes.
+
+    Attributes:
+        source: repository, commit and file, or the paper's table.
+        values: training settings, and `rank` where it is not `PaperSettings.rank`. A tuple holds the values that the
+            source searches.
+        note: what the source states and no setting can.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class PaperSettings:
     """A method's published setting. None means that no accessible source states it: the run's value then holds.
 
-    `rank` is the published final rank where it is uniform. `per_task` maps a task name to training arguments.
+    `rank` is the published final rank where it is uniform. `per_task` maps a task name to training arguments, and
+    `runs` a base model and a task, ("roberta-base", "rte"), to what is published for the two.
     """
 
     rank: int | None = None
@@ -91,6 +108,15 @@ class PaperSettings:
     weight_decay: float | None = None
     warmup_ratio: float | None = None
     per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    runs: Mapping[tuple[str, str], Published] = field(default_factory=dict)
+
+    def published(self, model: str, task: str) -> dict[str, Any]:
+        """Returns what is published for this model and task by name, `rank` included; tuples as in `Published`."""
+        found = {n: getattr(self, n) for n in ("rank", "scaling", "weight_decay", "warmup_ratio")}
+        found |= dict(self.per_task.get(task, {}))
+        if (model, task) in self.runs:
+            found |= dict(self.runs[model, task].values)
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def check_spec(spec: AdapterSpec, shapes: Sequence[SiteShape]) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.methods.request import parse
+from peftprune.models.known import known_name
 from peftprune.models.layers import count_parameters, discover_sites, head_modules, left_out
 from peftprune.models.load import describe
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget
@@ -19,6 +20,7 @@ from peftprune.strategy.method import Method, Preparation
 from peftprune.strategy.phases import PhaseRange, phase_ranges
 from peftprune.strategy.sites import SiteShape, rank_cost
 from peftprune.strategy.spec import AdapterSpec, check_spec
+from peftprune.study.published import PublishedValue, published_values
 from peftprune.tasks import task_info
 from peftprune.training.ledger import trained_tensors
 from peftprune.training.settings import TrainingSettings, resolve_settings
@@ -39,6 +41,7 @@ class ArmPlan:
         spec: the starting adapters.
         phases: the step ranges.
         shapes: the sites.
+        published: under `budget="paper"` what the method's sources state for this model and task.
     """
 
     label: str
@@ -48,6 +51,7 @@ class ArmPlan:
     spec: AdapterSpec
     phases: tuple[PhaseRange, ...]
     shapes: tuple[SiteShape, ...]
+    published: tuple[PublishedValue, ...] = ()
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -122,7 +126,7 @@ class ArmPlan:
             "head_params": head_params,
             "phases": [{"name": r.name, "steps": r.steps} for r in self.phases],
             "relative_compute": round(self.relative_compute, 4),
-        }
+        } | ({"published": [asdict(value) for value in self.published]} if self.budget.paper else {})
 
 
 def plan_arm(
@@ -134,6 +138,7 @@ def plan_arm(
     num_examples: int,
     base_parameters: int,
     task: str,
+    model: str,
 ) -> ArmPlan:
     """Solves one method for the sites and the budget.
 
@@ -144,20 +149,21 @@ def plan_arm(
         given: the user's training settings.
         num_examples: training examples before `max_train_samples`.
         base_parameters: parameters of the base model without its head.
-        task: the task's name, for per-task published settings.
+        task: the task's name, for published settings.
+        model: the base model's name, as `known_name` gives it, for published settings.
 
     Raises:
         UsageError: when the budget cannot be met, or the known final ranks overspend it; the message names the method.
     """
     method = request.build()
-    paper = method.paper() if budget == "paper" else None
-    settings = resolve_settings(given, paper, task)
+    published = method.paper().published(model, task) if budget == "paper" else {}
+    settings = resolve_settings(given, published)
     if settings.load_in is not None and not method.adapts:
         cure = "Leave load_in out, or this method"
         raise UsageError.of("load_in", settings.load_in, f"needs an adapter, and {request.label} has none", cure)
     if settings.max_train_samples is not None:
         num_examples = min(num_examples, settings.max_train_samples)
-    matched = Budget(rank=(paper and paper.rank) or _REFERENCE_RANK) if isinstance(budget, str) else budget
+    matched = Budget(rank=published.get("rank", _REFERENCE_RANK)) if isinstance(budget, str) else budget
     if not matched.has_length:
         matched = replace(matched, epochs=settings.epochs)
     arm_budget = ArmBudget(
@@ -173,7 +179,8 @@ def plan_arm(
         phases = phase_ranges(method.phases(arm_budget), arm_budget)
     except UsageError as error:
         raise UsageError(f"{request.label}: {error}") from None
-    return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes))
+    shown = published_values(request.label, method, model, task, given) if budget == "paper" else ()
+    return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes), shown)
 
 
 def _checked_spec(method: Method, shapes: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -241,6 +248,7 @@ def plan_methods(
             num_examples=examples,
             base_parameters=base_parameters,
             task=task,
+            model=known_name(shape.config),
         )
         for spec in specs
     ]

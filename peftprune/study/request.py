@@ -56,7 +56,9 @@ class StudyRequest:
         cells = len(self.methods) * len(self.budgets) * len(self.tasks)
         check_arms("seeds", len(self.seeds), len(self.seeds) * cells)
         named = self.named_settings
-        if "epochs" in named and any(isinstance(b, Budget) and b.has_length for b in self.budgets.values()):
+        lengths = [isinstance(b, Budget) and b.has_length for b in self.budgets.values()]
+        # Beside a matched budget with a length, epochs are for a paper's run whose source states none.
+        if "epochs" in named and any(lengths) and "paper" not in self.budgets.values():
             problem = "is named beside the budget's length of training"
             raise UsageError.of("epochs", named["epochs"], problem, "Keep one of them")
         unread = set.intersection(*(settings_of_other_kinds(t.kind) for t in self.tasks))

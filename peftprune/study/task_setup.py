@@ -17,6 +17,7 @@ import torch
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
+from peftprune.models.known import known_name
 from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe, load_model
 from peftprune.models.precision import timed_dtype
@@ -24,6 +25,7 @@ from peftprune.stats.metrics import check_libraries
 from peftprune.strategy.budget import Budget
 from peftprune.strategy.options import identity
 from peftprune.study.planning import ArmPlan, plan_arm
+from peftprune.study.published import check_published
 from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
 from peftprune.training.evaluation import metric_name
@@ -71,9 +73,10 @@ class Setup:
             num_examples=len(self.task.train),
             base_parameters=self.base_parameters,
             task=self.task.name,
+            model=known_name(self.model.model.config),
         )
-        published = plan.method.paper().per_task.get(self.task.name, {}) if budget == "paper" else {}
-        if given.get("max_length") is None and "max_length" not in published:
+        check_published(plan.published)
+        if given.get("max_length") is None and "max_length" not in {value.setting for value in plan.published}:
             plan = self._shortened(plan)
         self.objective.check(plan.settings)
         return plan

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from peftprune.errors import UsageError
 from peftprune.models.precision import BaseDtype, BaseForm, LoadIn
 from peftprune.strategy.options import check_range, option
-from peftprune.strategy.spec import PaperSettings
 from peftprune.tasks.kinds import KINDS, Kind
 
 
@@ -108,13 +107,12 @@ def settings_of_other_kinds(kind: str) -> set[str]:
     return {f.name for f in fields(TrainingSettings) if f.metadata["only"] not in (None, KINDS[kind].name)}
 
 
-def resolve_settings(given: Mapping[str, Any], paper: PaperSettings | None = None, task: str = "") -> TrainingSettings:
+def resolve_settings(given: Mapping[str, Any], published: Mapping[str, Any] | None = None) -> TrainingSettings:
     """Returns the defaults, overridden by the paper's settings (under `budget="paper"`) and by the user's.
 
     Args:
         given: the user's settings; None values count as not given.
-        paper: the method's published setting, or None in a matched comparison.
-        task: the task's name, for published settings per task.
+        published: those of `PaperSettings.published`; None in a matched comparison. Searched values do not count.
 
     Raises:
         UsageError: for unknown names or values out of range.
@@ -123,9 +121,6 @@ def resolve_settings(given: Mapping[str, Any], paper: PaperSettings | None = Non
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
         raise UsageError.of("setting", unknown, "does not exist", f"Settings: {', '.join(sorted(known))}")
-    published: dict[str, Any] = {}
-    if paper is not None:
-        published = {n: getattr(paper, n) for n in ("scaling", "weight_decay", "warmup_ratio")}
-        published |= paper.per_task.get(task, {})
-    values = {k: v for layer in (published, given) for k, v in layer.items() if v is not None}
+    stated = {n: v for n, v in (published or {}).items() if n in known and not isinstance(v, tuple)}
+    values = {k: v for layer in (stated, given) for k, v in layer.items() if v is not None}
     return replace(TrainingSettings(), **values)
