@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,3 +264,14 @@ def test_every_data_file_is_tested_and_names_its_source() -> None:
         assert len(found["cases"]) == cases.COUNT >= 50
         assert f"test_{method}" in globals()
         assert found["repository"].rpartition("/")[2] in load(method).source or method in ("eva", "dylora")
+
+
+def test_the_document_names_every_data_file() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+ \| .+ \| \w[\w.]*) \|$", text, re.MULTILINE))
+    expected = {}
+    for method in METHODS:
+        found = golden(method)
+        place = f"{found['repository']}, {found['file']} | {found['commit'][:7]}"
+        expected[method] = f"{len(found['cases'])} | {place}"
+    assert rows == expected
