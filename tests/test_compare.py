@@ -193,7 +193,7 @@ def test_without_its_request_a_study_keeps_the_threads_and_dtype_of_its_arms(
     study = tmp_path / "study.json"
     study.write_text(study.read_text()[:100]) if damage == "truncated" else study.unlink()
     forbid_training(monkeypatch)
-    monkeypatch.setattr("peftprune.study.task_setup.pick_dtype", lambda requested: "float32")
+    monkeypatch.setattr("peftprune.study.task_setup.timed_dtype", lambda: ("float32", {}))
     after = compare("lora", tmp_path, tiny_bert, seeds=2, dtype="auto")
     assert_frame_equal(after.runs(), before.runs())
     assert (after.request["threads"], after.request["dtype"]) == (7, "bfloat16")
