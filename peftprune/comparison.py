@@ -18,6 +18,7 @@ from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
 from peftprune.study.store import StudyFolder
 from peftprune.study.stored_study import StoredStudy
+from peftprune.study.tuning import FOLDER, parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
@@ -95,6 +96,10 @@ class Comparison(StoredStudy):
     def decisions(self) -> pd.DataFrame:
         """Returns what each arm's decisions changed; see `peftprune.analysis.decisions.decisions`."""
         return self._frames().decisions
+
+    def tuning(self) -> pd.DataFrame:
+        """Returns the trials of a tuned study, one row each; see `peftprune.analysis.tuning.trials`."""
+        return self._frames().trials
 
     def stability(self) -> pd.DataFrame:
         """Returns the agreement of allocations; see `peftprune.analysis.stability.stability`."""
@@ -176,6 +181,10 @@ def compare(
     address: str | None = None,
     gpus: float | None = None,
     sbatch: str | None = None,
+    tune: str | Sequence[str] | None = None,
+    trials: int | None = None,
+    tuning_seeds: int | str | Sequence[int] = 1,
+    refit: bool = False,
     progress: bool | None = None,
 ) -> Comparison:
     """Trains every method on every task, budget and seed, and returns the stored results.
@@ -230,6 +239,15 @@ def compare(
         address: address of the Ray cluster; "local" starts one. Default: "auto", the cluster this machine belongs to.
         gpus: GPUs per arm on a cluster, at least 0; Ray accepts fractions. Default: 1 if this machine has a GPU.
         sbatch: further options of Slurm's `sbatch`, such as "--partition=gpu --time=2:00:00".
+        tune: what to choose for each method on validation data before the final arms are trained:
+            `"learning_rate=3e-4,1e-3,3e-3"`, or `"learning_rate=log(1e-4,1e-1)"` with `trials`. Every method gets the
+            same points and seeds. A method's own option may be added with several values,
+            `["learning_rate=...", "lorpa.initial_rank=32,128"]`: the other methods then get as many more learning
+            rates. Where any method's best rate lies at an edge, every method gets the next one, at most twice on each
+            side. Validation data is the task's own, or a fifth of the training data (200 to 1,000 examples).
+        trials: number of points of `log(low, high)`, at least 2.
+        tuning_seeds: seeds of every trial, as for `seeds`, and others than those. A number of them begins at 10,000.
+        refit: train the final arms on the validation data too. Default: only on the rest of the training data.
         progress: whether to show progress. Default: only on a terminal.
 
     Returns:
@@ -247,10 +265,12 @@ def compare(
     named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
     chosen_backend = Backend(backend, workers, address, gpus, sbatch)
     chosen_backend.check()
+    specs, final_seeds = parse(methods), parse_seeds(seeds)
+    tuning = None if tune is None else parse_tuning(tune, trials, tuning_seeds, refit, specs, final_seeds)
     request = StudyRequest(
-        methods=parse(methods),
+        methods=specs,
         budgets=parse_budgets(budget),
-        seeds=parse_seeds(seeds),
+        seeds=final_seeds,
         target_modules=parse_targets(target_modules),
         named_settings=named_settings,
         settings=resolve_settings(named_settings),
@@ -260,9 +280,15 @@ def compare(
     )
     default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
     study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
-    work, asked = request.plan(study, chosen_backend, threads)
-    study.prepare()
-    configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
-    with study.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
-        chosen_backend.run(work, reporter)
-    return Comparison(study.path, asked)
+
+    def run(request: StudyRequest, folder: StudyFolder) -> Comparison:
+        work, asked = request.plan(folder, chosen_backend, threads)
+        folder.prepare()
+        configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
+        with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
+            chosen_backend.run(work, reporter)
+        return Comparison(folder.path, asked)
+
+    if tuning is not None:
+        request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / FOLDER)))
+    return run(request, study)

@@ -36,6 +36,10 @@ class RunError(PeftPruneError, RuntimeError):
     exit_code = 1
 
 
+class DivergedError(RunError):
+    """Training ended with values that are not finite. The same arm would diverge again."""
+
+
 def closest(name: object, known: Iterable[str]) -> str | None:
     """Returns the known name that is spelled most like `name`; None where none is close."""
     return next(iter(get_close_matches(str(name), list(known), n=1)), None)

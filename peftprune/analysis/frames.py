@@ -12,6 +12,7 @@ from peftprune.analysis.mcnemar import mcnemar
 from peftprune.analysis.pooled import average_ranks, pooled
 from peftprune.analysis.runs import arm_rows, ledger_rows, method_rows, site_rows
 from peftprune.analysis.stability import stability
+from peftprune.analysis.tuning import choices, trials, with_choices
 from peftprune.study.stored_study import StoredStudy
 
 
@@ -41,7 +42,11 @@ class Frames:
         return self.study.baseline_label(self._baseline)
 
     runs = cached_property(lambda self: arm_rows(self.study))
-    table = cached_property(lambda self: with_effect(method_rows(self.study, self.runs), self.decisions))
+    trials = cached_property(lambda self: trials(self.study))
+    choices = cached_property(lambda self: choices(self.study, self.trials))
+    table = cached_property(
+        lambda self: with_choices(with_effect(method_rows(self.study, self.runs), self.decisions), self.choices)
+    )
     allocation = cached_property(lambda self: site_rows(self.study))
     ledger = cached_property(lambda self: ledger_rows(self.study))
     trace = cached_property(lambda self: trace(self.study))

@@ -26,9 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_study, _data, _base_model, _training, _generation, _execution = (
+_study, _data, _base_model, _training, _generation, _tuning, _execution = (
     functools.partial(typer.Option, rich_help_panel=panel)
-    for panel in ("Study", "Data", "Base model", "Training", "Generation", "Execution")
+    for panel in ("Study", "Data", "Base model", "Training", "Generation", "Tuning", "Execution")
 )
 _BUDGET_HELP = "rank=R, params=N or fraction=F, optionally with epochs=, steps=, samples= or count=; or paper."
 
@@ -41,7 +41,7 @@ BatchSize = Annotated[int | None, _training(help="Examples per optimizer step.",
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
-_OF_FILES = (*_NEEDED_OF_FILES, "regression", "kind")
+_OF_FILES = (*_NEEDED_OF_FILES, "validation_file", "regression", "kind")
 
 
 def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
@@ -94,6 +94,7 @@ def compare(
     ] = None,
     train_file: Annotated[Path | None, _data(help="Your own training data: CSV, TSV, JSONL or parquet.")] = None,
     test_file: Annotated[Path | None, _data(help="File that results are reported on.")] = None,
+    validation_file: Annotated[Path | None, _data(help="File that --tune chooses on.")] = None,
     text: Annotated[str | None, _data(help="Text column, or two: COL,COL2.")] = None,
     label: Annotated[str | None, _data(help="Label column.")] = None,
     regression: Annotated[bool, _data("--regression", help="The label is a number to predict.")] = False,
@@ -133,6 +134,16 @@ def compare(
     prompt: Annotated[
         str | None, _generation(help='Prompt of the model, with "{source}" in it.', show_default="the task's")
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        _tuning(
+            help="Choose for each method on validation data: learning_rate=3e-4,1e-3,3e-3, or "
+            "learning_rate=log(1e-4,1e-1) with --trials; also METHOD.option=v1,v2. Repeat it for several.",
+        ),
+    ] = None,
+    trials: Annotated[int | None, _tuning(help="Number of rates of log(low,high).")] = None,
+    tuning_seeds: Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")] = "1",
+    refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
     threads: Annotated[
         int | None, _execution(help="Threads per arm.", show_default="the cores, divided among the arms")
     ] = None,

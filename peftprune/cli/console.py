@@ -56,6 +56,7 @@ def show_comparison(study: StoredStudy) -> None:
             f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
         )
         print_table(study_table("against", in_words(in_cell(frames.against, cell))))
+        print_table(study_table("choices", in_cell(frames.choices, cell)))
     if request.get("left_out"):
         print_text(request["left_out"])
     for shown in tables_over_tasks(frames):

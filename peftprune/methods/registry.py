@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,8 @@ REGISTERED: dict[str, type[Method]] = {}
 class MethodSpec:
     """A requested method: its label in tables, its class and its options.
 
-    `text` requests it on the command line; it is empty for a class or object that only this process knows.
+    `text` requests it on the command line; it is empty for a class or object that only this process knows. `waits_for`
+    is the label of another method that takes the place of the one it depends on.
     """
 
     label: str
@@ -59,6 +60,21 @@ class MethodSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     instance: Any = None
     text: str = ""
+    waits_for: str | None = None
+
+    @property
+    def needs(self) -> str | None:
+        """The label of the method whose outcome this one needs."""
+        return self.waits_for or self.build().depends_on
+
+    def given(self, **options: Any) -> MethodSpec:
+        """Returns the method with further options. Raises UsageError, when it is built, for unknown or wrong ones."""
+        if not options:
+            return self
+        if self.instance is None:
+            return replace(self, options={**self.options, **options})
+        config = vars(self.instance.config) | options
+        return replace(self, instance=None, options=config)
 
     def build(self) -> Method:
         """Returns a new method object, so that arms share no state. Raises UsageError for invalid options."""

@@ -50,7 +50,7 @@ def learning_curves(
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.8, legend_height(list(series)) + 0.5)))
     for i, (label, (steps, losses)) in enumerate(series.items()):
         at, _ = as_steps(steps, None)
-        grid = _by_seed(label, losses, len(at))
+        grid = by_seed(label, losses, len(at))
         known = grid.count(axis=0) > 0
         mean = grid.mean(axis=0).filled(np.nan)
         style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2}
@@ -69,7 +69,7 @@ def learning_curves(
     return drawn
 
 
-def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
+def by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     """Returns seeds × n losses, masked where they are missing or not finite."""
     import numpy as np
 

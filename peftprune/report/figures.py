@@ -33,6 +33,7 @@ KINDS: Mapping[str, str] = {
     "differences": "Difference to the baseline, with 95 % intervals over examples and seeds",
     "cost": "Seconds by phase, relative to the first method",
     "average-ranks": "Average rank over tasks, with the critical difference",
+    "rates": "Validation score over learning rates, mean and range of the tuning seeds",
 }
 """Maps each kind to its title."""
 
@@ -296,6 +297,25 @@ def _average_ranks(frames: Frames) -> Figure:
     return figure
 
 
+def _rates(frames: Frames) -> Figure:
+    if frames.trials.empty:
+        raise _nothing("rates", "no learning rate was tuned")
+    found = dict(iter(frames.trials.groupby(["task", "budget"], sort=False)))
+    figure, axes = plots.facets([_cell_title(frames.study, *key) for key in found], width=4.5, height=3.0)
+    for ax, ((task, budget), rows) in zip(axes, found.items(), strict=True):
+        series = {}
+        for method, mine in rows.groupby("method", sort=False):
+            # A method's own option has its best value at each rate.
+            scores = mine.groupby(["seed", "learning_rate"])["score"].max().unstack("learning_rate")
+            series[str(method)] = ([float(rate) for rate in scores.columns], scores.to_numpy().tolist())
+        metric = frames.study.primary[str(task)]
+        best = frames.choices[(frames.choices["task"] == task) & (frames.choices["budget"] == budget)]
+        chosen = dict(zip(best["method"], best["learning_rate"], strict=True))
+        plots.rate_curves(ax, series, chosen=chosen, ylabel=metric, legend=False)
+    plots.common_legend(figure, axes)
+    return figure
+
+
 _DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
     "ranks": _ranks,
     "lines": _lines,
@@ -308,6 +328,7 @@ _DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
     "differences": _differences,
     "cost": _cost,
     "average-ranks": _average_ranks,
+    "rates": _rates,
 }
 
 

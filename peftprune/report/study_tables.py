@@ -9,7 +9,7 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import budget_in_words, in_words
-from peftprune.report.table import Column, Table, count, interval, number, p_value, plain, score, table
+from peftprune.report.table import Column, Table, column, count, interval, number, p_value, plain, score, table
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
 _EFFECT = (
@@ -120,6 +120,24 @@ _LAYOUTS = {
         "Moved: removed at one site and added at another in one event. Distance from uniform: half the L1 distance "
         "between the sites’ shares of the parameters and those at one rank everywhere. Rank correlation: Spearman’s, "
         "between the sites’ scores at the first and the last decision.",
+    ),
+    "choices": _Layout(
+        "How the settings were found",
+        (
+            plain("method"),
+            column("learning_rate", None, lambda rate: f"{rate:g}"),
+            plain("option"),
+            number("score", 4, "validation score"),
+            number("at_default", 4, "at the default rate"),
+            plain("edge", "at an edge"),
+            count("trials"),
+            count("tuning_steps", "steps"),
+            number("tuning_flops", 1, "TFLOP", factor=1e-12),
+            number("tuning_seconds", 0, "seconds"),
+        ),
+        "Every method has the same number of trials with the same seeds. The best mean score on the validation data "
+        "decides, and among equals the lowest rate; the reported split is not read before. At an edge: no rate beyond "
+        "the chosen one was tried. Steps, TFLOP and seconds: all trials of the method, beside those of its final arms.",
     ),
     "stability": _Layout(
         "Agreement of allocations",

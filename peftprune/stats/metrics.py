@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from peftprune.errors import RunError, UsageError
+from peftprune.errors import DivergedError, RunError, UsageError
 from peftprune.stats.metric_sums import ACCURACY, BLEU, F1, F1_MACRO, MATTHEWS, MEAN, PEARSON, SumMetric
 from peftprune.stats.text_metrics import bleu, exact_match, exact_number, rouge
 from peftprune.stats.validation import Floats
@@ -207,7 +207,7 @@ def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: Ar
         finite = np.isfinite(values)
         if not finite.all():
             count, first = int((~finite).sum()), int(np.argmin(finite))
-            raise RunError(
+            raise DivergedError(
                 f"{count} of {len(values)} {role} are not finite (the first is number {first}). "
                 "Training diverged: lower the learning rate or use a wider number format."
             )

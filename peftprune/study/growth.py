@@ -45,6 +45,7 @@ def difference(stored: Mapping[str, Any], now: Mapping[str, Any], old: Configs, 
     unread = [settings_of_other_kinds(t["kind"]) for t in (*stored["tasks"], *now["tasks"])]
     settings = [n for n in now["settings"] if n not in _WITHOUT_EFFECT.union(*unread)]
     pairs = [(n, stored.get(n, now[n]), now[n]) for n in ("target_modules", "dtype", "threads")]
+    pairs.append(("tune", (stored.get("tuning") or {}).get("asked"), (now.get("tuning") or {}).get("asked")))
     pairs += [(n, stored["settings"].get(n, now["settings"][n]), now["settings"][n]) for n in settings]
     if any(b["label"] == "paper" for b in (*stored["budgets"], *now["budgets"])):
         # Only named settings override those of a paper.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+_FILES = ("train_file", "test_file", "validation_file")
+
 
 def place(folder: Path) -> dict[str, Any]:
     """Returns what `study.json` stores so that its paths stay readable: its folder and the working directory."""
@@ -42,7 +44,7 @@ def located(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return f"{find(path + '.py')}:{rest}" if suffix else text
 
     def task(given: dict[str, Any]) -> dict[str, Any]:
-        paths = {n: find(given["files"][n]) for n in ("train_file", "test_file") if n in given["files"]}
+        paths = {n: find(given["files"][n]) for n in _FILES if n in given["files"]}
         return given | {"files": given["files"] | paths}
 
     return {

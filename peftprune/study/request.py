@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from peftprune.study.execution.work import LazySetup, StudyArm, Work
 from peftprune.study.paths import place
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import StudyFolder
-from peftprune.study.task_setup import environment
+from peftprune.study.task_setup import Setup, environment
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings, settings_of_other_kinds
 
@@ -36,6 +36,8 @@ class StudyRequest:
     Attributes:
         named_settings: the training settings that the user named, which override a paper's settings.
         settings: the training settings of every arm, unless its budget is the paper's.
+        chosen: task, budget and label of a method to settings and options that tuning chose for it.
+        tuning: what `study.json` says about tuning; None without it.
 
     Raises:
         UsageError: for arguments that contradict each other.
@@ -50,6 +52,8 @@ class StudyRequest:
     model: str | Path
     data_dir: str | Path | None
     tasks: Sequence[Task]
+    chosen: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    tuning: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         in_order(self.methods)
@@ -84,7 +88,7 @@ class StudyRequest:
         """
         setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
         plans = {
-            (task, label, spec.label): lazy.setup.plan(spec, budget, self.named_settings)
+            (task, label, spec.label): self._planned(lazy.setup, task, label, spec, budget)
             for task, lazy in setups.items()
             for label, budget in self.budgets.items()
             for spec in self.methods
@@ -113,12 +117,25 @@ class StudyRequest:
             "sites": len(first.shapes),
             **({"left_out": rest} if rest else {}),
             **fixed,
+            **({} if self.tuning is None else {"tuning": self.tuning}),
             "place": place(study.path),
             "arms": [
                 {"task": a.task, "budget": a.budget, "label": a.spec.label, "seed": a.seed, "hash": a.hash}
                 for a in arms
             ],
         }
+
+    def _planned(
+        self, setup: Setup, task: str, label: str, spec: MethodSpec, budget: Budget | Literal["paper"]
+    ) -> ArmPlan:
+        settings, options = self._chosen(task, label, spec)
+        return setup.plan(spec.given(**options), budget, self.named_settings | settings)
+
+    def _chosen(self, task: str, budget: str, spec: MethodSpec) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the training settings and the options of the method that tuning chose."""
+        chosen = self.chosen.get((task, budget, spec.label), {})
+        settings = {name: value for name, value in chosen.items() if name in asdict(self.settings)}
+        return settings, {name: value for name, value in chosen.items() if name not in settings}
 
     def _check_length(self, plans: Mapping[tuple[str, str, str], ArmPlan]) -> None:
         """Raises UsageError, which names the longest arm's length, where all steps together take more than years."""
@@ -144,6 +161,7 @@ class StudyRequest:
             cell: dict[str, StudyArm] = {}
             for spec, needed in ordered:
                 plan = plans[task, budget, spec.label]
+                spec = spec.given(**self._chosen(task, budget, spec)[1])
                 config = setups[task].setup.arm_config(spec, plan, seed, fixed)
                 depends_on = None if needed is None else cell[needed]
                 if depends_on is not None:
@@ -159,7 +177,7 @@ def in_order(specs: Sequence[MethodSpec]) -> list[tuple[MethodSpec, str | None]]
 
     Raises UsageError for a label that is not in the study, or methods that depend on each other.
     """
-    needs = {s.label: s.build().depends_on for s in specs}
+    needs = {s.label: s.needs for s in specs}
     depth: dict[str, int] = {}
     for label in needs:
         chain = [label]

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from peftprune.errors import PeftPruneError, UsageError
+from peftprune.errors import DivergedError, PeftPruneError, UsageError
 from peftprune.files import read_jsonl, remove_unfinished, write_json
 from peftprune.study import arm_files
 from peftprune.study.growth import CONFIG, Configs, arm_key, difference, union
@@ -194,6 +194,7 @@ class ArmFolder:
                 "time": time.time(),
                 "attempts": [*self._failed_attempts(), attempt],
                 "error": str(error) if known else f"{type(error).__name__}: {error}",
+                "diverged": isinstance(error, DivergedError),
                 "traceback": "".join(traceback.format_exception(error)),
             },
         )

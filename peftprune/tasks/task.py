@@ -89,6 +89,7 @@ class Task:
         name: str | None = None,
         metrics: Sequence[str] | None = None,
         kind: Kind | None = None,
+        validation_file: str | Path | None = None,
     ) -> Task:
         """Makes a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
 
@@ -104,6 +105,7 @@ class Task:
                 ROUGE and BLEU for generation.
             kind: "classification" (the default), "regression" (the same as `regression=True`) or "generation": `text`
                 is then the one source column and `label` the column of the targets, each a text or a list of texts.
+            validation_file: data to select on, for tuning; without it, tuning takes a part of the training data.
 
         The classes are those of the training file, sorted; whole numbers in numeric order. In generation, rows of the
         test file with the same source are one example with several references.
@@ -111,14 +113,25 @@ class Task:
         Raises:
             UsageError: a file, column, row or label does not fit; the message names it.
         """
-        _check_types(train_file, test_file, text, label, regression, name, metrics, kind)
+        _check_types(train_file, test_file, validation_file, text, label, regression, name, metrics, kind)
         asked = kind or ("regression" if regression else "classification")
         if asked not in KINDS or (regression and asked != "regression"):
             beside = " beside regression" if regression else ""
             raise UsageError.of("kind", kind, f"is not a kind of task{beside}", f"Give one of {', '.join(KINDS)}")
         build = generation_fields if KINDS[asked].writes_text else labelled_fields
         fields = build(train_file, test_file, text, label, metrics, asked)
-        fields["files"] = {"train_file": str(train_file), "test_file": str(test_file), **fields["files"]}
+        files = {"train_file": str(train_file), "test_file": str(test_file)}
+        if validation_file is not None:
+            files["validation_file"] = str(validation_file)
+            if Path(validation_file).resolve() == Path(test_file).resolve():
+                problem = "is what results are reported on"
+                raise UsageError.of("validation_file", str(validation_file), problem, "Give other data")
+            try:
+                held_out = build(train_file, validation_file, text, label, metrics, asked)["evaluation"]["test"]
+            except UsageError as error:
+                raise UsageError(str(error).replace("test_file:", "validation_file:", 1)) from None
+            fields["validation"] = held_out
+        fields["files"] = {**files, **fields["files"]}
         return cls(
             name=name or _default_name(Path(train_file)),
             kind=asked,
@@ -129,11 +142,21 @@ class Task:
 
 
 def _check_types(
-    train_file: Any, test_file: Any, text: Any, label: Any, regression: Any, name: Any, metrics: Any, kind: Any
+    train_file: Any,
+    test_file: Any,
+    validation_file: Any,
+    text: Any,
+    label: Any,
+    regression: Any,
+    name: Any,
+    metrics: Any,
+    kind: Any,
 ) -> None:
     """Raises UsageError for arguments of `Task.from_files` of other types, such as the numbers in a study file."""
     check_path("train_file", train_file)
     check_path("test_file", test_file)
+    if validation_file is not None:
+        check_path("validation_file", validation_file)
     for argument, value in {"label": label, "name": name or "", "kind": kind or ""}.items():
         if not isinstance(value, str):
             raise UsageError.of(argument, value, "is not text", "Put it in quotes")

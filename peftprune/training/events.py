@@ -16,7 +16,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from peftprune.adapters import surgery
-from peftprune.errors import RunError
+from peftprune.errors import DivergedError, RunError
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.method import Method
 from peftprune.strategy.phases import PhaseRange, phase_at
@@ -149,7 +149,7 @@ class PruningEvents(TrainerCallback):
     ) -> None:
         loss = (logs or {}).get("loss")
         if loss is not None and not math.isfinite(loss):
-            raise RunError(
+            raise DivergedError(
                 f"loss: {loss} by step {state.global_step} is not finite. Lower learning_rate (now "
                 f"{args.learning_rate:g}), or train with dtype float32"
             )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding
 
-from peftprune.errors import RunError
+from peftprune.errors import DivergedError
 from peftprune.models.head import rescale_output
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
 from peftprune.training.evaluation import Scored, metric_name, predict
@@ -103,14 +103,14 @@ class Objective:
         return None
 
     def evaluate(self, trainer: Trainer, splits: Splits, settings: TrainingSettings) -> Scored:
-        """Predicts and scores every evaluation split. Raises RunError when the model's outputs are not finite."""
+        """Predicts and scores every evaluation split. Raises DivergedError when the model's outputs are not finite."""
         metrics: dict[str, float] = {}
         frames = []
         for i, (split, rows) in enumerate(splits.items()):
             outputs = predict(trainer, rows)
             if not bool(torch.isfinite(outputs).all()):
                 cure = "Lower learning_rate, or use dtype float32"
-                raise RunError(f"evaluation: the model's outputs are not finite. {cure}")
+                raise DivergedError(f"evaluation: the model's outputs are not finite. {cure}")
             labels, predicted = list(self.task.evaluation[split]["label"]), self.predictions(outputs).tolist()
             scores = compute_metrics(self.task.metrics, predicted, labels)
             metrics |= {metric_name(name, split, i): score for name, score in scores.items()}

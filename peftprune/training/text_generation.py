@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from peftprune.errors import RunError, UsageError
+from peftprune.errors import DivergedError, UsageError
 from peftprune.training.tokenise import Example
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def evaluation_loss(trainer: Trainer, model: LoadedModel, rows: Sequence[Example
     """Returns the mean cross-entropy of a target token under teacher forcing, without any regulariser.
 
     Raises:
-        RunError: when it is not finite.
+        DivergedError: when it is not finite.
     """
     trained: Any = trainer.model
     collate, loss = GenerationCollator(model), loss_for(model.model)
@@ -307,5 +307,5 @@ def evaluation_loss(trainer: Trainer, model: LoadedModel, rows: Sequence[Example
         tokens += int((labels != IGNORED).sum())
     mean = total / tokens
     if not torch.isfinite(torch.tensor(mean)):
-        raise RunError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
+        raise DivergedError("evaluation: the model's outputs are not finite. Lower learning_rate, or use dtype float32")
     return mean

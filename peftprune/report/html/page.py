@@ -78,4 +78,5 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
         "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
         "decisions": study_table("decisions", in_cell(frames.decisions, cell), title),
         "stability": study_table("stability", in_cell(frames.stability, cell), title),
+        "choices": study_table("choices", in_cell(frames.choices, cell), title),
     }

@@ -208,9 +208,11 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure in this attempt."""
+        """Returns whether the arm has neither a result nor a failure in this attempt, nor one that would repeat."""
         folder = self.folder(arm)
-        return folder.result() is None and not folder.failed_in(self.token)
+        if folder.result() is not None:
+            return False
+        return not folder.failed_in(self.token) and not (folder.error() or {}).get("diverged")
 
     def _train(self, arm: StudyArm, listener: Listener) -> None:
         folder = self.folder(arm)

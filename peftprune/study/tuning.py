@@ -1,0 +1,349 @@
+"""The search for each method's settings: the same points and seeds for every method, chosen on validation data.
+
+Trials are ordinary arms of a study in the folder `tuning` of the study's own. A killed search goes on where it was, and
+any number of processes can share it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
+
+from peftprune.errors import RunError, UsageError
+from peftprune.methods.registry import MethodSpec
+from peftprune.study.arguments import parse_seeds
+from peftprune.study.request import StudyRequest
+from peftprune.study.stored_study import StoredStudy
+from peftprune.tasks.holdout import carve
+
+FOLDER = "tuning"
+_FIRST_SEED = 10_000
+"""Tuning seeds that are given as a number count from here, beyond the seeds of the final arms."""
+_EXTENSIONS = 2
+"""Times that the grid grows towards each side on which a method's best point lies."""
+_RATE = "learning_rate"
+Point = dict[str, Any]
+Cell = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tried, and how often.
+
+    Attributes:
+        rates: learning rates, ascending; at least two.
+        knobs: method label to an option of its own and the values that are tried.
+        seeds: of every trial.
+        refit: the final arms train on the validation data too.
+    """
+
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    knobs: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
+    refit: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Trials per learning rate: the number of values of a method's own option; 1 without such options."""
+        return max((len(values) for _, values in self.knobs.values()), default=1)
+
+    def points(self, label: str, low: int = 0, high: int = 0) -> list[Point]:
+        """Returns a method's points, as many for every method.
+
+        A method with an option of its own has each of its values at each rate; the others have as many more rates
+        between the same ends.
+
+        Args:
+            label: of the method.
+            low, high: further rates beyond each end.
+        """
+        if label in self.knobs:
+            option, values = self.knobs[label]
+            return [{_RATE: rate, option: v} for rate in _extended(self.rates, low, high) for v in values]
+        rates = self.rates
+        if self.depth > 1:
+            # Rounded, so that the rates in tables are those that are used.
+            rates = tuple(float(f"{r:.3g}") for r in np.geomspace(rates[0], rates[-1], self.depth * len(rates)))
+        return [{_RATE: rate} for rate in _extended(rates, self.depth * low, self.depth * high)]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `study.json` stores of the request."""
+        knobs = {label: {"option": o, "values": list(v)} for label, (o, v) in self.knobs.items()}
+        return {_RATE: list(self.rates), "knobs": knobs, "seeds": list(self.seeds), "refit": self.refit}
+
+
+def _extended(rates: Sequence[float], low: int, high: int) -> list[float]:
+    """Returns the rates with further ones beyond both ends, in the ratio of the two rates there."""
+    down, up = rates[0] / rates[1], rates[-1] / rates[-2]
+    before = [float(f"{rates[0] * down**i:.3g}") for i in range(low, 0, -1)]
+    return [*before, *rates, *(float(f"{rates[-1] * up**i:.3g}") for i in range(1, high + 1))]
+
+
+def parse_tuning(
+    tune: str | Sequence[str],
+    trials: int | None,
+    tuning_seeds: int | str | Sequence[int],
+    refit: bool,
+    methods: Sequence[MethodSpec],
+    seeds: Sequence[int],
+) -> Tuning:
+    """Parses the arguments of `compare` that concern tuning.
+
+    Raises:
+        UsageError: for text that cannot be read, fewer than two rates, rates that are not positive, an option that its
+            method does not have, or seeds that are those of the final arms.
+    """
+    parts = [tune] if isinstance(tune, str) else tune
+    if not isinstance(parts, Sequence) or not parts or not all(isinstance(p, str) for p in parts):
+        raise UsageError.of("tune", tune, "is neither text nor a list of texts", f'Write "{_RATE}=3e-4,1e-3,3e-3"')
+    rates: tuple[float, ...] = ()
+    knobs: dict[str, tuple[str, tuple[Any, ...]]] = {}
+    for part in parts:
+        name, equals, values = part.partition("=")
+        name = name.strip()
+        if not equals or not values.strip():
+            raise UsageError.of("tune", part, "names no values", f'Write "{_RATE}=3e-4,1e-3,3e-3"')
+        label, _, option = name.rpartition(".")
+        if name == _RATE and not rates:
+            rates = _rates(values, trials)
+        elif label and label not in knobs:
+            knobs[label] = option, _values(part, label, option, values, methods)
+        else:
+            known = f'Write "{_RATE}=..." once, and at most one "METHOD.option=..." per method'
+            raise UsageError.of("tune", name, "cannot be tuned", known)
+    if not rates:
+        raise UsageError.of("tune", tune, "names no learning rates", f'Add "{_RATE}=3e-4,1e-3,3e-3"')
+    if len({len(values) for _, values in knobs.values()}) > 1:
+        raise UsageError.of("tune", tune, "gives the methods unequal numbers of trials", "Give equally many values")
+    chosen = parse_seeds(tuning_seeds)
+    if isinstance(tuning_seeds, int) or (isinstance(tuning_seeds, str) and "," not in tuning_seeds):
+        chosen = [_FIRST_SEED + s for s in chosen]
+    shared = sorted(set(chosen) & set(seeds))
+    if shared:
+        raise UsageError.of("tuning_seeds", shared, "are seeds of the final arms too", "Give others, or their number")
+    return Tuning(rates, tuple(chosen), knobs, refit)
+
+
+def _rates(text: str, trials: int | None) -> tuple[float, ...]:
+    """Returns rates from a list, or from `log(low, high)` and the number of trials by a low-discrepancy sequence."""
+    span = re.fullmatch(r"\s*log\((.*),(.*)\)\s*", text)
+    if (span is None) == (trials is not None):
+        problem = "is not used" if span is None else "is missing"
+        raise UsageError.of("trials", trials, problem, "It counts the points of tune=learning_rate=log(1e-4,1e-1)")
+    try:
+        found = [float(value) for value in (span.groups() if span else text.split(","))]
+    except ValueError:
+        raise UsageError.of("tune", text, "are not numbers", "Write 3e-4,1e-3,3e-3 or log(1e-4,1e-1)") from None
+    if not all(0 < rate < math.inf for rate in found) or len(set(found)) < max(2, len(found)):
+        raise UsageError.of("tune", text, "are not two or more distinct positive rates", "Write 3e-4,1e-3,3e-3")
+    if span:
+        if not isinstance(trials, int) or isinstance(trials, bool) or not 2 <= trials <= 1_000:
+            raise UsageError.of("trials", trials, "is not a whole number from 2 to 1000", "Give 8, for example")
+        low, high = sorted(map(math.log, found))
+        drawn = qmc.Halton(1, seed=0).random(trials)[:, 0]
+        found = [float(f"{math.exp(low + (high - low) * u):.3g}") for u in drawn]
+    return tuple(sorted(found))
+
+
+def _values(part: str, label: str, option: str, text: str, methods: Sequence[MethodSpec]) -> tuple[Any, ...]:
+    """Returns the values of a method's own option, checked by building the method with each."""
+    from ast import literal_eval
+
+    spec = next((s for s in methods if s.label == label), None)
+    if spec is None:
+        raise UsageError.of("tune", part, f"names no method of the study ({label!r})", f"Add {label} to methods")
+    try:
+        found = literal_eval(f"[{text}]")
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise UsageError.of("tune", part, "has values that cannot be read", "Write lorpa.initial_rank=32,128") from None
+    if len(found) < 2:
+        raise UsageError.of("tune", part, "names one value", "Give two or more, or the option with the method")
+    for value in found:
+        spec.given(**{option: value}).build()
+    return tuple(found)
+
+
+def trial_specs(tuning: Tuning, methods: Sequence[MethodSpec], low: int, high: int) -> dict[str, tuple[str, Point]]:
+    """Returns each trial's label, with its method's label and its point, in the order of methods and points."""
+    return {
+        _name(spec.label, point): (spec.label, point)
+        for spec in methods
+        for point in tuning.points(spec.label, low, high)
+    }
+
+
+def trial_methods(tuning: Tuning, methods: Sequence[MethodSpec], low: int, high: int) -> list[MethodSpec]:
+    """Returns the methods of the trials. One that depends on another depends on that one's trial of the same number."""
+    points = {spec.label: tuning.points(spec.label, low, high) for spec in methods}
+    found = []
+    for spec in methods:
+        for i, point in enumerate(points[spec.label]):
+            options = {name: value for name, value in point.items() if name != _RATE}
+            needs = spec.needs
+            needed = None if needs is None else _name(needs, points[needs][i])
+            found.append(replace(spec.given(**options), label=_name(spec.label, point), text="", waits_for=needed))
+    return found
+
+
+def _name(label: str, point: Point) -> str:
+    return f"{label}@" + ",".join(f"{value:g}" if name == _RATE else f"{name}={value}" for name, value in point.items())
+
+
+def trial_point(trial: str) -> tuple[str, float, str]:
+    """Returns method, learning rate, and the method's own option with its value ("" without) of a trial's label."""
+    method, _, point = trial.rpartition("@")
+    rate, _, option = point.partition(",")
+    return method, float(rate), option
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The point of a method in a task under a budget.
+
+    Attributes:
+        trial: label of the chosen trial.
+        point: learning rate, and the method's own option.
+        score: its mean validation score over the tuning seeds; None where every trial diverged.
+        at_default: the mean score at the default learning rate; None where it is not among the points.
+        edge: "low" or "high" where no rate beyond the chosen one was tried on that side, else "".
+        trials: number of trials.
+    """
+
+    trial: str
+    point: Point
+    score: float | None
+    at_default: float | None
+    edge: str
+    trials: int
+
+
+def choose(
+    study: StoredStudy, cell: Cell, trials: Mapping[str, tuple[str, Point]], default: float
+) -> dict[str, Choice]:
+    """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
+
+    A diverged trial is a trial, and the worst one.
+
+    Raises:
+        RunError: if a trial failed for another reason, or has not run.
+    """
+    task, budget = cell
+    seeds: dict[str, list[float]] = {}
+    metric = study.primary[task]
+    for key, folder in study.arms():
+        if (key["task"], key["budget"]) != cell or key["method"] not in trials:
+            continue
+        result, error = folder.result(), folder.error()
+        if result is None and not (error or {}).get("diverged"):
+            why = "has not run" if error is None else f"failed: {error['error']}"
+            raise RunError(f"tune: the trial {study.name(key)} {why}. Run the same command again")
+        seeds.setdefault(key["method"], []).append(-math.inf if result is None else result["metrics"][metric])
+    found: dict[str, Choice] = {}
+    for method in dict.fromkeys(label for label, _ in trials.values()):
+        scores = {t: float(np.mean(seeds[t])) for t, (label, _) in trials.items() if label == method}
+        points = {t: point for t, (_, point) in trials.items() if t in scores}
+        rates = [point[_RATE] for point in points.values()]
+        best = min(scores, key=lambda t: (-scores[t], points[t][_RATE]))
+        rate, score = points[best][_RATE], scores[best]
+        # Where all points are equally good, the grid is not what is too narrow.
+        flat = len(set(scores.values())) == 1
+        edge = "" if flat else "low" if rate == min(rates) else "high" if rate == max(rates) else ""
+        usual = [scores[t] for t, point in points.items() if math.isclose(point[_RATE], default, rel_tol=1e-9)]
+        at_default = max(usual, default=None)
+        found[method] = Choice(best, points[best], _finite(score), _finite(at_default), edge, len(scores))
+    counts = {choice.trials for choice in found.values()}
+    assert len(counts) == 1, f"{task}, {budget}: unequal numbers of trials"
+    return found
+
+
+def _finite(score: float | None) -> float | None:
+    return None if score is None or math.isinf(score) else score
+
+
+def search(
+    tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], StoredStudy]
+) -> dict[tuple[str, str, str], Choice]:
+    """Trains the trials and returns the choice for each task, budget and method.
+
+    Where any method's best point in a task and a budget lies at an edge, every method there gets the next rate.
+
+    Args:
+        tuning: what to try.
+        request: the final arms, with the tasks to tune on.
+        run: trains a request's arms and returns the study that holds them.
+    """
+    tasks = {task.name: task for task in request.tasks}
+    open_cells = dict.fromkeys(product(tasks, request.budgets), (0, 0))
+    found: dict[tuple[str, str, str], Choice] = {}
+    # All cells together first, since their arms can run side by side.
+    groups = [list(open_cells)]
+    while groups:
+        group = groups.pop(0)
+        low, high = open_cells[group[0]]
+        trials = trial_specs(tuning, request.methods, low, high)
+        methods = trial_methods(tuning, request.methods, low, high)
+        study = run(
+            replace(
+                request,
+                methods=methods,
+                seeds=list(tuning.seeds),
+                tasks=[tasks[name] for name in dict.fromkeys(task for task, _ in group)],
+                budgets={name: request.budgets[name] for name in dict.fromkeys(budget for _, budget in group)},
+                chosen={(*cell, name): {_RATE: point[_RATE]} for cell in group for name, (_, point) in trials.items()},
+            )
+        )
+        for cell in group:
+            choices = choose(study, cell, trials, request.settings.learning_rate)
+            found |= {(*cell, label): choice for label, choice in choices.items()}
+            edges = {choice.edge for choice in choices.values()}
+            wider = low + ("low" in edges and low < _EXTENSIONS), high + ("high" in edges and high < _EXTENSIONS)
+            if wider != (low, high):
+                open_cells[cell] = wider
+                groups.append([cell])
+    return found
+
+
+def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], StoredStudy]) -> StudyRequest:
+    """Trains the trials of a request and returns it with what they chose.
+
+    The reported splits of its tasks are not read before the choice.
+
+    Args:
+        tuning, run: see `search`.
+        request: the final arms.
+
+    Raises:
+        UsageError: if a budget is the paper's, a learning rate is named, or a task leaves no validation data.
+        RunError: if a trial failed, unless it diverged.
+    """
+    if "paper" in request.budgets:
+        problem = "takes the learning rates that papers name"
+        raise UsageError.of("budget", "paper", problem, "Leave tune out, or give a matched budget")
+    if _RATE in request.named_settings:
+        problem = "is named beside tune, which chooses it"
+        raise UsageError.of(_RATE, request.named_settings[_RATE], problem, "Keep one of them")
+    carved = {task.name: carve(task, refit=tuning.refit) for task in request.tasks}
+    choices = search(tuning, replace(request, tasks=[trial for trial, _, _ in carved.values()]), run)
+    rows = [
+        {"task": task, "budget": budget, "label": label, **asdict(choice)}
+        for (task, budget, label), choice in choices.items()
+    ]
+    about = {
+        "asked": tuning.as_dict(),
+        "default": request.settings.learning_rate,
+        "validation": {name: facts for name, (_, _, facts) in carved.items()},
+        "chosen": rows,
+    }
+    return replace(
+        request,
+        tasks=[final for _, final, _ in carved.values()],
+        chosen={key: choice.point for key, choice in choices.items()},
+        tuning=about,
+    )

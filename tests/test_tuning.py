@@ -1,0 +1,502 @@
+"""Tuning: the same trials for every method, chosen on validation data, and never on what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import peftprune
+from peftprune.comparison import Comparison
+from peftprune.errors import DivergedError, RunError, UsageError
+from peftprune.methods.request import parse
+from peftprune.study import tuning as searching
+from peftprune.study.execution import work as queue
+from peftprune.study.store import ArmFolder
+from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trial_methods, trial_specs
+from peftprune.tasks import Task
+from peftprune.tasks.base import make_dataset
+from peftprune.tasks.holdout import carve
+from tests.helpers import classification_task, same, texts
+from tests.killing import left_in
+
+RATES = "learning_rate=1e-3,3e-3,1e-2"
+SETTINGS = {"batch_size": 8, "dtype": "float32", "checkpoints": 2, "max_length": 32, "threads": 1, "workers": 1}
+LORPA = "lorpa(initial_rank=8)"
+
+
+def task(n: int = 70) -> Task:
+    """The tiny task with validation data of its own."""
+    return replace(classification_task(n), validation=classification_task(30).train)
+
+
+def compare(methods: Any, folder: Path, model: Path, **settings: Any) -> Comparison:
+    given: dict[str, Any] = {"task": task(), "budget": "rank=4,steps=6", "target_modules": "attention", "tune": RATES}
+    return peftprune.compare(methods, model=model, output_dir=folder, **(SETTINGS | given | settings))
+
+
+def parsed(tune: Any, trials: Any = None, seeds: Any = 1, final: tuple[int, ...] = (0, 1)) -> Tuning:
+    return parse_tuning(tune, trials, seeds, False, parse(f"lora,{LORPA}"), final)
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"tune": "learning_rate=0,1e-3"}, ("tune", "positive")),
+        ({"tune": "learning_rate=1e-3"}, ("tune", "two or more")),
+        ({"tune": "learning_rate=1e-3,1e-3"}, ("tune", "distinct")),
+        ({"tune": "learning_rate=nan,1"}, ("tune", "positive")),
+        ({"tune": "learning_rate=a,b"}, ("tune", "not numbers")),
+        ({"tune": "learning_rate"}, ("tune", "names no values")),
+        ({"tune": 3}, ("tune", "neither text")),
+        ({"tune": []}, ("tune", "neither text")),
+        ({"tune": "epochs=1,2"}, ("tune", "'epochs' cannot be tuned")),
+        ({"tune": "lorpa.initial_rank=8,16"}, ("names no learning rates",)),
+        ({"tune": [RATES, "adalora.every=1,2"]}, ("names no method of the study", "adalora")),
+        ({"tune": [RATES, "lorpa.initial_rank=8"]}, ("names one value",)),
+        ({"tune": [RATES, "lorpa.nothing=8,9"]}, ("nothing",)),
+        ({"tune": [RATES, "lorpa.initial_rank=0,9"]}, ("initial_rank",)),
+        ({"tune": [RATES, "lorpa.initial_rank=f(,9"]}, ("cannot be read",)),
+        ({"tune": "learning_rate=log(1e-4,1e-1)"}, ("trials", "is missing")),
+        ({"tune": RATES, "trials": 3}, ("trials", "is not used")),
+        ({"tune": "learning_rate=log(1e-4,1e-1)", "trials": 1}, ("trials", "from 2 to 1000")),
+        ({"tune": "learning_rate=log(1e-4,1e-4)", "trials": 4}, ("distinct",)),
+        ({"tune": RATES, "seeds": [1, 7]}, ("tuning_seeds", "[1]", "final")),
+        ({"tune": RATES, "seeds": 0}, ("seeds",)),
+    ],
+)
+def test_a_wrong_request_is_refused(given: dict[str, Any], parts: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as refused:
+        parsed(**given)
+    assert all(part in str(refused.value) for part in parts), refused.value
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"learning_rate": 1e-3}, ("learning_rate: 0.001 is named beside tune",)),
+        ({"budget": "paper"}, ("budget: 'paper'",)),
+        ({"task": classification_task()}, ("task tiny", "validation", "--validation-file")),
+    ],
+)
+def test_what_tuning_cannot_use_is_refused_before_training(
+    given: dict[str, Any], parts: tuple[str, ...], tiny_bert: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        compare("lora", tmp_path / "study", tiny_bert, **given)
+    assert all(part in str(refused.value) for part in parts), refused.value
+    assert not (tmp_path / "study").exists()
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_has_as_many_points_and_seeds() -> None:
+    found = parsed([RATES, "lorpa.initial_rank=8,16"], seeds=2)
+    assert found.seeds == (10_000, 10_001)
+    for low, high in ((0, 0), (1, 0), (2, 2)):
+        counts = {label: found.points(label, low, high) for label in ("lora", "lorpa")}
+        assert len(counts["lora"]) == len(counts["lorpa"]) == 2 * (3 + low + high)
+        assert len({point["learning_rate"] for point in counts["lora"]}) == len(counts["lora"])
+    assert [p["learning_rate"] for p in found.points("lorpa")] == [1e-3, 1e-3, 3e-3, 3e-3, 1e-2, 1e-2]
+    fine = [p["learning_rate"] for p in found.points("lora")]
+    assert (fine[0], fine[-1]) == (1e-3, 1e-2)
+    assert fine == sorted(fine)
+
+
+def test_the_grid_grows_in_the_ratio_of_its_ends() -> None:
+    rates = [point["learning_rate"] for point in parsed(RATES).points("lora", 2, 1)]
+    assert rates == pytest.approx([1.11e-4, 3.33e-4, 1e-3, 3e-3, 1e-2, 3.33e-2], rel=5e-3)
+
+
+def test_drawn_rates_cover_the_range_evenly_and_are_the_same_for_all() -> None:
+    found = parsed("learning_rate=log(1e-4,1e-1)", trials=8)
+    assert found == parsed("learning_rate=log(1e-1, 1e-4)", trials=8)
+    logs = np.log10(found.rates)
+    assert len(set(found.rates)) == 8
+    assert logs.min() >= -4
+    assert logs.max() <= -1
+    assert np.histogram(logs, bins=4, range=(-4, -1))[0].tolist() == [2, 2, 2, 2]
+
+
+def test_a_method_depends_on_the_trial_of_the_same_number() -> None:
+    methods = parse(f"{LORPA},shuffled(of='lorpa')")
+    found = parse_tuning([RATES, "lorpa.initial_rank=8,16"], None, 1, False, methods, [0])
+    trials = trial_methods(found, methods, 0, 0)
+    lorpa, shuffled = trials[:6], trials[6:]
+    assert [spec.needs for spec in shuffled] == [spec.label for spec in lorpa]
+    assert [spec.build().config.initial_rank for spec in lorpa] == [8, 16] * 3
+
+
+# --- validation data --------------------------------------------------------------------------------------------------
+
+
+def labelled(labels: list[int], classes: int = 2) -> Task:
+    found, _ = texts(len(labels), 1)
+    names = tuple(f"class {i}" for i in range(classes))
+    train = make_dataset([found], labels, names)
+    return replace(classification_task(), train=train, label_names=names)
+
+
+def test_validation_data_is_a_fifth_with_equal_shares_of_every_class() -> None:
+    given = labelled([0] * 1200 + [1] * 300)
+    trial, final, about = carve(given)
+    (validation,) = trial.evaluation.values()
+    assert (len(validation), len(trial.train), about["examples"]) == (300, 1200, 300)
+    assert np.bincount(validation["label"]).tolist() == [240, 60]
+    assert sorted([*validation["text_a"], *trial.train["text_a"]]) == sorted(given.train["text_a"])
+    assert final.train[:] == trial.train[:]
+    assert final.evaluation is given.evaluation
+    assert carve(given)[0].fingerprint == trial.fingerprint
+    assert carve(given, seed=1)[0].fingerprint != trial.fingerprint
+    assert carve(given, refit=True)[1] is given
+
+
+@pytest.mark.parametrize(("size", "expected"), [(400, 200), (999, 200), (4000, 800), (20_000, 1000)])
+def test_its_size_has_bounds(size: int, expected: int) -> None:
+    trial, _, about = carve(labelled([i % 2 for i in range(size)]))
+    assert about["examples"] == expected
+    assert len(trial.train) == size - expected
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        (labelled([i % 2 for i in range(399)]), "399 training examples"),
+        (labelled([0] * 999 + [1]), "1 examples of one class"),
+        (labelled([0] * 600 + [1] * 598 + [2] * 2, 3), "leaves a class out"),
+    ],
+    ids=["too few", "a class of one", "a class left out"],
+)
+def test_too_little_data_is_refused(given: Task, part: str) -> None:
+    with pytest.raises(UsageError, match=part):
+        carve(given)
+
+
+def test_validation_data_of_the_task_is_taken_as_it_is() -> None:
+    given = task()
+    trial, final, about = carve(given)
+    assert trial.evaluation == {"validation": given.validation}
+    assert trial.train is given.train
+    assert final.train is given.train
+    assert about["origin"] == "the task's own"
+
+
+# --- the search, with made-up scores ----------------------------------------------------------------------------------
+
+
+class Scored:
+    """A study whose scores are a function of method, rate and seed; None for a diverged trial."""
+
+    def __init__(self, request: Any, score: Callable[[str, float, int], float | None]) -> None:
+        self.request, self._score = request, score
+        self.primary = {t.name: "accuracy" for t in request.tasks}
+
+    def name(self, key: Mapping[str, Any]) -> str:
+        return str(key["method"])
+
+    def arms(self) -> Any:
+        for (task_name, budget, label), chosen in self.request.chosen.items():
+            for seed in self.request.seeds:
+                key = {"task": task_name, "budget": budget, "method": label, "seed": seed}
+                yield key, self._folder(self._score(label.split("@")[0], chosen["learning_rate"], seed))
+
+    def _folder(self, score: float | None) -> Any:
+        class Folder:
+            def result(self) -> Any:
+                return None if score is None else {"metrics": {"accuracy": score}}
+
+            def error(self) -> Any:
+                return {"error": "not finite", "diverged": True} if score is None else None
+
+        return Folder()
+
+
+def searched(
+    score: Callable[[str, float, int], float | None], seeds: int = 1, tune: str = RATES
+) -> tuple[dict[str, Choice], list[int]]:
+    """The choices, and the number of arms of each round."""
+    from peftprune.study.arguments import parse_budgets
+    from peftprune.study.request import StudyRequest
+    from peftprune.training.settings import resolve_settings
+
+    request = StudyRequest(
+        parse(f"lora,{LORPA}"), parse_budgets("rank=4"), [0], "attention", {}, resolve_settings({}), "m", None, [task()]
+    )
+    rounds = []
+
+    def run(asked: Any) -> Any:
+        rounds.append(len(asked.methods) * len(asked.seeds))
+        return Scored(asked, score)
+
+    found = search(parsed(tune, seeds=seeds), request, run)
+    return {label: choice for (_, _, label), choice in found.items()}, rounds
+
+
+def peak(rate: float, best: float) -> float:
+    return 1 - abs(np.log10(rate / best))
+
+
+def test_the_best_mean_over_seeds_is_chosen_and_the_score_at_the_default_is_kept() -> None:
+    def score(method: str, rate: float, seed: int) -> float:
+        # The second seed decides against the first one's favourite.
+        return {1e-3: 0.9, 3e-3: 0.8, 1e-2: 0.1}[rate] if seed == 10_000 else {1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.1}[rate]
+
+    found, rounds = searched(score, seeds=2)
+    assert rounds == [12]
+    choice = found["lora"]
+    assert choice.point == {"learning_rate": 3e-3}
+    assert (choice.score, choice.at_default, choice.edge, choice.trials) == (0.75, 0.7, "", 3)
+
+
+def test_ties_go_to_the_lower_rate() -> None:
+    found, _ = searched(lambda method, rate, seed: 0.5 if rate < 2e-3 else 0.7)
+    assert found["lora"].point == {"learning_rate": 3e-3}
+
+
+def test_at_an_edge_every_method_gets_the_next_rate_at_most_twice() -> None:
+    best = {"lora": 3e-3, "lorpa": 1.0}
+    found, rounds = searched(lambda method, rate, seed: peak(rate, best[method]))
+    assert rounds == [6, 8, 10]
+    assert {choice.trials for choice in found.values()} == {5}
+    assert found["lora"].point == {"learning_rate": 3e-3}
+    assert (found["lora"].edge, found["lorpa"].edge) == ("", "high")
+    assert found["lorpa"].point["learning_rate"] == pytest.approx(0.111, rel=1e-2)
+
+
+def test_an_optimum_just_beyond_the_grid_ends_inside_it() -> None:
+    found, rounds = searched(lambda method, rate, seed: peak(rate, 3.4e-4))
+    assert rounds == [6, 8, 10]
+    assert {choice.edge for choice in found.values()} == {""}
+
+
+def test_equal_scores_everywhere_do_not_widen_the_grid() -> None:
+    found, rounds = searched(lambda method, rate, seed: 0.5)
+    assert rounds == [6]
+    assert found["lora"].point == {"learning_rate": 1e-3}
+
+
+def test_a_diverged_trial_is_the_worst_one() -> None:
+    found, rounds = searched(lambda method, rate, seed: None if rate > 5e-3 else peak(rate, 3e-3))
+    assert rounds == [6]
+    assert found["lora"].point == {"learning_rate": 3e-3}
+    lost, _ = searched(lambda method, rate, seed: None if method == "lorpa" else peak(rate, 3e-3))
+    assert lost["lorpa"].score is None
+    assert lost["lorpa"].edge == ""
+
+
+def test_a_trial_that_failed_otherwise_or_has_not_run_ends_the_search() -> None:
+    class Failed(Scored):
+        def _folder(self, score: float | None) -> Any:
+            folder = super()._folder(None)
+            folder.error = lambda: {"error": "out of memory"} if score else None
+            return folder
+
+    tuning = parsed(RATES)
+    methods = parse("lora")
+    trials = trial_specs(tuning, methods, 0, 0)
+
+    chosen = {("tiny", "rank=4", name): point for name, (_, point) in trials.items()}
+    request = SimpleNamespace(tasks=[task()], seeds=[1], chosen=chosen)
+    for score, words in ((1.0, "failed: out of memory"), (0.0, "has not run")):
+        study: Any = Failed(request, lambda *key, score=score: score)
+        with pytest.raises(RunError, match=words):
+            choose(study, ("tiny", "rank=4"), trials, 1e-3)
+
+
+# --- real arms --------------------------------------------------------------------------------------------------------
+
+
+def test_equal_methods_under_two_labels_get_equal_choices_and_bits(tiny_bert: Path, tmp_path: Path) -> None:
+    found = compare("lora,lora:again", tmp_path, tiny_bert, seeds=2)
+    chosen = {row["label"]: {k: v for k, v in row.items() if k not in ("label", "trial")} for row in _chosen(found)}
+    assert chosen["lora"] == chosen["lora:again"]
+    trials = found.tuning()
+    assert trials.groupby("method").size().tolist() == [len(trials) // 2] * 2
+    assert trials["seed"].unique().tolist() == [10_000]
+    assert trials.groupby("method")["chosen"].sum().tolist() == [1, 1]
+    assert (trials["steps"] == 6).all()
+    for name in ("score", "learning_rate", "flops"):
+        one, other = (rows[name].tolist() for _, rows in trials.groupby("method"))
+        assert one == other
+    table = found.table()
+    assert table["learning_rate"].nunique() == 1
+    assert (table["tuning_steps"] == 6 * len(trials) / 2).all()
+    assert found.against()["verdict"].str.contains("not distinguishable|cannot reach").all()
+    for seed in (0, 1):
+        one, other = (found.arm(label, seed) for label in ("lora", "lora:again"))
+        assert one.predictions.read_bytes() == other.predictions.read_bytes()
+        assert (one.result() or {})["settings"]["learning_rate"] == table["learning_rate"].iloc[0]
+
+
+def _chosen(found: Comparison) -> list[dict[str, Any]]:
+    return list(found.request["tuning"]["chosen"])
+
+
+def test_the_reported_split_is_not_read_before_the_choice(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Watched:
+        """The reported split; everything that is done to it is an event."""
+
+        def __init__(self, data: Any) -> None:
+            self.__dict__["data"] = data
+
+        def __getattr__(self, name: str) -> Any:
+            events.append("read")
+            return getattr(self.data, name)
+
+        def __getitem__(self, key: Any) -> Any:
+            events.append("read")
+            return self.data[key]
+
+        def __len__(self) -> int:
+            events.append("read")
+            return len(self.data)
+
+        def __iter__(self) -> Any:
+            events.append("read")
+            return iter(self.data)
+
+    plain = task()
+    watched = replace(plain, evaluation={"test": Watched(plain.evaluation["test"])})
+    decide = searching.choose
+
+    def noted(*args: Any) -> Any:
+        events.append("choice")
+        return decide(*args)
+
+    monkeypatch.setattr(searching, "choose", noted)
+    found = compare("lora", tmp_path, tiny_bert, task=watched)
+    assert not found.failures
+    assert "read" in events
+    assert "read" not in events[: len(events) - events[::-1].index("choice")]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def test_killed_at_any_arm_the_study_ends_with_the_same_bits(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = f"lora,{LORPA}"
+    whole = compare(methods, tmp_path / "whole", tiny_bert)
+    expected = [left_in(tmp_path / "whole"), left_in(tmp_path / "whole" / "tuning")]
+    train = queue.run_arm
+    left = 0
+
+    def killed(plan: Any, inputs: Any, seed: int, folder: ArmFolder, *rest: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return train(plan, inputs, seed, folder, *rest)
+
+    monkeypatch.setattr(queue, "run_arm", killed)
+    kills = 0
+    while True:
+        left = 2
+        try:
+            found = compare(methods, tmp_path / "killed", tiny_bert)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 3
+    assert _chosen(found) == _chosen(whole)
+    assert same([left_in(tmp_path / "killed"), left_in(tmp_path / "killed" / "tuning")], expected)
+    left = 0
+    again = compare(methods, tmp_path / "killed", tiny_bert)
+    assert _chosen(again) == _chosen(whole)
+
+
+def test_a_diverged_arm_is_not_trained_again(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, tried = queue.run_arm, []
+
+    def diverging(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, *rest: Any) -> Any:
+        if plan.settings.learning_rate > 5e-3:
+            tried.append(plan.label)
+            folder.path.mkdir(parents=True, exist_ok=True)
+            raise DivergedError("loss: nan by step 3 is not finite")
+        return train(plan, inputs, seed, folder, config, *rest)
+
+    monkeypatch.setattr(queue, "run_arm", diverging)
+    for _ in range(2):
+        found = compare("lora", tmp_path, tiny_bert)
+    assert len(tried) == len(set(tried))
+    statuses = found.tuning().set_index("learning_rate")["status"]
+    assert statuses[1e-2] == "diverged"
+    assert statuses[1e-3] == "done"
+    assert not found.failures
+
+
+def test_another_grid_in_the_same_folder_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    compare("lora", tmp_path, tiny_bert)
+    with pytest.raises(UsageError, match="tune"):
+        compare("lora", tmp_path, tiny_bert, tune="learning_rate=1e-3,2e-3,4e-3")
+
+
+def test_tuned_options_and_rates_reach_the_final_arms_the_report_and_the_plot(tiny_bert: Path, tmp_path: Path) -> None:
+    tune = ["learning_rate=1e-3,1e-2", "lorpa.initial_rank=8,16"]
+    found = compare("lora,lorpa", tmp_path / "study", tiny_bert, tune=tune, refit=True)
+    row = next(r for r in _chosen(found) if r["label"] == "lorpa")
+    config = found.arm("lorpa", 0).config()
+    assert config["options"]["initial_rank"] == row["point"]["initial_rank"]
+    assert config["settings"]["learning_rate"] == row["point"]["learning_rate"]
+    trials = found.tuning()
+    assert set(trials.loc[trials["method"] == "lorpa", "option"]) == {"initial_rank=8", "initial_rank=16"}
+    found.plot("rates", tmp_path / "rates.png")
+    page = found.report(tmp_path / "report.html").read_text()
+    assert "How the settings were found" in page
+    loaded = Comparison.load(tmp_path / "study")
+    assert loaded.tuning().equals(trials)
+
+
+@pytest.mark.slow
+@pytest.mark.minilm
+def test_a_method_with_a_shifted_rate_is_worse_untuned_and_level_tuned(tmp_path: Path) -> None:
+    class Shifted(peftprune.RankPruningStrategy):
+        """LoRA that divides every learning rate by ten."""
+
+        name = "shifted"
+
+        def spec(self, sites: Any, budget: Any) -> Any:
+            spec = super().spec(sites, budget)
+            groups = {name: replace(group, lr_scale=group.lr_scale / 10) for name, group in spec.groups.items()}
+            return replace(spec, groups=groups)
+
+    settings: dict[str, Any] = {"budget": "rank=8,epochs=1", "target_modules": "attention", "max_length": 64}
+    settings |= {"dtype": "float32", "threads": 1, "seeds": 3}
+    untuned = peftprune.compare(["lora", Shifted], output_dir=tmp_path / "untuned", learning_rate=3e-3, **settings)
+    assert untuned.against().query("metric == 'accuracy'")["verdict"].item().startswith("worse")
+    tuned = peftprune.compare(
+        ["lora", Shifted], output_dir=tmp_path / "tuned", tune="learning_rate=1e-3,3e-3,1e-2,3e-2", **settings
+    )
+    rates = tuned.table().set_index("method")["learning_rate"]
+    assert rates["shifted"] > rates["lora"]
+    assert "not distinguishable" in tuned.against().query("metric == 'accuracy'")["verdict"].item()
+
+
+def test_a_validation_file_is_read_like_the_test_file(tmp_path: Path) -> None:
+    for name, size, seed in (("train", 40, 1), ("test", 10, 2), ("validation", 12, 3)):
+        rows = [f"{text},{label}" for text, label in zip(*texts(size, seed), strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["t,l", *rows]) + "\n")
+    files = {"train_file": tmp_path / "train.csv", "test_file": tmp_path / "test.csv", "text": "t", "label": "l"}
+    found = Task.from_files(**files, validation_file=tmp_path / "validation.csv")  # type: ignore[arg-type]
+    assert found.validation is not None
+    assert len(found.validation) == 12
+    assert found.files["validation_file"] == str(tmp_path / "validation.csv")
+    (tmp_path / "one.csv").write_text("t,l\na,1\n")
+    for name, words in (("one.csv", "one row only"), ("train.csv", "training file"), ("test.csv", "reported on")):
+        with pytest.raises(UsageError, match=f"^validation_file: .*{words}"):
+            Task.from_files(**files, validation_file=tmp_path / name)  # type: ignore[arg-type]
