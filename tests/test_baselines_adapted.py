@@ -24,6 +24,33 @@ def parameters(model: Any, part: str) -> dict[str, Tensor]:
     return {n: p.detach().clone() for n, p in model.named_parameters() if part in n}
 
 
+# --- LoRA at a rank by option ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rank", "held", "said"),
+    [
+        (16, 16, "rank 16 by option, 4 times the budget"),
+        (256, 32, "rank 256 by option, 32 where a site holds no more, 8 times the budget"),
+        (3, 3, "rank 3 by option, 0.75 times the budget"),
+        (4, 4, None),
+    ],
+)
+def test_lora_at_a_rank_of_its_own_says_what_it_spends(
+    rank: int, held: int, said: str | None, tiny_bert: Path, tmp_path: Path
+) -> None:
+    arm = make_arm(f"lora:own(rank={rank})", tmp_path, tiny_bert, budget="rank=4,steps=2")
+    result = arm.run()
+    assert result["exemption"] == arm.plan.exemption == arm.plan.as_dict(0)["exemption"] == said
+    assert {row["rank"] for row in result["allocation"]} == {held}
+    assert result["ledger"]["final_params"] == held * sum(s.unit_cost for s in arm.plan.shapes)
+
+
+def test_stored_arms_of_lora_keep_their_identity(tiny_bert: Path, tmp_path: Path) -> None:
+    assert make_arm("lora", tmp_path, tiny_bert).config["options"] == {}
+    assert make_arm("lora(rank=16)", tmp_path, tiny_bert).config["options"] == {"rank": 16}
+
+
 # --- rsLoRA -----------------------------------------------------------------------------------------------------------
 
 

@@ -83,6 +83,11 @@ def test_what_is_saved_is_a_plain_adapter_within_the_budget(method: str, tiny_be
     assert len(callback.trace.rows) >= 2
 
 
+def test_a_rank_by_option_may_exceed_the_budget(tiny_bert: Path, tmp_path: Path) -> None:
+    _, callback = trained("lora(rank=9)", tiny_bert, tmp_path)
+    assert callback.summary()["ledger"]["final_params"] == 9 * 4 * 64
+
+
 def test_the_example_is_short_and_gains_a_method_by_one_line() -> None:
     source = (ROOT / "examples" / "plain_trainer.py").read_text()
     code = [line for line in source.splitlines() if line.strip()]

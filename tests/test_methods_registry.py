@@ -118,7 +118,7 @@ def test_a_parsed_method_may_be_parsed_again():
         ("lorpa(**{'initial_rank': 64})", ("not name=value",)),
         ("lorpa(inital_rank=64)", ("lorpa option: 'inital_rank' does not exist", "Did you mean 'initial_rank'?")),
         ("lorpa(zzz=64)", ("'zzz' does not exist", "Options: initial_rank, dense_share")),
-        ("lora(rank=8)", ("lora option: 'rank' does not exist", "Options: none")),
+        ("dora(rank=8)", ("dora option: 'rank' does not exist", "Options: none")),
         ("nowhere.py:Mine", ("nowhere.py", "is not a file", "path/to/file.py:ClassName")),
         ([3], ("methods: 3 is not a method",)),
         ([int], ("is not a method",)),

@@ -18,6 +18,7 @@ import pytest
 
 from peftprune.analysis import frames as analyses
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.pooled import average_ranks, pooled
 from peftprune.analysis.published import published_for
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
@@ -405,6 +406,28 @@ def test_methods_of_another_size_are_named_beside_the_verdicts(tmp_path: Path) -
     row = study.runs().set_index("method").loc["x-small"].iloc[0]
     numbers = f"{row['final_params']:,} parameters, the budget allows {row['budget_params']:,}"
     assert said == f"Not at equal size: x-small has {numbers} (cannot meet a budget)."
+
+
+@pytest.mark.parametrize("budget", ["rank=8", "paper"])
+def test_results_under_one_budget_leave_out_who_does_not_meet_it(budget: str, tmp_path: Path) -> None:
+    methods, held = ("plain", "cut", "x-small"), {"cut"} if budget == "rank=8" else {"cut", "x-small"}
+    study = stored_study(tmp_path, methods=methods, tasks=("rte", "mrpc"), seeds=range(2), budgets=("rank=8",))
+    runs = study.runs().assign(budget=budget)
+    study.request["budgets"][0]["label"] = budget  # type: ignore[index]
+    assert set(pooled(study, runs, "plain")["method"]) == held
+    assert set(average_ranks(study, runs)["method"]) == {"plain", *held}
+
+
+def test_the_headline_keeps_methods_outside_the_budget_apart(tmp_path: Path) -> None:
+    study = stored_study(tmp_path, methods=("plain", "cut", "x-small"))
+    (cell,) = study.cells()
+    answer = findings.cell_answer(Frames(cell), cell)
+    assert [f.method for f in answer.findings] == ["cut", "x-small"], "both are compared in pairs"
+    bound, _, outside = answer.headline.partition(" Outside the budget: ")
+    assert bound
+    assert outside
+    assert "x-small" not in bound
+    assert "cannot meet a budget" in study.report(tmp_path / "table.md").read_text()
 
 
 def test_unfinished_arms(tiny_bert: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from peftprune import stats
 from peftprune.analysis.predictions import measure
+from peftprune.analysis.runs import exempt
 from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
@@ -22,17 +23,18 @@ RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "fr
 def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
-    One row per budget and method. `gain` is the mean difference in the tasks' primary metrics, with the sign such that
-    more is better, and with Student's 95 % interval; `effect_size` is Hedges' g_z; `probability` is the probability
-    that a run beats a run of the baseline on the same task; p comes from `stats.paired_permutation` and is corrected by
-    Holm over the methods of a budget; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the task's
-    size or metric: the result describes these tasks, not new ones.
+    One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in
+    the tasks' primary metrics, with the sign such that more is better, and with Student's 95 % interval; `effect_size`
+    is Hedges' g_z; `probability` is the probability that a run beats a run of the baseline on the same task; p comes
+    from `stats.paired_permutation` and is corrected by Holm over the methods of a budget; `verdict` is a
+    `stats.Verdict`. All pairs have equal weight, whatever the task's size or metric: the result describes these tasks,
+    not new ones.
     """
     rows = []
     for budget in study.budgets:
         scores = _scores(study, runs, budget)
         tested: list[dict[str, Any]] = []
-        for method in study.methods:
+        for method in [m for m in study.methods if m not in exempt(runs[runs["budget"] == budget])]:
             both = scores[[method, baseline]].dropna()
             if method == baseline or both.empty:
                 continue
@@ -69,14 +71,15 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
 def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
     """Returns each method's rank by its mean primary metric (1 is best), averaged over tasks.
 
-    One row per budget and method that finished every task; empty for fewer than two tasks. `critical_difference` is
-    Nemenyi's at 0.05: methods whose average ranks are closer are not distinguishable; `friedman_p` tests whether any
-    methods differ, NaN for fewer than three methods.
+    One row per budget and method that meets it and finished every task; empty for fewer than two tasks.
+    `critical_difference` is Nemenyi's at 0.05: methods whose average ranks are closer are not distinguishable;
+    `friedman_p` tests whether any methods differ, NaN for fewer than three methods.
     """
     rows = []
     for budget in study.budgets:
         means = _scores(study, runs, budget).groupby(level="task").mean()
         means = means.reindex(index=study.tasks).dropna(axis=1)
+        means = means.drop(columns=exempt(runs[runs["budget"] == budget]), errors="ignore")
         if len(means) < 2 or means.shape[1] < 2:
             continue
         values = means.to_numpy()

@@ -83,6 +83,11 @@ def ledger_rows(study: StoredStudy) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else KEY)
 
 
+def exempt(runs: pd.DataFrame) -> set[str]:
+    """Returns the methods that do not meet the budget of these runs; none where each has its published setting."""
+    return set(runs.loc[runs["exemption"].notna() & (runs["budget"] != "paper"), "method"])
+
+
 def in_cell(frame: pd.DataFrame, cell: StoredStudy) -> pd.DataFrame:
     """Returns the rows of a frame that belong to the task and budget of a cell; the index is kept."""
     return frame[(frame["task"] == cell.tasks[0]) & (frame["budget"] == cell.budgets[0])]

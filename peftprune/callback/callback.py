@@ -17,6 +17,7 @@ from peftprune.callback.compatibility import check_optimizer_before_gates, check
 from peftprune.callback.events import UserTrainerEvents
 from peftprune.errors import RunError, UsageError
 from peftprune.strategy.budget import Budget, verify
+from peftprune.strategy.options import identity
 from peftprune.strategy.phases import phase_ranges
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.sites import SiteSet
@@ -238,13 +239,14 @@ class PruningCallback(TrainerCallback):
         nonzero = budget.count == "nonzero"
         spent = ledger.nonzero_params if nonzero else ledger.final_params
         last = self.events.phases[-1].stop
-        if state.global_step < last and spent > budget.params:
+        exempt = self.strategy.exempt(sites.shapes, budget)
+        if exempt is None and state.global_step < last and spent > budget.params:
             raise RunError(
                 f"budget: training stopped at step {state.global_step} of {last}, before {self.strategy.name} had come "
                 f"down to {budget.params:,} parameters ({spent:,}). Train to the end"
             )
-        room = headroom(sites, dict(self._start.spec.density) if nonzero else {})
-        verify(spent, budget, None if self.strategy.exemption else room)
+        if exempt is None:
+            verify(spent, budget, headroom(sites, dict(self._start.spec.density) if nonzero else {}))
         self._done = True
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ class PruningCallback(TrainerCallback):
             write_state(checkpoint_path(Path(args.output_dir), state.global_step), saved)
 
     def _identity(self) -> dict[str, str]:
-        options = {name: repr(value) for name, value in vars(self.strategy.config).items()}
+        options = {name: repr(value) for name, value in identity(self.strategy.config).items()}
         return {"method": self.strategy.name, "options": repr(options), "budget": self.budget.label}
 
     def _load_adapter(self, load: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:

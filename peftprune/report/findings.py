@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from peftprune.analysis.frames import Frames
-from peftprune.analysis.runs import in_cell
+from peftprune.analysis.runs import exempt, in_cell
 from peftprune.report.table import missing, p_text, rounded, span
 from peftprune.stats import Verdict
 from peftprune.study.stored_study import StoredStudy
@@ -91,7 +91,11 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
     limits = (*_size_limits(cell, found), *_exempt(runs), *_unfinished(runs))
-    headline = _headline(findings, frames.baseline) if findings else _nothing_compared(cell, runs, frames.baseline)
+    headline = (
+        _headlines(findings, exempt(runs), frames.baseline)
+        if findings
+        else _nothing_compared(cell, runs, frames.baseline)
+    )
     return Answer(cell_title(cell), headline, findings, limits)
 
 
@@ -134,6 +138,16 @@ def _nothing_compared(cell: StoredStudy, runs: pd.DataFrame, baseline: str) -> s
     if baseline not in set(runs[runs["status"] == "done"]["method"]):
         return f"No run of {baseline} has finished here, so there is nothing to compare with."
     return f"No other method has finished a seed that {baseline} has finished too: nothing can be compared yet."
+
+
+def _headlines(findings: Sequence[Finding], outside: set[str], baseline: str) -> str:
+    """Returns the headline; methods that do not meet the budget have one of their own."""
+    bound = [f for f in findings if f.method not in outside]
+    others = [f for f in findings if f.method in outside]
+    parts = [_headline(bound, baseline)] if bound else []
+    if others:
+        parts.append(f"Outside the budget: {_headline(others, baseline)}")
+    return " ".join(parts)
 
 
 def _headline(findings: Sequence[Finding], baseline: str) -> str:

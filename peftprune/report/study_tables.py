@@ -206,7 +206,7 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table
     columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
     if "budget_difference" in frame.columns and frame["budget_difference"].notna().any():
         columns.append(number("budget_difference", 0, signed=True))
-    if "exemption" in frame.columns and frame["exemption"].fillna("").ne("").any():
+    if _some_exempt(frame):
         columns.append(plain("exemption"))
     if "effect" in frame.columns:
         columns.append(plain("effect"))
@@ -240,6 +240,12 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
         ]
     if "effect" in frame.columns:
         columns.append(plain("effect"))
+    if _some_exempt(frame):
+        columns.append(plain("exemption"))
     if (frame["status"] != "done").any():
         columns.append(plain("status"))
     return table(title, frame, columns, frame="table")
+
+
+def _some_exempt(frame: pd.DataFrame) -> bool:
+    return "exemption" in frame.columns and bool(frame["exemption"].fillna("").ne("").any())

@@ -101,6 +101,10 @@ class Method(ABC):
         """
         return None
 
+    def exempt(self, sites: Sequence[SiteShape], budget: ArmBudget) -> str | None:
+        """Returns why this arm does not meet the budget on these sites; None where it does. Default: `exemption`."""
+        return self.exemption
+
     @abstractmethod
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         """Returns the starting adapters and the optimizer settings."""

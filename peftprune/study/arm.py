@@ -226,7 +226,7 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
             ledger.add_baseline(model, head)
             plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
         spent, room = ledger.final_params, plan.unit_left
-    if method.exemption is None:
+    if plan.exemption is None:
         verify(spent, plan.budget, room)
     return plan
 

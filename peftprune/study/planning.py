@@ -61,7 +61,7 @@ class ArmPlan:
     @property
     def exemption(self) -> str | None:
         """Why the method cannot meet the budget; None where it can."""
-        return self.method.exemption
+        return self.method.exempt(self.shapes, self.budget)
 
     @property
     def unit_left(self) -> int | None:
@@ -188,7 +188,7 @@ def _checked_spec(method: Method, shapes: Sequence[SiteShape], budget: ArmBudget
     spec = method.spec(shapes, budget)
     if spec.ranks or not method.prepares_model:
         check_spec(spec, shapes)
-    if spec.decided_in_training or budget.paper or method.exemption is not None:
+    if spec.decided_in_training or budget.paper or method.exempt(shapes, budget) is not None:
         return spec
     final = spec.ranks if spec.final_ranks is None else spec.final_ranks
     share = dict(spec.density) if budget.count == "nonzero" else {}
