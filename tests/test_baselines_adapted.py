@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+import peftprune
 from peftprune.errors import UsageError
 from peftprune.methods.registry import load
 from peftprune.study.arm import prepare_model
 from peftprune.study.planning import plan_methods
-from tests.helpers import make_arm, stored_adapter
+from tests.helpers import classification_task, make_arm, stored_adapter, stored_logits
 
 ARCHITECTURES = ["bert", "bart", "llama"]
 
@@ -207,10 +208,63 @@ def test_preparing_draws_nothing_from_the_global_stream(method: str, tiny_bert: 
     assert torch.equal(torch.get_rng_state(), state), "it belongs to dropout"
 
 
+# --- any method of PEFT's ------------------------------------------------------------------------------------------
+
+
+def test_lora_with_another_start_meets_the_budget_and_others_say_that_they_do_not(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    said = {}
+    for i, method in enumerate(
+        ["peft:pissa", "peft:olora", "peft:lora(use_rslora=True)", "peft:mica", "peft:ia3", "peft:pissa(r=9)"]
+    ):
+        arm = make_arm(method, tmp_path / str(i), tiny_bert, budget="params=1501,steps=2")
+        ledger = arm.run()["ledger"]
+        stored = {n: t.numel() for n, t in stored_adapter(arm.folder).items() if "classifier" not in n}
+        frozen = sum(size for n, size in stored.items() if ".lora_B." in n) if method == "peft:mica" else 0
+        assert ledger["final_params"] == ledger["trained_params"] == sum(stored.values()) - frozen
+        said[method] = arm.plan.exemption
+    assert [method for method, text in said.items() if text is None] == [*said][:3]
+    assert said["peft:pissa(r=9)"] == "rank 9 by option, 1.53 times the budget"
+
+
+def test_initial_values_of_a_method_of_pefts_derive_from_the_arms_seed(tiny_bert: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(len(found))
+        model, _, _ = make_arm("peft:prompt-tuning", tmp_path, tiny_bert, seed=seed).build()
+        found.append(next(iter(parameters(model, "prompt_encoder").values())))
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_what_is_exported_of_a_method_of_pefts_is_plain_peft(tiny_bert: Path, tmp_path: Path) -> None:
+    methods = ["peft:ia3", "peft:prompt-tuning", "peft:pissa", "peft:randlora"]
+    settings: dict[str, Any] = {"batch_size": 8, "max_length": 32, "dtype": "float32", "learning_rate": 5e-3}
+    study = peftprune.compare(
+        methods, classification_task(), model=tiny_bert, budget="rank=4,steps=4", output_dir=tmp_path / "s", **settings
+    )
+    assert not study.failures
+    rows = make_arm("lora", tmp_path / "lora", tiny_bert).inputs.evaluation["test"]
+    for key, arm in study.arms():
+        out = tmp_path / str(key["method"]).replace(":", "-")
+        study.export(out, method=key["method"])
+        base = AutoModelForSequenceClassification.from_pretrained(tiny_bert, num_labels=2)
+        model = PeftModel.from_pretrained(base, str(out)).eval()
+        with torch.no_grad():
+            found = torch.cat([model(torch.tensor([row["input_ids"]])).logits for row in rows])
+        torch.testing.assert_close(found, stored_logits(arm), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UsageError, match="format: 'merged' is not possible for PROMPT_TUNING in PEFT"):
+        study.export(tmp_path / "merged", method="peft:prompt-tuning", format="merged")
+
+
 # --- planning and options ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["dora", "vera(rank=8)", "rslora", "lora-fa"])
+@pytest.mark.parametrize(
+    "method", ["dora", "vera(rank=8)", "rslora", "lora-fa", "peft:ia3", "peft:prompt-tuning", "peft:pissa", "peft:mica"]
+)
 def test_plans_count_what_training_counts(method: str, tiny_bert: Path, tmp_path: Path) -> None:
     ledger = make_arm(method, tmp_path, tiny_bert, target_modules="all-linear").run()["ledger"]
     (plan,) = plan_methods(method, tiny_bert, "rank=4", "all-linear", "entailment-mini").values()

@@ -68,6 +68,8 @@ def clean(monkeypatch):
         (["lora", "lorpa,prilora"], [("lora", LoRA, {}), ("lorpa", LoRPA, {}), ("prilora", PRILoRA, {})]),
         ("lorpa(\n  initial_rank=64,\n  rewind=True,\n)", [("lorpa", LoRPA, {"initial_rank": 64, "rewind": True})]),
         ([Mine], [("mine", Mine, {})]),
+        ("peft:ia3", [("peft:ia3", load("peft:ia3"), {})]),
+        ("peft:pissa:r4(r=4)", [("peft:pissa:r4", load("peft:pissa"), {"r": 4})]),
     ],
 )
 def test_parse(request_, expected):
@@ -104,6 +106,13 @@ def test_a_parsed_method_may_be_parsed_again():
         ("lorpa:a,lorpa:a(initial_rank=4)", ("'lorpa:a' occurs twice", "lorpa:mine(")),
         ("lorpaa", ("method: 'lorpaa' is unknown", "Did you mean 'lorpa'?", "Known methods: lora, lorpa")),
         ("zzz", ("method: 'zzz' is unknown", "Known methods: lora")),
+        ("peft", ("method: 'peft:' is not a method of PEFT's", "prefix-tuning, prompt-tuning")),
+        ("peft:prefx-tuning", ("'peft:prefx-tuning'", "Did you mean 'prefix-tuning'?")),
+        ("peft:adalora", ("'peft:adalora' decides on ranks in training", "Use adalora-peft")),
+        ("peft:loha(module_droput=0.1)", ("peft:loha option: 'module_droput'", "Did you mean 'module_dropout'?")),
+        ("peft:loha(r='four')", ("peft:loha.r: 'four' is not a whole number",)),
+        ("peft:lora(init_lora_weights='eva')", ("init_lora_weights: 'eva' needs data", "Use eva")),
+        ("peft:ia3,peft:ia3", ("'peft:ia3' occurs twice", "peft:ia3:mine(")),
         ("LORPA", ("method: 'LORPA' is unknown",)),
         ("lorpa:", ("malformed label", "after the colon")),
         ("lorpa:a b", ("malformed label",)),

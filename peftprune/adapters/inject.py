@@ -108,7 +108,9 @@ def inject(
     layers: dict[str, Any] = {s.name: inner.get_submodule(s.name) for s in shapes}
     sites = SiteSet({s.name: Site(s, layers[s.name], ADAPTER) for s in shapes}, adapted.peft_config[ADAPTER])
     surgery.apply_plan(sites, PruningPlan(drop=frozenset(n for n, r in spec.ranks.items() if r == 0)))
-    initialise(sites, spec, seed)
+    # PEFT's other initialisations start from the base weights.
+    if options.get("init_lora_weights", True) is True:
+        initialise(sites, spec, seed)
     return adapted, sites
 
 

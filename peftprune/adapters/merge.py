@@ -72,6 +72,9 @@ def write_merged(
     before = outputs(adapted, batch)
     try:
         merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
+    except (AttributeError, NotImplementedError) as error:
+        kind = adapted.active_peft_config.peft_type.value if isinstance(adapted, PeftModel) else None
+        raise UsageError.of("format", "merged", f"is not possible for {kind} in PEFT", "Use peft") from error
     except ValueError as error:  # PEFT checks every merged weight
         raise RunError(f"merged: {error} The adapter's factors are not finite or too large; train it again") from None
     merged.to(dtype).save_pretrained(str(folder))

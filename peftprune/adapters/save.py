@@ -51,7 +51,10 @@ def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> i
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.target_modules = sorted(config.target_modules or ())
+            # The order of PEFT's sets changes from run to run; prompts have no modules.
+            for name in ("target_modules", "feedforward_modules"):
+                if isinstance(getattr(config, name, None), set):
+                    setattr(config, name, sorted(getattr(config, name)))
         model.save_pretrained(str(folder), save_embedding_layers=False)
         file, form = folder / "adapter_model.safetensors", "PEFT"
     else:

@@ -36,6 +36,7 @@ def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
     console().print(
         f"Phases and initial size: with default options for {EXAMPLE}; the size is relative to the budget. "
         "Uses: signals, a training penalty, multipliers on components that vary over steps, gates, frozen factors. "
+        "peft:NAME(option=…) is any method of the installed PEFT, such as peft:ia3. "
         f"Sources: {'; '.join(f'{name}: {meaning}' for name, meaning in SOURCES.items())}."
     )
 

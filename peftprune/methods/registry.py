@@ -102,7 +102,14 @@ def register(cls: type[Method]) -> type[Method]:
 
 
 def load(name: str) -> type[Method]:
-    """Loads the class of a method. Raises UsageError for an unknown name, with the closest known one."""
+    """Loads the class of a method. Raises UsageError for an unknown name, with the closest known one.
+
+    `peft:NAME` is a method of the installed PEFT; `names` does not list these.
+    """
+    if name.partition(":")[0] == "peft":
+        from peftprune.methods.peft_baseline import peft_method
+
+        return peft_method(name.removeprefix("peft").removeprefix(":"))
     if name in REGISTERED:
         return REGISTERED[name]
     plugins = {e.name: e for e in entry_points(group="peftprune.methods")}

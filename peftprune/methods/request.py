@@ -23,7 +23,7 @@ def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
     Args:
         request: a comma-separated string, or a sequence of strings, strategy objects and strategy classes. A string
             is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
-            arm is called `NAME:LABEL` in tables.
+            arm is called `NAME:LABEL` in tables. A method of PEFT's has the name `peft:NAME`.
 
     Raises:
         UsageError: for unknown methods or options, malformed requests, and labels that occur twice.
@@ -38,7 +38,8 @@ def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
     labels = [s.label for s in specs]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
-        raise UsageError.of("methods", twice, "occurs twice", f"Label one of them: {twice.split(':')[0]}:mine(...)")
+        name = specs[labels.index(twice)].cls.name
+        raise UsageError.of("methods", twice, "occurs twice", f"Label one of them: {name}:mine(...)")
     for spec in specs:
         spec.build()
     return specs
@@ -67,10 +68,16 @@ def _parse_text(text: str) -> MethodSpec:
     if head.endswith(".py"):
         cls = _load_file(Path(head), tail)
         return MethodSpec(cls.name, cls, options, text=text)
-    name, colon, tag = label.partition(":")
+    name = method_name(label)
+    colon, tag = label[len(name) :][:1], label[len(name) + 1 :]
     if colon and not re.fullmatch(r"[\w.+-]+", tag):
         raise UsageError.of("method", text, "has a malformed label", "Use letters, digits and . + - _ after the colon")
     return MethodSpec(label, load(name), options, text="" if name in REGISTERED else text)
+
+
+def method_name(label: str) -> str:
+    """Returns the name in a label: `NAME` of `NAME:LABEL`, `peft:NAME` of `peft:NAME:LABEL`."""
+    return ":".join(label.split(":")[: 2 if label.startswith("peft:") else 1])
 
 
 def _parse_options(text: str, call: str) -> dict[str, Any]:

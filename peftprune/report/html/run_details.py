@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import KEY
+from peftprune.errors import UsageError
 from peftprune.methods.describe import describe_method
 from peftprune.methods.registry import names
+from peftprune.methods.request import method_name
 from peftprune.report.table import Column, Table, count, facts, number, plain, table
 from peftprune.study.stored_study import StoredStudy
 
@@ -115,12 +118,14 @@ def method_entries(study: StoredStudy) -> list[MethodEntry]:
     registered, configs = names(), _configs(study)
     found = []
     for requested in study.request["methods"]:
-        label, text = requested["label"], requested["text"]
+        label, text, entry = requested["label"], requested["text"], None
         config = configs.get(label, {})
         # Without a finished arm there is no configuration; the text of the request then begins with the method's name.
-        name = config.get("method", text.partition("(")[0].partition(":")[0])
-        # Code from elsewhere may carry a registered name.
-        entry = describe_method(name) if name in registered and not config.get("source") else None
+        name = config.get("method") or method_name(text.partition("(")[0])
+        known = name in registered or name.startswith("peft:")
+        # Code from elsewhere may carry a registered name, and another version of PEFT may lack a method.
+        with suppress(UsageError):
+            entry = describe_method(name) if known and not config.get("source") else None
         options = _options(label, entry, config.get("options", {}))
         source, summary = (entry["source"], entry["summary"]) if entry else ("", "")
         found.append(MethodEntry(label, text, source, summary, entry is not None, options))
