@@ -28,7 +28,7 @@ def table(found: dict[str, Any]) -> str:
     # Older files do not have it.
     mcnemar = "mcnemar" in found
     lines = [
-        "| task | method | metric | mean | std | seeds | final params | peak params | difference | 95 % interval "
+        "| task | method | metric | mean | std | seeds | final params | peak params | difference | own 95 % interval "
         "| p (Holm) | smallest detectable | verdict |" + " McNemar |" * mcnemar,
         "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---|" + "---|" * mcnemar,
     ]

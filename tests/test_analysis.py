@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest, friedmanchisquare, rankdata, ttest_rel
+from scipy.stats import binomtest, friedmanchisquare, rankdata
 from scipy.stats import t as student
 
 import peftprune
@@ -155,11 +155,10 @@ def test_pairs_are_pooled_over_tasks_and_seeds(study: peftprune.Comparison) -> N
         # All 16 sign patterns, by hand.
         sums = [abs(np.dot(signs, d)) for signs in product((1, -1), repeat=4)]
         assert row["p"] == pytest.approx(np.mean([s >= abs(d.sum()) - 1e-12 for s in sums]))
-        if d.std() > 0:
-            interval = ttest_rel(*np.array(pairs).T).confidence_interval()
-            assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+        # Four pairs reject nothing at 0.05, so no difference is excluded.
+        assert (row["low"], row["high"], row["low_holm"], row["high_holm"]) == (-np.inf, np.inf) * 2
         assert row["verdict"] == "cannot reach significance with 4 pairs"
-    assert (frame.xs("lora:again", level="method")[["gain", "low", "high"]] == 0).all(axis=None)
+    assert (frame.xs("lora:again", level="method")["gain"] == 0).all(axis=None)
 
 
 def test_average_ranks_are_those_of_the_means(study: peftprune.Comparison) -> None:

@@ -1,5 +1,6 @@
 """Simulated studies: what is not there is found in 5 %, and what is as large as printed is found in 80 %."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -157,6 +158,34 @@ def test_seeds_alone_need_what_students_power_says() -> None:
         shift = size * math.sqrt(seeds)
         power = nct.sf(critical, seeds - 1, shift) + nct.cdf(-critical, seeds - 1, shift)
         assert power == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_seeds_needed_find_the_observed_difference() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.standard_normal((1, 400)) * 0.3 + rng.standard_normal((4, 400)) * 0.8 + rng.normal(0.1, 0.12, (4, 1))
+    result = stats.paired_bootstrap(scores, np.zeros_like(scores), resamples=2000)
+    needed = int(stats.seeds_needed(result))
+    assert needed > 4
+    size, at = abs(result.difference), dataclasses.replace
+    assert (
+        stats.detectable_from(at(result, n_seeds=needed))
+        <= size
+        < stats.detectable_from(at(result, n_seeds=needed - 1))
+    )
+    assert stats.seeds_needed(result, alpha=0.01) > needed
+    assert stats.seeds_needed(at(result, difference=0.01)) == math.inf
+    assert math.isnan(stats.seeds_needed(at(result, difference=0.0)))
+    assert math.isnan(stats.seeds_needed(at(result, n_seeds=1)))
+
+
+def test_the_pairs_needed_find_the_observed_gain() -> None:
+    from scipy.stats import nct, t
+
+    needed = stats.pairs_needed(0.5, 1.0)
+    assert needed == 34
+    assert nct.sf(t.ppf(0.975, needed - 1), needed - 1, 0.5 * math.sqrt(needed)) == pytest.approx(0.8, abs=0.01)
+    assert stats.pairs_needed(9.0, 1.0) == 6
+    assert math.isnan(stats.pairs_needed(0.0, 1.0))
 
 
 def test_a_finished_study_says_what_it_could_have_found() -> None:

@@ -47,6 +47,8 @@ WAITING = {"lora-drop-s1-2f4b1b872c", "listed-s1-6b236b0ae0"}
 FAILURE = "FileNotFoundError: [Errno 2] No such file or directory: 'keep.json'"
 RESAMPLED = {"low", "high", "p", "p_holm", "detectable"}
 """Columns that a bootstrap decides, whose random numbers numpy may change."""
+FAR_OUT = {"low_holm", "high_holm", "seeds_needed"}
+"""Those of them that the last few replicates decide."""
 WORDS = {"verdict", "reason"}
 """Columns of sentences that this version writes itself, and may write in other words."""
 
@@ -118,7 +120,7 @@ def assert_reads(frame: pd.DataFrame, expected: dict[str, Any], **tolerance: flo
             if name in WORDS:
                 assert value, (name, row)
                 continue
-            near = {"abs": 0.05} if name in RESAMPLED else tolerance
+            near = {"abs": 0.05} if name in RESAMPLED else {"rel": 0.25, "abs": 0.05} if name in FAR_OUT else tolerance
             assert value == (pytest.approx(wanted, **near) if isinstance(wanted, float) else wanted), (name, row)
 
 

@@ -9,13 +9,23 @@ import pandas as pd
 
 from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, sample
 from peftprune.analysis.runs import in_cell
-from peftprune.stats import detectable_from, effect_size, holm, paired_bootstrap, probability_of_improvement, verdict
+from peftprune.stats import (
+    Verdict,
+    detectable_from,
+    effect_size,
+    holm,
+    holm_levels,
+    paired_bootstrap,
+    probability_of_improvement,
+    seeds_needed,
+    verdict,
+)
 from peftprune.stats.metrics import METRICS
 from peftprune.study.stored_study import StoredStudy
 
 COLUMNS = [
     *("task", "budget", "method", "baseline", "metric", "seeds", "difference", "low", "high", "p", "p_holm"),
-    *("effect_size", "probability", "detectable", "verdict"),
+    *("low_holm", "high_holm", "effect_size", "probability", "detectable", "seeds_needed", "verdict"),
 ]
 _RESAMPLES = 10_000
 _SLOW_RESAMPLES = 500
@@ -26,11 +36,15 @@ def against(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFra
     """Returns paired differences to the baseline, one row per task, budget, method and metric (see `COLUMNS`).
 
     The interval and p come from `stats.paired_bootstrap`, which resamples examples and seeds together; p is corrected
-    by Holm over the methods of a task and budget, for each metric. `effect_size` is Hedges' g_z of the scores paired by
+    by Holm over the methods of a task and budget, for each metric (`p_holm`). `low_holm` and `high_holm` are the ends
+    of the interval at the level of `stats.holm_levels`, so it excludes 0 exactly where `p_holm` is at most 0.05; `low`
+    and `high` are those of the 95 % interval of the row alone. `effect_size` is Hedges' g_z of the scores paired by
     seed, NaN below three seeds; `probability` is the probability that a run of the method scores above a run of the
     baseline; `detectable` is the smallest true difference that a study of this size detects with a power of 0.8, NaN
-    where the two agree on every example. With one seed, interval and detectable difference describe the two trained
-    models, not the methods. `verdict` is a `stats.Verdict`.
+    where the two agree on every example; `seeds_needed` is the number of seeds that detects a difference of the
+    observed size at the row's level with that power, infinite where only more examples can, NaN where the verdict needs
+    none or one seed does not show it. With one seed, p, interval and detectable difference describe the two trained
+    models, not the methods, and readers see no p. `verdict` is a `stats.Verdict`.
     """
     rows = []
     for cell in study.cells():
@@ -41,7 +55,9 @@ def against(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFra
             what = measure(cell, task, metric)
             found = [_row(method, baseline, what, stored, scores[metric]) for method in others]
             smallest_p = 2 / (1 + _resamples(what.name))
-            for row, p in zip(found, holm([row["p"] for row in found]), strict=True):
+            raw = [row["p"] for row in found]
+            for row, p, level in zip(found, holm(raw), holm_levels(raw), strict=True):
+                tested = row.pop("tested")
                 outcome = verdict(
                     row["difference"],
                     float(p),
@@ -50,8 +66,12 @@ def against(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFra
                     comparisons=len(found),
                     higher_is_better=what.higher_is_better,
                 )
+                low, high = tested.interval(level)
+                open_ = outcome is Verdict.NOT_DISTINGUISHABLE
+                adjusted = {"p_holm": float(p), "low_holm": low, "high_holm": high}
+                needed = {"seeds_needed": seeds_needed(tested, alpha=level) if open_ else math.nan}
                 place = {"task": task, "budget": budget, "metric": metric}
-                rows.append(place | row | {"p_holm": float(p), "verdict": outcome})
+                rows.append(place | row | adjusted | needed | {"verdict": outcome})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -75,6 +95,7 @@ def _row(method: str, baseline: str, what: Measure, stored: Predictions, scores:
         "probability": probability_of_improvement(ours, theirs),
         # Two methods that agree on every example show no noise to estimate.
         "detectable": detectable_from(found) if found.example_std > 0 else math.nan,
+        "tested": found,
     }
 
 

@@ -15,7 +15,7 @@ from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
     *("budget", "method", "baseline", "tasks", "pairs", "gain", "low", "high"),
-    *("effect_size", "probability", "p", "p_holm", "verdict"),
+    *("effect_size", "probability", "p", "p_holm", "low_holm", "high_holm", "pairs_needed", "verdict"),
 ]
 RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "friedman_p"]
 
@@ -23,12 +23,14 @@ RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "fr
 def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
-    One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in
-    the tasks' primary metrics, with the sign such that more is better, and with Student's 95 % interval; `effect_size`
-    is Hedges' g_z; `probability` is the probability that a run beats a run of the baseline on the same task; p comes
-    from `stats.paired_permutation` and is corrected by Holm over the methods of a budget; `verdict` is a
-    `stats.Verdict`. All pairs have equal weight, whatever the task's size or metric: the result describes these tasks,
-    not new ones.
+    One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in the tasks' primary metrics, with the sign such that
+    more is better; `effect_size` is Hedges' g_z; `probability` is the probability that a run beats a run of the
+    baseline on the same task; p comes from `stats.paired_permutation` and is corrected by Holm over the methods of a
+    budget. The ends of the interval, `low` and `high` at 95 % and `low_holm` and `high_holm` at the level of
+    `stats.holm_levels`, come from the same test (`stats.permutation_interval`) and are infinite where it cannot reject.
+    `pairs_needed` is the number of pairs that detects a gain of the observed size with a power of 0.8 at the row's
+    level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the
+    task's size or metric: the result describes these tasks, not new ones.
     """
     rows = []
     for budget in study.budgets:
@@ -39,7 +41,7 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
             if method == baseline or both.empty:
                 continue
             a, b = both[method].to_numpy(), both[baseline].to_numpy()
-            spread = stats.summary(a - b)
+            low, high = stats.permutation_interval(a, b)
             by_task = [stats.probability_of_improvement(t[method], t[baseline]) for _, t in both.groupby(level="task")]
             tested.append(
                 {
@@ -48,15 +50,18 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
                     "baseline": baseline,
                     "tasks": len(by_task),
                     "pairs": len(both),
-                    "gain": spread.mean,
-                    "low": spread.low,
-                    "high": spread.high,
+                    "gain": float((a - b).mean()),
+                    "low": low,
+                    "high": high,
                     "effect_size": stats.effect_size(a, b),
                     "probability": float(np.mean(by_task)),
                     "p": stats.paired_permutation(a, b),
+                    "scores": (a, b),
                 }
             )
-        for row, p in zip(tested, stats.holm([row["p"] for row in tested]), strict=True):
+        raw = [row["p"] for row in tested]
+        for row, p, level in zip(tested, stats.holm(raw), stats.holm_levels(raw), strict=True):
+            a, b = row.pop("scores")
             outcome = stats.verdict(
                 row["gain"],
                 float(p),
@@ -64,7 +69,11 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
                 smallest_p=stats.smallest_permutation_p(row["pairs"]),
                 comparisons=len(tested),
             )
-            rows.append(row | {"p_holm": float(p), "verdict": outcome})
+            low, high = stats.permutation_interval(a, b, level)
+            adjusted = {"p_holm": float(p), "low_holm": low, "high_holm": high}
+            decided = outcome in (stats.Verdict.BETTER, stats.Verdict.WORSE) or len(a) < 2
+            needed = math.nan if decided else stats.pairs_needed(row["gain"], (a - b).std(ddof=1), alpha=level)
+            rows.append(row | adjusted | {"pairs_needed": needed, "verdict": outcome})
     return pd.DataFrame(rows, columns=POOLED)
 
 

@@ -30,7 +30,7 @@ KINDS: Mapping[str, str] = {
     "sharing": "Adapters that sites share, and sites without one",
     "quality": "Quality against parameters, with 95 % intervals over seeds",
     "curves": "Training loss, mean and range of the seeds",
-    "differences": "Difference to the baseline, with 95 % intervals over examples and seeds",
+    "differences": "Difference to the baseline, with 95 % intervals over examples and seeds, corrected by Holm",
     "cost": "Seconds by phase, relative to the first method",
     "average-ranks": "Average rank over tasks, with the critical difference",
     "rates": "Validation score over learning rates, mean and range of the tuning seeds",
@@ -255,7 +255,7 @@ def _differences(frames: Frames) -> Figure:
         plots.forest(
             ax,
             others,
-            *(placed[name].to_numpy() for name in ("difference", "low", "high")),
+            *(placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm")),
             detectable=placed["detectable"].to_numpy(),
             verdicts=placed["verdict"].fillna("").tolist(),
             metric=str(metric),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import exempt, in_cell
-from peftprune.report.table import missing, p_text, rounded, span
+from peftprune.report.table import bounded, grouped, missing, p_text, rounded, span
 from peftprune.stats import Verdict
 from peftprune.study.stored_study import StoredStudy
 
@@ -188,15 +189,30 @@ def _counted(number: int, noun: str) -> str:
 def _difference(row: Mapping[Any, Any], metric: str) -> str:
     sign = "higher" if row["difference"] > 0 else "lower"
     amount = "equal" if row["difference"] == 0 else f"{rounded(abs(row['difference']), 4)} {sign}"
-    return f"{metric} {amount} (95 % interval {span(row['low'], row['high'])}, p = {p_text(row['p_holm'])} after Holm)"
+    found = f"{metric} {amount} ({_inference(row, row['seeds'])})"
+    if missing(row["seeds_needed"]):
+        return found
+    if math.isinf(row["seeds_needed"]):
+        return f"{found}; to find a difference of this size, more seeds do not suffice: it needs more examples"
+    return f"{found}; to find a difference of this size, it needs about {grouped(row['seeds_needed'])} seeds"
+
+
+def _inference(row: Mapping[Any, Any], runs: int) -> str:
+    """Returns interval and p, as far as there are any."""
+    low, high = row["low_holm"], row["high_holm"]
+    parts = [f"95 % interval {span(low, high)}"] if bounded(low, high) else ["no bounded interval"]
+    parts += [f"p = {p_text(row['p_holm'])}"] if runs > 1 else []
+    return f"{', '.join(parts)} after Holm"
 
 
 def _gain(row: Mapping[Any, Any]) -> str:
-    interval = "" if missing(row["low"]) else f"95 % interval {span(row['low'], row['high'])}, "
-    return (
+    found = (
         f"{rounded(row['gain'], 4, True)} on average over {_size(row)} of {_counted(row['tasks'], 'task')} "
-        f"({interval}p = {p_text(row['p_holm'])} after Holm)"
+        f"({_inference(row, row['pairs'])})"
     )
+    if missing(row["pairs_needed"]):
+        return found
+    return f"{found}; to find a gain of this size, it needs about {grouped(row['pairs_needed'])} pairs"
 
 
 def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[str]:
@@ -218,7 +234,7 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
             f"is {which}; smaller ones are detected less often."
         )
     if 1 in seeds:
-        found.append("With one seed, intervals describe the two trained models, not the methods.")
+        found.append("With one seed, intervals describe the two trained models, not the methods, and there is no p.")
     return found
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import budget_in_words, in_words
-from peftprune.report.table import Column, Table, column, count, interval, number, p_value, plain, score, table
+from peftprune.report.table import Column, Table, column, count, interval, needed, number, p_value, plain, score, table
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
 _EFFECT = (
@@ -34,16 +34,19 @@ _LAYOUTS = {
             plain("method"),
             plain("metric"),
             number("difference", 4, signed=True),
-            interval(),
-            p_value("p", "p", detail=True),
-            p_value("p_holm", "p (Holm)"),
+            interval("low_holm", "high_holm", "95 % interval (Holm)"),
+            p_value("p", "p", detail=True, runs="seeds"),
+            p_value("p_holm", "p (Holm)", runs="seeds"),
             *_EFFECT,
             number("detectable", 4, "smallest detectable"),
             count("seeds", detail=True),
+            needed("seeds_needed", "seeds needed", "more examples"),
             plain("verdict"),
         ),
-        "Paired bootstrap over examples and seeds; p corrected over methods by Holm. Smallest detectable: the true "
-        "difference that a study of this size detects with a power of 0.8.",
+        "Paired bootstrap over examples and seeds; p and interval corrected over methods by Holm, so that the interval "
+        "excludes 0 where p is at most 0.05. Smallest detectable: the true difference that a study of this size "
+        "detects with a power of 0.8. Seeds needed: for a difference of the observed size. A dash: one seed has no p "
+        "and does not show how seeds vary, equal answers show no noise, no more seeds needed.",
         "Effect size: Hedges’ g of the scores paired by seed. Chance to improve: the probability that a run of the "
         "method scores above a run of the baseline.",
     ),
@@ -66,14 +69,16 @@ _LAYOUTS = {
             count("tasks", detail=True),
             count("pairs"),
             number("gain", 4, signed=True),
-            interval(),
-            p_value("p", "p", detail=True),
-            p_value("p_holm", "p (Holm)"),
+            interval("low_holm", "high_holm", "95 % interval (Holm)"),
+            p_value("p", "p", detail=True, runs="pairs"),
+            p_value("p_holm", "p (Holm)", runs="pairs"),
             *_EFFECT,
+            needed("pairs_needed", "pairs needed"),
             plain("verdict"),
         ),
         "Gain: mean difference in the tasks’ primary metrics over pairs of runs that share task and seed. It describes "
-        "these tasks, not new ones.",
+        "these tasks, not new ones. Interval and p come from sign flips, corrected over methods by Holm. Pairs needed: "
+        "for a gain of the observed size. A dash: too few pairs for a bounded interval, no more pairs needed.",
     ),
     "average_ranks": _Layout(
         "Average ranks",
@@ -225,7 +230,7 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
 
     Args:
         frame: rows of `Frames.table` of one task and budget, with the primary metric's differences: `baseline`,
-            `difference`, `difference_low`, `difference_high`, `p_holm` and `verdict`.
+            `paired_seeds`, `difference`, `difference_low_holm`, `difference_high_holm`, `p_holm` and `verdict`.
         metrics: the task's metrics, the primary one first.
         title: task and budget in words.
     """
@@ -234,8 +239,8 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
     if not baselines.empty:
         columns += [
             number("difference", 4, f"{metrics[0]} − {baselines.iloc[0]}", signed=True),
-            interval("difference_low", "difference_high"),
-            p_value("p_holm", "p (Holm)"),
+            interval("difference_low_holm", "difference_high_holm", "95 % interval (Holm)"),
+            p_value("p_holm", "p (Holm)", runs="paired_seeds"),
             plain("verdict"),
         ]
     if "effect" in frame.columns:

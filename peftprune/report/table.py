@@ -130,14 +130,24 @@ def percent(name: str, title: str | None = None, digits: int = 2) -> Column:
     return column(name, title, lambda value: f"{value:.{digits}%}")
 
 
-def p_value(name: str, title: str, *, detail: bool = False) -> Column:
-    """Returns a column of p-values."""
-    return column(name, title, p_text, detail=detail)
+def p_value(name: str, title: str, *, detail: bool = False, runs: str = "") -> Column:
+    """Returns a column of p-values; none where the column `runs` counts a single run, which tests no method."""
+
+    def cell(record: Record) -> Cell:
+        alone = bool(runs) and record[runs] == 1
+        return Cell((Part(NONE) if alone else _part(record, name, p_text),))
+
+    return Column(title, cell, detail=detail)
 
 
-def interval(low: str = "low", high: str = "high", *, signed: bool = True) -> Column:
-    """Returns a column of 95 % intervals."""
-    return Column("95 % interval", lambda record: Cell(_bounds(record, low, high, signed)))
+def needed(name: str, title: str, otherwise: str = "") -> Column:
+    """Returns a column of how many runs a verdict would need; `otherwise` stands where no number suffices."""
+    return column(name, title, lambda value: otherwise if math.isinf(value) else grouped(value))
+
+
+def interval(low: str = "low", high: str = "high", title: str = "95 % interval", *, signed: bool = True) -> Column:
+    """Returns a column of 95 % intervals; an unbounded one counts as missing."""
+    return Column(title, lambda record: Cell(_bounds(record, low, high, signed)))
 
 
 def score(metric: str) -> Column:
@@ -156,6 +166,11 @@ def score(metric: str) -> Column:
 def missing(value: Any) -> bool:
     """Returns whether a value is None, NaN or pandas' NA."""
     return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def bounded(low: Any, high: Any) -> bool:
+    """Returns whether an interval has two finite ends."""
+    return not (missing(low) or missing(high)) and math.isfinite(low) and math.isfinite(high)
 
 
 def exact(value: Any) -> str:
@@ -205,7 +220,7 @@ def _part(record: Record, name: str, write: Callable[[Any], str]) -> Part:
 
 
 def _bounds(record: Record, low: str, high: str, signed: bool) -> tuple[Part, ...]:
-    if missing(record[low]) or missing(record[high]):
+    if not bounded(record[low], record[high]):
         return (Part(NONE),)
     first, last = (_part(record, name, lambda v: rounded(v, 4, signed)) for name in (low, high))
     return first, Part(" to "), last

@@ -24,7 +24,9 @@ _DIFFERENCE = {
     "difference": "difference",
     "low": "difference_low",
     "high": "difference_high",
-    **{name: name for name in ("p", "p_holm", "effect_size", "probability", "detectable", "verdict")},
+    "low_holm": "difference_low_holm",
+    "high_holm": "difference_high_holm",
+    **{n: n for n in ("p", "p_holm", "effect_size", "probability", "detectable", "seeds_needed", "verdict")},
 }
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -44,8 +46,8 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) 
 
     "markdown" and "latex" (for the package booktabs) give one table per task and budget, with its title, rounded. "csv"
     gives `Comparison.table` at full precision, with the columns of `Comparison.against` for each task's primary metric,
-    their interval as `difference_low` and `difference_high`. "json" gives the rows of table, differences, pooled and
-    average_ranks at full precision, null where there is no value.
+    their interval as `difference_low` and `difference_high` (with `_holm`: as Holm's procedure corrects it). "json"
+    gives the rows of table, differences, pooled and average_ranks at full precision, null where there is no value.
 
     Args:
         study: a stored study.

@@ -15,13 +15,17 @@ from peftprune.stats.effects import probability_of_improvement as probability_of
 from peftprune.stats.intervals import Summary as Summary
 from peftprune.stats.intervals import summary as summary
 from peftprune.stats.multiple_testing import holm as holm
+from peftprune.stats.multiple_testing import holm_levels as holm_levels
 from peftprune.stats.paired import PairedDifference as PairedDifference
 from peftprune.stats.paired import paired_bootstrap as paired_bootstrap
 from peftprune.stats.pareto import pareto_set as pareto_set
 from peftprune.stats.permutation import paired_permutation as paired_permutation
+from peftprune.stats.permutation import permutation_interval as permutation_interval
 from peftprune.stats.permutation import smallest_permutation_p as smallest_permutation_p
 from peftprune.stats.power import detectable_difference as detectable_difference
 from peftprune.stats.power import detectable_from as detectable_from
+from peftprune.stats.power import pairs_needed as pairs_needed
+from peftprune.stats.power import seeds_needed as seeds_needed
 from peftprune.stats.proportions import mcnemar as mcnemar
 from peftprune.stats.ranks import FriedmanTest as FriedmanTest
 from peftprune.stats.ranks import average_ranks as average_ranks

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.stats.validation import Floats
+from peftprune.stats.validation import Floats, share
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -39,3 +39,23 @@ def holm(p_values: ArrayLike) -> Floats:
     adjusted = np.full(p.shape, np.nan)
     adjusted[np.flatnonzero(made)[order]] = np.minimum(stepped, 1.0)
     return adjusted
+
+
+def holm_levels(p_values: ArrayLike, alpha: float = 0.05) -> Floats:
+    """Returns the level at which Holm's procedure decides each comparison; 1 − level is its interval's confidence.
+
+    Of m comparisons, that with the k-th smallest p is tested at alpha/(m − k + 1), up to the first that is not
+    rejected, whose level holds for all that follow. Then p ≤ level exactly where `holm` gives at most alpha, so an
+    interval from the same test excludes 0 exactly where the adjusted p is significant. No level exceeds alpha, so each
+    interval covers its own difference with at least 1 − alpha. That all of them do at once is not claimed.
+
+    Raises:
+        UsageError: as `holm`, or alpha outside (0, 1).
+    """
+    p, adjusted = np.asarray(p_values, dtype=float), holm(p_values)
+    made = np.flatnonzero(~np.isnan(p))
+    rejected = int((adjusted[made] <= share("alpha", alpha)).sum())
+    levels = np.full(p.shape, np.nan)
+    order = made[np.argsort(p[made], kind="stable")]
+    levels[order] = alpha / (len(made) - np.minimum(np.arange(len(made)), min(rejected, len(made) - 1)))
+    return levels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ class PairedDifference:
 
     Attributes:
         difference: mean over seeds of (a − b).
-        low, high: the ends of the interval. p: two-sided.
+        low, high: the ends of the interval; infinite where the replicates are too few for it. p: two-sided.
         probability: that a is truly larger: the share of replicates above 0, with those at 0 counted half.
         confidence: of the interval.
         n_seeds: pairs of runs. n_examples: examples that they were scored on.
@@ -30,6 +30,7 @@ class PairedDifference:
             a single seed, which cannot show it.
         seed_std: standard deviation of the true difference over seeds, apart from the noise of the examples; 0 for a
             single seed, which cannot show it, and where the examples explain all variation.
+        replicates: D*, in ascending order.
     """
 
     difference: float
@@ -43,6 +44,11 @@ class PairedDifference:
     example_std: float
     common: float
     seed_std: float
+    replicates: Floats = field(repr=False, compare=False)
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Returns the ends of the differences that the test does not reject at `level`; see `paired_bootstrap`."""
+        return _interval(self.replicates, level)
 
 
 def paired_bootstrap(
@@ -70,8 +76,9 @@ def paired_bootstrap(
     crossed design, V_int = (mean_s var D_s(x) − var D(x))/(S − 1) (Cornfield & Tukey 1956), is subtracted within the
     replicate, as in a generalised pivot (Weerahandi 1993). With many seeds the plain bootstrap remains.
 
-    The interval consists of percentiles of D*; p = 2·(1 + the smaller of #{D* ≤ 0} and #{D* ≥ 0})/(1 + resamples), at
-    most 1, so that p < 1 − confidence exactly where the interval excludes 0 (up to one replicate).
+    A difference δ has p(δ) = 2·(1 + the smaller of #{D* ≤ δ} and #{D* ≥ δ})/(1 + resamples), at most 1. p is p(0), and
+    the interval contains the δ with p(δ) > 1 − confidence: its ends are order statistics of D*, and it excludes 0
+    exactly where p ≤ 1 − confidence.
 
     With one seed the result concerns the two trained models only: the interval covers new examples, not new training
     runs.
@@ -102,7 +109,7 @@ def paired_bootstrap(
     if n_examples < 2:
         raise UsageError.of("scores_a and scores_b", a.shape, "hold fewer than two examples", "Give seeds × examples")
     truth = check_references(references, metric, n_examples)
-    tail = (1 - share("confidence", confidence)) / 2
+    level = 1 - share("confidence", confidence)
     at_least("resamples", resamples, 1)
 
     rng = np.random.default_rng(seed)
@@ -111,15 +118,15 @@ def paired_bootstrap(
     resampled_by_seed = resampled[:, :n_seeds] - resampled[:, n_seeds:]
     over_examples = resampled_by_seed.mean(axis=1)
     parts = _variances(by_seed, resampled_by_seed)
-    replicates = over_examples + _seed_part(by_seed, parts.interaction, resamples, rng)
+    replicates = np.sort(over_examples + _seed_part(by_seed, parts.interaction, resamples, rng))
 
     difference = float(by_seed.mean())
-    low, high = np.quantile(replicates, (tail, 1 - tail))
+    low, high = _interval(replicates, level)
     below, above = int((replicates <= 0).sum()), int((replicates >= 0).sum())
     return PairedDifference(
         difference=difference,
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p=min(1.0, 2 * (1 + min(below, above)) / (1 + resamples)),
         probability=float((above + resamples - below) / (2 * resamples)),
         confidence=confidence,
@@ -128,7 +135,14 @@ def paired_bootstrap(
         example_std=math.sqrt(n_examples * parts.one_seed),
         common=parts.common,
         seed_std=math.sqrt(n_seeds * parts.seed_excess),
+        replicates=replicates,
     )
+
+
+def _interval(replicates: Floats, level: float) -> tuple[float, float]:
+    # The rounding of 1 − confidence must not cost a replicate.
+    k = math.floor(level * (1 + len(replicates)) / 2 + 1e-9)
+    return (float(replicates[k - 1]), float(replicates[-k])) if k else (-math.inf, math.inf)
 
 
 class _Variances(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from peftprune.stats.validation import Floats, at_least, share
 
 _NODES = 150
 """Quantiles that represent a chi-squared distribution; 400 change the result by less than 0.2 %."""
+
+_MOST_SEEDS = 1000
 
 
 def detectable_difference(
@@ -99,6 +102,50 @@ def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: floa
         alpha=alpha,
         power=power,
     )
+
+
+def seeds_needed(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Returns how many seeds would find a true difference as large as the observed one, on examples as many.
+
+    The noise is taken as estimated, so the number is rough where few seeds estimate it.
+
+    Returns:
+        A whole number, at least 2; infinite above `_MOST_SEEDS` and where the noise of the examples, which seeds do not
+        average out, is too large; NaN for a difference of 0, and for one seed, which does not show how seeds vary.
+
+    Raises:
+        UsageError: alpha or power out of range.
+    """
+    from scipy.stats import norm
+
+    size, one = abs(found.difference), found.example_std**2 / found.n_examples
+    if found.n_seeds == 1 or size == 0:
+        return math.nan
+    z = float(norm.ppf(1 - share("alpha", alpha) / 2) + norm.ppf(share("power", power)))
+    room = (size / z) ** 2 - one * found.common
+    by_seed = one * (1 - found.common) + found.seed_std**2
+    # A normal test, the least that is needed; then the test itself.
+    seeds = max(2, math.ceil(by_seed / room)) if room > 0 else math.inf
+    while seeds <= _MOST_SEEDS and detectable_from(replace(found, n_seeds=int(seeds)), alpha=alpha, power=power) > size:
+        seeds += max(1, seeds // 20)
+    return float(seeds) if seeds <= _MOST_SEEDS else math.inf
+
+
+def pairs_needed(mean: float, std: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Returns how many pairs find a true mean difference: (z_{1−alpha/2} + z_power)²·(std/mean)² + z²_{1−alpha/2}/2.
+
+    The second term corrects a normal test to Student's (Guenther 1981), which `paired_permutation` is close to; it
+    needs at least 1 + log2(1/alpha) pairs.
+
+    Returns:
+        A whole number; NaN for a mean of 0 or an unknown std.
+    """
+    from scipy.stats import norm
+
+    if mean == 0 or math.isnan(std):
+        return math.nan
+    z, more = float(norm.ppf(1 - share("alpha", alpha) / 2)), float(norm.ppf(share("power", power)))
+    return float(math.ceil(max(((z + more) * std / mean) ** 2 + z**2 / 2, 1 + math.log2(1 / alpha))))
 
 
 def _example_variance(base_rate: float | None, discordance: float | None, example_std: float | None) -> float:
