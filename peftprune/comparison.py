@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,15 @@ import pandas as pd
 from peftprune.files import check_path
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
-from peftprune.study.arguments import Workers, load_tasks, parse_budgets, parse_seeds, parse_targets
+from peftprune.study.arguments import (
+    Workers,
+    load_tasks,
+    margin_text,
+    parse_budgets,
+    parse_margin,
+    parse_seeds,
+    parse_targets,
+)
 from peftprune.study.execution.backend import Backend, BackendName
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from peftprune.analysis.frames import Frames
+    from peftprune.analysis.margins import Margin
     from peftprune.report.export.export import Exported
 
 
@@ -63,27 +72,33 @@ class Comparison(StoredStudy):
         """Returns seconds and steps by phase; see `peftprune.analysis.history.costs`."""
         return self._frames().costs
 
-    def against(self, baseline: str | None = None) -> pd.DataFrame:
+    def against(self, baseline: str | None = None, *, margin: Margin | None = None) -> pd.DataFrame:
         """Returns every method's paired difference to a baseline, with interval and verdict in words.
 
         One row per task, budget, method and metric; see `peftprune.analysis.differences.against`.
 
         Args:
             baseline: label of the method that the others are compared with; by default the first one.
+            margin: a difference that does not matter, such as 0.01, or one per metric ("accuracy=0.01,f1=0.02" or a
+                mapping). Verdicts are then also "equivalent within 0.01" and "not worse by more than 0.01"; see
+                `peftprune.stats.verdict`. By default the margin that `compare` stored, if any.
+
+        Raises:
+            UsageError: the baseline is not in the study, or the margin is not above 0 and below the metric's range.
         """
         from peftprune.report.findings import in_words
 
-        return in_words(self._frames(baseline).against)
+        return in_words(self._frames(baseline, margin).against)
 
     def mcnemar(self, baseline: str | None = None) -> pd.DataFrame:
         """Returns McNemar's exact test of each seed's models; see `peftprune.analysis.mcnemar.mcnemar`."""
         return self._frames(baseline).mcnemar
 
-    def pooled(self, baseline: str | None = None) -> pd.DataFrame:
+    def pooled(self, baseline: str | None = None, *, margin: Margin | None = None) -> pd.DataFrame:
         """Returns pairs pooled over tasks and seeds; see `peftprune.analysis.pooled.pooled`."""
         from peftprune.report.findings import in_words
 
-        return in_words(self._frames(baseline).pooled)
+        return in_words(self._frames(baseline, margin).pooled)
 
     def average_ranks(self) -> pd.DataFrame:
         """Returns each method's rank averaged over tasks; see `peftprune.analysis.pooled.average_ranks`."""
@@ -122,11 +137,11 @@ class Comparison(StoredStudy):
         """Draws heat maps of the final ranks, layer by kind, one panel per method, averaged over seeds."""
         return self.plot("ranks", path)
 
-    def report(self, path: str | Path, *, baseline: str | None = None) -> Path:
+    def report(self, path: str | Path, *, baseline: str | None = None, margin: Margin | None = None) -> Path:
         """Writes the report, one HTML page; see `peftprune.report.write_report`."""
         from peftprune.report import write_report
 
-        return write_report(self, path, baseline=baseline)
+        return write_report(self, path, baseline=baseline, margin=margin)
 
     def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
         """Writes one finished arm as an adapter or a merged model into the folder `out`.
@@ -138,10 +153,10 @@ class Comparison(StoredStudy):
 
         return export(self, out, method=method, **options)
 
-    def _frames(self, baseline: str | None = None) -> Frames:
+    def _frames(self, baseline: str | None = None, margin: Margin | None = None) -> Frames:
         from peftprune.analysis.frames import Frames
 
-        return Frames(self, baseline)
+        return Frames(self, baseline, margin)
 
 
 def compare(
@@ -175,6 +190,7 @@ def compare(
     base_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     load_in: Literal["8bit", "4bit"] | None = None,
     device_map: str | None = None,
+    margin: float | str | Mapping[str, float] | None = None,
     threads: int | None = None,
     workers: Workers | str | None = None,
     backend: BackendName = "local",
@@ -229,6 +245,9 @@ def compare(
         base_dtype: dtype of the frozen weights: "float32", the default, "bfloat16" or "float16".
         load_in: quantises the frozen weights with bitsandbytes: "8bit" or "4bit". Default: no quantisation.
         device_map: device placement of the base model, as transformers takes it, such as "auto". Default: one device.
+        margin: a difference that does not matter, such as 0.01, or one per metric ("accuracy=0.01,f1=0.02" or a
+            mapping), above 0. It is stored with the study and allows the verdicts "equivalent" and "not worse"; arms do
+            not depend on it.
         threads: CPU threads per arm, at least 1. They are fixed when the study is created, since they change the last
             bits of results. Default: the cores divided among the arms, or 1 on a cluster.
         workers: number of processes that train arms side by side, at least 1, or "auto", the default: as many as the
@@ -281,13 +300,21 @@ def compare(
     default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
     study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
 
+    parsed_margin = None if margin is None else margin_text(parse_margin(margin))
+
     def run(request: StudyRequest, folder: StudyFolder) -> Comparison:
         work, asked = request.plan(folder, chosen_backend, threads)
+        if parsed_margin is not None:
+            from peftprune.analysis.margins import margins
+
+            margins(StoredStudy(folder.path, asked), parsed_margin)
+            asked["margin"] = parsed_margin
         folder.prepare()
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
         with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
             chosen_backend.run(work, reporter)
-        return Comparison(folder.path, asked)
+        stored_margin = folder.read_request().get("margin")
+        return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 
     if tuning is not None:
         request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / FOLDER)))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import peftprune
 from peftprune import stats
 from peftprune.analysis.frames import Frames
+from peftprune.cli.app import app
 from peftprune.errors import UsageError
 from peftprune.report.findings import cell_answer, in_words
 from peftprune.report.study_tables import study_table
 from peftprune.report.text import table_text
+from peftprune.study.command import command
 from tests.helpers import classification_task
 from tests.stored import store
 
@@ -21,17 +27,26 @@ from tests.stored import store
 @pytest.fixture(scope="module")
 def study(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> peftprune.Comparison:
     """Three arms on two seeds and two evaluation splits; one of them is LoRA under another name."""
+    return train(tiny_bert, tmp_path_factory.mktemp("study"))
+
+
+def compare_again(study: peftprune.Comparison, **more: Any) -> peftprune.Comparison:
+    return train(study.request["model"], study.path, **more)
+
+
+def train(model: str | Path, folder: Path, **more: Any) -> peftprune.Comparison:
     return peftprune.compare(
         "lora,lora:again,lorpa(initial_rank=8)",
         classification_task(evaluation=("matched", "mismatched")),
-        model=tiny_bert,
+        model=model,
         budget="rank=2,steps=16",
         seeds=2,
         batch_size=8,
         learning_rate=5e-3,
         max_length=32,
         dtype="float32",
-        output_dir=tmp_path_factory.mktemp("study"),
+        output_dir=folder,
+        **more,
     )
 
 
@@ -90,6 +105,100 @@ def test_interval_p_and_verdict_agree(tmp_path: Path) -> None:
     said = {f.method: f.sentence for f in cell_answer(Frames(cell), cell).findings}
     row = open_[open_["metric"] == "accuracy"].iloc[-1]
     assert said[row["method"]].endswith(f"it needs about {row['seeds_needed']:.0f} seeds")
+
+
+def agreeing(folder: Path, seeds: int = 5) -> peftprune.Comparison:
+    """Methods that differ from the baseline in no, few and many of 40 answers, which depend on the seed."""
+    study = store(folder, methods=("plain", "cut-0", "cut-1", "cut-2", "cut-3"), seeds=range(seeds))
+    for i, method in enumerate(study.methods[1:]):
+        for seed in range(seeds):
+            frame = pd.read_parquet(study.arm("plain", seed).predictions)
+            flipped = (frame["index"] * 7 + seed * 11) % 40 < (0, 1, 4, 12)[i]
+            other = frame["label"] if i == 3 else 1 - frame["prediction"]
+            frame["prediction"] = frame["prediction"].where(~flipped, other)
+            frame.to_parquet(study.arm(method, seed).predictions)
+    return study
+
+
+def test_verdicts_with_a_margin_are_read_off_the_interval(tmp_path: Path) -> None:
+    study = agreeing(tmp_path)
+    kinds = set()
+    for margin in (0.03, 0.06, 0.3):
+        rows = study.against(margin={"accuracy": margin})
+        assert rows[rows["metric"] == "f1"]["margin"].isna().all()
+        for row in rows[rows["metric"] == "accuracy"].to_dict("records"):
+            low, high, words = row["low_holm"], row["high_holm"], row["verdict"]
+            kinds.add(words.split()[0].rstrip(","))
+            inside = -margin < low and high < margin
+            assert (row["p_equivalent"] <= 0.05) == inside
+            assert (row["p_not_worse"] <= 0.05) == (low > -margin)
+            if low > 0 or high < 0:
+                by_less = f", by less than {margin:g}" * inside
+                assert words == ("better" if low > 0 else "worse") + by_less
+            elif inside:
+                assert words == f"equivalent within {margin:g}"
+            else:
+                assert words == (f"not worse by more than {margin:g}" if low > -margin else "undecided")
+    assert {"equivalent", "not", "undecided"} <= kinds
+    without = study.against()
+    assert "margin" not in without
+    assert set(without["verdict"]) <= {"better", "worse", "not distinguishable at this size"}
+    shown = study_table("against", rows)
+    assert shown is not None
+    assert "p (equivalent)" in [c.title for c in shown.columns]
+    (cell,) = study.cells()
+    answer = cell_answer(Frames(cell, margin=0.3), cell)
+    assert "equivalent to plain within 0.3" in answer.headline
+    assert any("differences of less than 0.3 in accuracy do not matter" in limit for limit in answer.limits)
+    study.report(tmp_path / "page.html", margin=0.3)
+    assert "equivalent within 0.3" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"),
+    [
+        (-0.01, "margin: -0.01 is not a number above 0"),
+        (float("nan"), "margin: nan is not"),
+        (0, "margin: 0 is not"),
+        (True, "margin: True is not"),
+        (1.0, "margin: 1.0 allows any difference in accuracy"),
+        ("accuracy", "margin: 'accuracy' is not"),
+        ("accuracy=0.01,accuracy=0.02", "one margin for each metric"),
+        ("0.01,f1=0.1", "one margin for each metric"),
+        ({"bleu": 0.1}, "margin: 'bleu' is not a metric of the study. It has: accuracy, f1"),
+        ({}, "names no metric"),
+    ],
+)
+def test_margins_out_of_range_are_refused(margin: Any, said: str, tmp_path: Path) -> None:
+    study = store(tmp_path, methods=("plain", "cut"))
+    with pytest.raises(UsageError, match=re.escape(said)):
+        study.against(margin=margin)
+
+
+def test_a_margin_is_stored_with_the_study_and_trains_nothing(study: peftprune.Comparison) -> None:
+    arms = {p.name: p.stat().st_mtime_ns for p in (study.path / "arms").glob("*/result.json")}
+    request = json.loads((study.path / "study.json").read_text())
+    try:
+        same = compare_again(study, margin="accuracy=0.5, accuracy_mismatched=0.25")
+        assert same.request["margin"] == "accuracy=0.5,accuracy_mismatched=0.25"
+        assert {p.name: p.stat().st_mtime_ns for p in (study.path / "arms").glob("*/result.json")} == arms
+        rows = peftprune.Comparison.load(study.path).against().set_index(["method", "metric"])
+        assert rows.loc[("lora:again", "accuracy"), "verdict"] == "equivalent within 0.5"
+        assert rows.loc[("lora:again", "accuracy_mismatched"), "margin"] == 0.25
+        assert "margin" in compare_again(study).against()
+        with pytest.raises(UsageError, match=r"margin: 7.0 allows any difference"):
+            compare_again(study, margin=7)
+        done = CliRunner().invoke(app, ["report", str(study.path), "--format", "csv", "--margin", "0.125"])
+        assert "equivalent within 0.125" in done.stdout
+        assert CliRunner().invoke(app, ["report", str(study.path), "--margin", "nan"]).exit_code == 2
+    finally:
+        (study.path / "study.json").write_text(json.dumps(request))
+
+
+def test_the_command_that_repeats_a_study_names_its_margin(tmp_path: Path) -> None:
+    request = store(tmp_path, methods=("plain", "cut")).request
+    assert "--margin f1=0.01" in command({**request, "margin": "f1=0.01"})
+    assert "--margin" not in command(request)
 
 
 def test_one_seed_shows_no_p(tmp_path: Path) -> None:

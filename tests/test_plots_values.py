@@ -184,6 +184,15 @@ def test_forest_holds_differences_intervals_and_outcomes():
     assert ax.get_xlabel().startswith("difference in f1 to lora")
 
 
+def test_forest_draws_the_margin_as_a_band():
+    verdicts = ["equivalent within 0.05", "better, by less than 0.05"]
+    ax = plots.forest(None, ["a", "b"], [0.0, 0.01], [-0.01, 0.005], [0.01, 0.015], verdicts=verdicts, margin=0.05)
+    assert [(patch.get_x(), patch.get_width()) for patch in ax.patches] == [(-0.05, pytest.approx(0.1))]
+    assert ax.get_xlim()[0] < -0.05
+    assert {line.get_marker() for line in ax.lines} >= {"D", "^"}
+    assert "margin ±0.05" in ax.get_xlabel()
+
+
 def test_costs_are_stacked_and_summed():
     ax = plots.cost_by_phase(None, ["a", "b", "c"], {"x": [1, 2, np.nan], "y": [3, np.nan, np.nan]}, unit="s")
     assert [[bar.get_width() for bar in bars] for bars in ax.containers] == [[1, 2, 0], [3, 0, 0]]
@@ -260,6 +269,7 @@ REFUSED = {
     "series: .* is empty": lambda: plots.learning_curves(None, {}),
     "more than its steps": lambda: plots.learning_curves(None, {"a": ([1], [[1, 2]])}),
     "not a label of the series": lambda: plots.learning_curves(None, {"a": ([1], [1])}, phases={"b": []}),
+    "margin: -0.1": lambda: plots.forest(None, ["a"], [1], [0], [2], margin=-0.1),
     "verdicts: 2": lambda: plots.forest(None, ["a"], [1], [0], [2], verdicts=["better", "worse"]),
     "lows": lambda: plots.forest(None, ["a"], [1], [], [2]),
     "is negative": lambda: plots.cost_by_phase(None, ["a"], {"x": [-1]}, unit="s"),

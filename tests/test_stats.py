@@ -156,6 +156,53 @@ def test_holm_levels_by_hand() -> None:
     assert stats.holm_levels([math.nan, 0.2]) == pytest.approx([math.nan, 0.05], nan_ok=True)
 
 
+def family(rng: np.random.Generator, size: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """(z-like differences, p of the three tests) of methods whose differences are 0, ±1 (the margin) or in between."""
+    truth = rng.choice([-1.0, 0.0, 0.0, 0.4, 1.0, 3.0], size)
+    d = truth + rng.normal(size=size) * 0.35
+    tail = scipy.stats.norm.sf
+    return truth, np.stack([2 * tail(abs(d) / 0.35), 2 * tail((d + 1) / 0.35), 2 * tail((1 - d) / 0.35)]).clip(0, 1)
+
+
+def test_levels_with_a_margin_show_what_is_rejected() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        _, p = family(rng)
+        found = stats.adjust(*p)
+        assert (found.levels <= 0.05).all()
+        for raw, adjusted in zip(p, (found.p, found.p_above, found.p_below), strict=True):
+            assert ((raw <= found.levels) == (adjusted <= 0.05)).all()
+        alone = stats.adjust(p[0])
+        assert (alone.p.tolist(), alone.levels.tolist()) == (
+            stats.holm(p[0]).tolist(),
+            stats.holm_levels(p[0]).tolist(),
+        )
+
+
+def test_any_false_verdict_is_rare_with_a_margin() -> None:
+    rng, n, wrong = np.random.default_rng(1), 3000, 0
+    for _ in range(n):
+        truth, p = family(rng)
+        found = stats.adjust(*p)
+        assert found.p_above is not None
+        assert found.p_below is not None
+        false = (found.p <= 0.05) & (truth == 0)
+        false |= (found.p_above <= 0.05) & (truth <= -1) | (found.p_below <= 0.05) & (truth >= 1)
+        wrong += false.any()
+    assert wrong <= scipy.stats.binom.ppf(1 - 1e-4, n, 0.05)
+
+
+def test_adjustment_with_a_margin_by_hand() -> None:
+    # Sums of counts: 2, then 1.5 twice, then 1.
+    found = stats.adjust([0.9, 0.001], [0.03, 0.002], [0.02, 0.6])
+    assert found.p.tolist() == pytest.approx([0.9, 0.002])
+    assert found.p_above is not None
+    assert found.p_below is not None
+    assert found.p_above.tolist() == pytest.approx([0.045, 0.003])
+    assert found.p_below.tolist() == pytest.approx([0.03, 0.9])
+    assert found.levels.tolist() == pytest.approx([0.05 / 1.5, 0.05 / 1.5])
+
+
 # --- one method
 
 
@@ -419,6 +466,22 @@ def test_verdicts() -> None:
     assert verdict(0.2, 0.03125, 6, smallest_p=smallest(6)) is outcome.BETTER
     assert verdict(0.2, 0.06, 6, smallest_p=smallest(6), comparisons=2) is outcome.CANNOT_REACH_SIGNIFICANCE
     assert verdict(0.2, 0.001, 1) is outcome.CANNOT_REACH_SIGNIFICANCE
+
+
+@pytest.mark.parametrize(
+    ("p", "p_not_worse", "p_equivalent", "expected"),
+    [
+        (0.01, 0.01, 0.01, "better"),
+        (0.2, 0.01, 0.05, "equivalent"),
+        (0.2, 0.05, 0.06, "not worse"),
+        (0.2, 0.06, 0.06, "undecided"),
+    ],
+)
+def test_verdicts_with_a_margin(p: float, p_not_worse: float, p_equivalent: float, expected: str) -> None:
+    found = stats.verdict(0.02, p, 5, p_not_worse=p_not_worse, p_equivalent=p_equivalent)
+    assert found.value == expected
+    one_seed = stats.verdict(0.02, p, 1, p_not_worse=p_not_worse, p_equivalent=p_equivalent)
+    assert one_seed is stats.Verdict.CANNOT_REACH_SIGNIFICANCE
 
 
 @pytest.mark.parametrize(

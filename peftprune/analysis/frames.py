@@ -8,6 +8,7 @@ from peftprune.analysis.decisions import decisions, with_effect
 from peftprune.analysis.differences import against
 from peftprune.analysis.frontier import frontier
 from peftprune.analysis.history import costs, history, trace
+from peftprune.analysis.margins import Margin, margins
 from peftprune.analysis.mcnemar import mcnemar
 from peftprune.analysis.pooled import average_ranks, pooled
 from peftprune.analysis.runs import arm_rows, ledger_rows, method_rows, site_rows
@@ -22,15 +23,20 @@ class Frames:
     Results that are stored later appear only in a new object.
 
     Args:
+        margin: see `peftprune.analysis.margins`; by default the one stored with the study, if any.
         whole: see `StoredStudy.snapshot`.
 
     Attributes:
         study: a snapshot of the study.
+        margins: the margin of each metric that has one.
     """
 
-    def __init__(self, study: StoredStudy, baseline: str | None = None, *, whole: bool = False) -> None:
+    def __init__(
+        self, study: StoredStudy, baseline: str | None = None, margin: Margin | None = None, *, whole: bool = False
+    ) -> None:
         self.study = study.snapshot(whole=whole)
         self._baseline = baseline
+        self.margins = margins(study, margin)
 
     @cached_property
     def baseline(self) -> str:
@@ -53,9 +59,13 @@ class Frames:
     history = cached_property(lambda self: history(self.study))
     costs = cached_property(lambda self: costs(self.study))
     decisions = cached_property(lambda self: decisions(self.study))
-    against = cached_property(lambda self: with_effect(against(self.study, self.runs, self.baseline), self.decisions))
+    against = cached_property(
+        lambda self: with_effect(against(self.study, self.runs, self.baseline, self.margins), self.decisions)
+    )
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
-    pooled = cached_property(lambda self: with_effect(pooled(self.study, self.runs, self.baseline), self.decisions))
+    pooled = cached_property(
+        lambda self: with_effect(pooled(self.study, self.runs, self.baseline, self.margins), self.decisions)
+    )
     average_ranks = cached_property(lambda self: average_ranks(self.study, self.runs))
     frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
     stability = cached_property(lambda self: stability(self.study))

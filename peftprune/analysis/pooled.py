@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from peftprune import stats
+from peftprune.analysis.differences import adjusted_rows, columns
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import exempt
+from peftprune.stats.validation import Floats
 from peftprune.study.stored_study import StoredStudy
 
 POOLED = [
     *("budget", "method", "baseline", "tasks", "pairs", "gain", "low", "high"),
     *("effect_size", "probability", "p", "p_holm", "low_holm", "high_holm", "pairs_needed", "verdict"),
 ]
+_OPEN = (stats.Verdict.NOT_DISTINGUISHABLE, stats.Verdict.UNDECIDED, stats.Verdict.CANNOT_REACH_SIGNIFICANCE)
 RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "friedman_p"]
 
 
-def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def pooled(
+    study: StoredStudy, runs: pd.DataFrame, baseline: str, margins: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
-    One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in the tasks' primary metrics, with the sign such that
-    more is better; `effect_size` is Hedges' g_z; `probability` is the probability that a run beats a run of the
+    One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in
+    the tasks' primary metrics, with the sign such that more is better; `effect_size` is Hedges' g_z; `probability` is the probability that a run beats a run of the
     baseline on the same task; p comes from `stats.paired_permutation` and is corrected by Holm over the methods of a
     budget. The ends of the interval, `low` and `high` at 95 % and `low_holm` and `high_holm` at the level of
-    `stats.holm_levels`, come from the same test (`stats.permutation_interval`) and are infinite where it cannot reject.
+    `stats.adjust`, come from the same test (`stats.permutation_interval`) and are infinite where it cannot reject.
     `pairs_needed` is the number of pairs that detects a gain of the observed size with a power of 0.8 at the row's
     level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the
-    task's size or metric: the result describes these tasks, not new ones.
+    task's size or metric: the result describes these tasks, not new ones. A margin that all primary metrics share
+    holds for the gain, with columns as in `against`.
     """
     rows = []
+    primary = {(margins or {}).get(metric) for metric in study.primary.values()}
+    margin = primary.pop() if len(primary) == 1 else None
     for budget in study.budgets:
         scores = _scores(study, runs, budget)
         tested: list[dict[str, Any]] = []
@@ -59,22 +69,34 @@ def pooled(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFram
                     "scores": (a, b),
                 }
             )
-        raw = [row["p"] for row in tested]
-        for row, p, level in zip(tested, stats.holm(raw), stats.holm_levels(raw), strict=True):
-            a, b = row.pop("scores")
+        pairs = [row.pop("scores") for row in tested]
+        one_sided = [(partial(_p_above, a, b), partial(_p_below, a, b)) for a, b in pairs]
+        decided = adjusted_rows([row["p"] for row in tested], margin, one_sided, True)
+        for row, (a, b), (level, adjusted) in zip(tested, pairs, decided, strict=True):
             outcome = stats.verdict(
                 row["gain"],
-                float(p),
+                adjusted["p_holm"],
                 row["pairs"],
                 smallest_p=stats.smallest_permutation_p(row["pairs"]),
                 comparisons=len(tested),
+                p_not_worse=adjusted.get("p_not_worse"),
+                p_equivalent=adjusted.get("p_equivalent"),
             )
             low, high = stats.permutation_interval(a, b, level)
-            adjusted = {"p_holm": float(p), "low_holm": low, "high_holm": high}
-            decided = outcome in (stats.Verdict.BETTER, stats.Verdict.WORSE) or len(a) < 2
-            needed = math.nan if decided else stats.pairs_needed(row["gain"], (a - b).std(ddof=1), alpha=level)
-            rows.append(row | adjusted | {"pairs_needed": needed, "verdict": outcome})
-    return pd.DataFrame(rows, columns=POOLED)
+            open_ = outcome in _OPEN and len(a) > 1
+            needed = stats.pairs_needed(row["gain"], (a - b).std(ddof=1), alpha=level) if open_ else math.nan
+            interval = {"low_holm": low, "high_holm": high}
+            rows.append(row | adjusted | interval | {"pairs_needed": needed, "verdict": outcome})
+    return pd.DataFrame(rows, columns=columns(POOLED, {} if margin is None else margins))
+
+
+def _p_above(a: Floats, b: Floats, value: float) -> float:
+    """Returns twice the one-sided p of sign flips that the gain is above a value."""
+    return stats.paired_permutation(a - value, b) if (a - b).mean() > value else 1.0
+
+
+def _p_below(a: Floats, b: Floats, value: float) -> float:
+    return _p_above(b, a, -value)
 
 
 def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:

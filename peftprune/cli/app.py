@@ -144,6 +144,10 @@ def compare(
     trials: Annotated[int | None, _tuning(help="Number of rates of log(low,high).")] = None,
     tuning_seeds: Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")] = "1",
     refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
+    margin: Annotated[
+        str | None,
+        _study(help="A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02.", show_default="none"),
+    ] = None,
     threads: Annotated[
         int | None, _execution(help="Threads per arm.", show_default="the cores, divided among the arms")
     ] = None,
@@ -237,6 +241,12 @@ def run_arm(
         raise typer.Exit(1)
 
 
+Margin = Annotated[
+    str | None,
+    typer.Option(
+        help="A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02.", show_default="the study's, if any"
+    ),
+]
 Study = Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")]
 OneTask = Annotated[str | None, typer.Option(help="Only this task of the study.")]
 OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the study, such as rank=8.")]
@@ -274,6 +284,7 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="Label of the baseline.", show_default="the first method")
     ] = None,
+    margin: Margin = None,
     task: OneTask = None,
     budget: OneBudget = None,
     debug: Debug = False,
@@ -285,9 +296,11 @@ def report(
 
     result = Comparison.load(study).only(task=task, budget=budget)
     if format == "html":
-        typer.echo(str(result.report(out if out is not None else study / "report.html", baseline=baseline)))
+        typer.echo(
+            str(result.report(out if out is not None else study / "report.html", baseline=baseline, margin=margin))
+        )
         return
-    text = table_text(result, format, baseline=baseline)
+    text = table_text(result, format, baseline=baseline, margin=margin)
     if out is None:
         sys.stdout.write(text)
     else:

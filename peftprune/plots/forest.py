@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from peftprune.plots.validation import Floats
 
 _NAME_WIDTH, _OUTCOME_WIDTH = 1.5, 1.75  # inches
-_MARKS = {"better": ("^", PALETTE[0]), "worse": ("v", PALETTE[1])}
+_MARKS = {
+    "better": ("^", PALETTE[0]),
+    "worse": ("v", PALETTE[1]),
+    **dict.fromkeys(("equivalent", "not worse"), ("D", PALETTE[2])),
+}
 _OTHER = ("o", GREY)
 _NONE_MADE = "not compared"
 
@@ -32,6 +36,7 @@ def forest(
     *,
     detectable: ArrayLike | None = None,
     verdicts: Sequence[str] | None = None,
+    margin: float | None = None,
     metric: str = "",
     baseline: str = "",
     title: str = "",
@@ -47,11 +52,12 @@ def forest(
         differences: n differences method − baseline, in the metric; NaN where there was no comparison.
         lows, highs: n ends of the intervals; NaN where there is none.
         detectable: n smallest detectable differences, at least 0; NaN where unknown, infinite where there is none.
-        verdicts: n verdicts; "better" and "worse" have their own marks and colours.
+        verdicts: n verdicts; "better", "worse" and those within the margin have their own marks and colours.
+        margin: half the width of a band around 0, of differences that do not matter; above 0.
         metric: name of the metric. baseline: label of the baseline.
 
     Raises:
-        UsageError: there is no label, or lengths differ.
+        UsageError: there is no label, lengths differ, or the margin is not a number above 0.
     """
     import numpy as np
 
@@ -64,6 +70,8 @@ def forest(
     words = [""] * n if verdicts is None else [str(verdict) for verdict in verdicts]
     if len(words) != n:
         raise UsageError.of("verdicts", len(words), "has another length than labels", f"Give {n}")
+    if margin is not None and not 0 < margin < np.inf:
+        raise UsageError.of("margin", margin, "is not a number above 0", "Give 0.01, for example")
     words = [_NONE_MADE if np.isnan(value) else word for value, word in zip(d, words, strict=True)]
 
     most_lines = max(
@@ -76,12 +84,16 @@ def forest(
     size = min(TICK_SIZE, max(SMALLEST_TEXT, row / LINE_SPACING))
     lines = max(1, int(row / (LINE_SPACING * size)))
     rows = np.arange(n)
-    drawn.set_xlim(*_limits(d, low, high, limit))
+    drawn.set_xlim(*_limits(d, low, high, limit, margin or 0.0))
     drawn.set_ylim(n - 0.5, -0.5)
     _shade(drawn, limit)
+    if margin is not None:
+        drawn.axvspan(-margin, margin, facecolor=PALETTE[2], alpha=0.12, linewidth=0, zorder=0.4)
+        for edge in (-margin, margin):
+            drawn.axvline(edge, color=PALETTE[2], linewidth=0.8, linestyle="--", zorder=1.1)
     drawn.axvline(0, color="black", linewidth=0.8, zorder=1.2)
     for i in rows[~np.isnan(d)]:
-        marker, colour = _MARKS.get(words[i], _OTHER)
+        marker, colour = next((mark for word, mark in _MARKS.items() if words[i].startswith(word)), _OTHER)
         drawn.plot([low[i], high[i]], [i, i], color=colour, linewidth=1.3, marker="|", markersize=4, zorder=2)
         drawn.plot([d[i]], [i], color=colour, marker=marker, markersize=5.5, linestyle="none", zorder=3)
     for i in rows:
@@ -98,7 +110,8 @@ def forest(
         )
     names = [fit(label, _NAME_WIDTH, min(3, lines), size) for label in labels]
     drawn.set_yticks(rows, names, parse_math=False)
-    shaded = "\nshaded: too small for this study to find" if (limit > 0).any() else ""
+    shaded = f"\ndashed: margin ±{margin:g}" if margin else ""
+    shaded += "\nshaded: too small for this study to find" if (limit > 0).any() else ""
     against = f" to {baseline}" if baseline else ""
     xlabel = fit(f"difference in {metric or 'the metric'}{against}", 3.0, 3, 8.0) + shaded
     finish(drawn, title=title, xlabel=xlabel)
@@ -108,10 +121,10 @@ def forest(
     return drawn
 
 
-def _limits(d: Floats, low: Floats, high: Floats, limit: Floats) -> tuple[float, float]:
+def _limits(d: Floats, low: Floats, high: Floats, limit: Floats, margin: float) -> tuple[float, float]:
     import numpy as np
 
-    values = np.concatenate([d, low, high, [0.0]])
+    values = np.concatenate([d, low, high, [0.0, margin, -margin]])
     values = values[np.isfinite(values)]
     reach = max(float(values.max() - values.min()), 1e-9)
     bands = limit[np.isfinite(limit)]
@@ -120,8 +133,8 @@ def _limits(d: Floats, low: Floats, high: Floats, limit: Floats) -> tuple[float,
     left, right = min(float(values.min()), -band), max(float(values.max()), band)
     if left == right:
         return -1.0, 1.0
-    margin = 0.06 * (right - left)
-    return left - margin, right + margin
+    rim = 0.06 * (right - left)
+    return left - rim, right + rim
 
 
 def _shade(ax: Axes, limit: Floats) -> None:

@@ -258,6 +258,7 @@ def _differences(frames: Frames) -> Figure:
             *(placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm")),
             detectable=placed["detectable"].to_numpy(),
             verdicts=placed["verdict"].fillna("").tolist(),
+            margin=frames.margins.get(str(metric)),
             metric=str(metric),
             baseline=frames.baseline,
         )

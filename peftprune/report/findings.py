@@ -18,8 +18,17 @@ from peftprune.study.stored_study import StoredStudy
 _WORDS = {
     Verdict.BETTER: "better",
     Verdict.WORSE: "worse",
+    Verdict.EQUIVALENT: "equivalent within {margin}",
+    Verdict.NOT_WORSE: "not worse by more than {margin}",
+    Verdict.UNDECIDED: "undecided",
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable at this size",
     Verdict.CANNOT_REACH_SIGNIFICANCE: "cannot reach significance with {size}",
+}
+_HEADLINES = {
+    Verdict.BETTER: "better than {baseline}",
+    Verdict.WORSE: "worse than {baseline}",
+    Verdict.EQUIVALENT: "equivalent to {baseline} within {margin}",
+    Verdict.NOT_WORSE: "not worse than {baseline} by more than {margin}",
 }
 
 
@@ -27,7 +36,7 @@ _WORDS = {
 class Finding:
     """One method's outcome: verdict in words, and a sentence with the numbers.
 
-    `size` is the number of pairs or seeds behind it ("2 seeds").
+    `size` is the number of pairs or seeds behind it ("2 seeds"), `margin` the metric's margin as text, if it has one.
     """
 
     method: str
@@ -35,11 +44,14 @@ class Finding:
     size: str
     words: str
     sentence: str
+    margin: str = ""
 
     @property
     def tone(self) -> str:
-        """ "better", "worse" or "open": how the page marks it."""
-        return self.verdict.value if self.verdict in (Verdict.BETTER, Verdict.WORSE) else "open"
+        """ "better", "worse", "met" for a verdict within the margin, or "open": how the page marks it."""
+        if self.verdict in (Verdict.BETTER, Verdict.WORSE):
+            return self.verdict.value
+        return "met" if self.verdict in _HEADLINES else "open"
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     found = rows[rows["metric"] == metric].to_dict("records")
     findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
-    limits = (*_size_limits(cell, found), *_exempt(runs), *_unfinished(runs))
+    limits = (*_size_limits(cell, found), *_margin_limits(found, metric), *_exempt(runs), *_unfinished(runs))
     headline = (
         _headlines(findings, exempt(runs), frames.baseline)
         if findings
@@ -156,24 +168,38 @@ def _headline(findings: Sequence[Finding], baseline: str) -> str:
         sizes = listed([*dict.fromkeys(f.size for f in findings)], "or")
         words = _WORDS[Verdict.CANNOT_REACH_SIGNIFICANCE].format(size=sizes)
         return f"This study cannot distinguish any method from {baseline}: it {words}."
-    groups = {tone: [f.method for f in findings if f.tone == tone] for tone in ("better", "worse", "open")}
-    open_ = groups.pop("open")
-    parts = [f"{listed(m)} {'is' if len(m) == 1 else 'are'} {tone} than {baseline}" for tone, m in groups.items() if m]
+    margin = findings[0].margin
+    parts = []
+    for verdict, words in _HEADLINES.items():
+        if found := [f.method for f in findings if f.verdict is verdict]:
+            parts.append(f"{_are(found)} {words.format(baseline=baseline, margin=margin)}")
     if not parts:
         who = "No method is" if len(findings) > 1 else f"{findings[0].method} is not"
-        return f"{who} distinguishable from {baseline}."
-    if open_:
-        parts.append(f"{listed(open_)} {'is' if len(open_) == 1 else 'are'} not distinguishable from it")
+        return f"{who} distinguishable from {baseline}{f', nor equivalent to it within {margin}' if margin else ''}."
+    if open_ := [f.method for f in findings if f.verdict not in _HEADLINES]:
+        parts.append(f"{_are(open_)} {'undecided' if margin else 'not distinguishable from it'}")
     return "; ".join(parts) + "."
 
 
+def _are(names: Sequence[str]) -> str:
+    return f"{listed(names)} {'is' if len(names) == 1 else 'are'}"
+
+
 def _finding(row: Mapping[Any, Any], sentence: str) -> Finding:
-    return Finding(row["method"], row["verdict"], _size(row), _verdict(row), sentence)
+    return Finding(row["method"], row["verdict"], _size(row), _verdict(row), sentence, _margin(row))
+
+
+def _margin(row: Mapping[Any, Any]) -> str:
+    return "" if missing(row.get("margin")) else f"{row['margin']:g}"
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
     """Returns the verdict of a row of `Frames.against` or `Frames.pooled` in words, with the `effect` of decisions."""
-    words = _WORDS[row["verdict"]].format(size=_size(row))
+    margin, verdict = _margin(row), row["verdict"]
+    words = _WORDS[verdict].format(size=_size(row), margin=margin)
+    inside = margin and -row["margin"] < row["low_holm"] and row["high_holm"] < row["margin"]
+    if inside and verdict in (Verdict.BETTER, Verdict.WORSE):
+        words += f", by less than {margin}"
     return f"{words} ({row['effect']})" if row.get("effect") else words
 
 
@@ -246,6 +272,14 @@ def _exempt(runs: pd.DataFrame) -> list[str]:
         f"{r['budget_params']:,.0f} ({r['exemption']})."
         for r in exempt
     ]
+
+
+def _margin_limits(rows: Sequence[Mapping[Any, Any]], metric: str) -> list[str]:
+    margin = _margin(rows[0]) if rows else ""
+    return [
+        f"By the margin that was set, differences of less than {margin} in {metric} do not matter: a method is "
+        "equivalent where its interval lies between both margins, and not worse where it lies above the lower one."
+    ] * bool(margin)
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:

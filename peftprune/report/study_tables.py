@@ -18,6 +18,17 @@ _EFFECT = (
 )
 
 
+_MARGIN = (
+    column("margin", "margin", "{:g}".format),
+    p_value("p_not_worse", "p (not worse)", detail=True),
+    p_value("p_equivalent", "p (equivalent)", detail=True),
+)
+_MARGIN_NOTE = (
+    " Equivalent: the interval lies between both margins (two one-sided tests). Not worse: it lies above the lower "
+    "one. The correction covers all these tests; their p values are doubled, to be compared with 0.05."
+)
+
+
 class _Layout(NamedTuple):
     """How a frame is shown; fields of its first row may stand in the caption."""
 
@@ -185,7 +196,11 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
         return None
     known = _LAYOUTS[name]
     caption = known.caption.format_map({str(name): value for name, value in frame.iloc[0].items()})
-    return table(caption, frame, known.columns, frame=name, place=place, note=known.note, detail=known.detail)
+    columns, note = known.columns, known.note
+    if "margin" in frame.columns:
+        columns = (*columns[:-1], *_MARGIN, columns[-1])
+        note += _MARGIN_NOTE
+    return table(caption, frame, columns, frame=name, place=place, note=note, detail=known.detail)
 
 
 def tables_over_tasks(frames: Frames) -> list[Table | None]:

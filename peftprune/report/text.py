@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from peftprune.analysis.differences import MARGIN
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.margins import Margin
 from peftprune.analysis.runs import in_cell
 from peftprune.errors import UsageError
 from peftprune.report.findings import cell_title, in_words
@@ -41,7 +43,7 @@ _LATEX = {
 }
 
 
-def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) -> str:
+def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, margin: Margin | None = None) -> str:
     """Returns a study's tables as text.
 
     "markdown" and "latex" (for the package booktabs) give one table per task and budget, with its title, rounded. "csv"
@@ -53,13 +55,14 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None) 
         study: a stored study.
         format: "markdown", "latex", "csv" or "json".
         baseline: label of the method that the others are compared with; by default the first one.
+        margin: a difference that does not matter; see `peftprune.analysis.margins`.
 
     Raises:
-        UsageError: the format is unknown, or the baseline is not in the study.
+        UsageError: the format is unknown, the baseline is not in the study, or the margin is out of range.
     """
     if format not in _FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Choose among {', '.join(_FORMATS)}")
-    return _FORMATS[format](Frames(study, baseline, whole=True))
+    return _FORMATS[format](Frames(study, baseline, margin, whole=True))
 
 
 def _json(frames: Frames) -> str:
@@ -87,7 +90,8 @@ def _with_differences(frames: Frames) -> pd.DataFrame:
     differences = in_words(frames.against)
     primary = differences[differences["metric"] == differences["task"].map(frames.study.primary)]
     keys = ["task", "budget", "method"]
-    beside = primary[[*keys, *_DIFFERENCE]].rename(columns=_DIFFERENCE)
+    names = [*_DIFFERENCE, *(name for name in MARGIN if name in primary.columns)]
+    beside = primary[[*keys, *names]].rename(columns=_DIFFERENCE)
     return frames.table.merge(beside, on=keys, how="left", validate="one_to_one")
 
 

@@ -14,6 +14,8 @@ from peftprune.stats.effects import effect_size as effect_size
 from peftprune.stats.effects import probability_of_improvement as probability_of_improvement
 from peftprune.stats.intervals import Summary as Summary
 from peftprune.stats.intervals import summary as summary
+from peftprune.stats.multiple_testing import Adjusted as Adjusted
+from peftprune.stats.multiple_testing import adjust as adjust
 from peftprune.stats.multiple_testing import holm as holm
 from peftprune.stats.multiple_testing import holm_levels as holm_levels
 from peftprune.stats.paired import PairedDifference as PairedDifference

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -59,3 +61,50 @@ def holm_levels(p_values: ArrayLike, alpha: float = 0.05) -> Floats:
     order = made[np.argsort(p[made], kind="stable")]
     levels[order] = alpha / (len(made) - np.minimum(np.arange(len(made)), min(rejected, len(made) - 1)))
     return levels
+
+
+class Adjusted(NamedTuple):
+    """Tests of several methods together: adjusted p values, and the `levels` that decide the methods' intervals.
+
+    `p` tests a difference of 0; with a margin m, `p_above` tests differences up to −m and `p_below` those from m.
+    """
+
+    p: Floats
+    levels: Floats
+    p_above: Floats | None = None
+    p_below: Floats | None = None
+
+
+def adjust(
+    p: ArrayLike, p_above: ArrayLike | None = None, p_below: ArrayLike | None = None, alpha: float = 0.05
+) -> Adjusted:
+    """Returns `holm` and `holm_levels` of one test a method, or the same procedure for all tests with a margin.
+
+    Of a method's three hypotheses (no difference; at least m below; at least m above), at most one is true. So many of
+    3·m hypotheses cannot be true together, which a step-down procedure may use (Shaffer 1986). A method counts 1 until
+    the first is rejected; then 1/2, since doubled one-sided p values have half the level; then 0. The smallest p that
+    is left is tested at alpha divided by the sum of these counts, or by 1 if that is less. The chance of any false
+    rejection stays at alpha, however the tests depend on each other. A method's level is that of its last rejection, or
+    of the first test that does not reject; an interval at this level shows exactly what is rejected.
+
+    Args:
+        p: two-sided p of each of m methods.
+        p_above, p_below: doubled p of the one-sided tests (`PairedDifference.p_above`), with a margin.
+        alpha: chance of any false rejection.
+    """
+    if p_above is None or p_below is None:
+        return Adjusted(holm(p), holm_levels(p, alpha))
+    values = np.stack([np.asarray(v, dtype=float) for v in (p, p_above, p_below)], axis=1)
+    left, found = np.ones(values.shape, dtype=bool), np.empty(values.shape)
+    levels, rejecting, reached = np.full(len(values), np.nan), True, 0.0
+    for place in np.argsort(values, axis=None, kind="stable"):
+        method, test = divmod(int(place), 3)
+        count = max(1.0, float(np.where(left[:, 0], 1.0, 0.5 * left[:, 1:].any(axis=1)).sum()))
+        reached = max(reached, min(1.0, count * values[method, test]))
+        found[method, test], left[method, test] = reached, False
+        if rejecting and reached > share("alpha", alpha):
+            rejecting = False
+            levels[np.isnan(levels)] = alpha / count
+        if rejecting:
+            levels[method] = alpha / count
+    return Adjusted(found[:, 0], levels, found[:, 1], found[:, 2])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.errors import UsageError
 from peftprune.stats.resampling import MetricLike, check_references, example_axes, resample
@@ -49,6 +49,20 @@ class PairedDifference:
     def interval(self, level: float) -> tuple[float, float]:
         """Returns the ends of the differences that the test does not reject at `level`; see `paired_bootstrap`."""
         return _interval(self.replicates, level)
+
+    def p_above(self, value: float) -> float:
+        """Returns twice the p of the one-sided test that shows the difference to be above `value`, at most 1.
+
+        It is at most `level` exactly where the lower end of `interval(level)` is above `value`.
+        """
+        return self._doubled(self.replicates <= value)
+
+    def p_below(self, value: float) -> float:
+        """Returns twice the p of the one-sided test that shows the difference to be below `value`; see `p_above`."""
+        return self._doubled(self.replicates >= value)
+
+    def _doubled(self, against: NDArray[np.bool_]) -> float:
+        return min(1.0, 2 * (1 + int(against.sum())) / (1 + len(self.replicates)))
 
 
 def paired_bootstrap(

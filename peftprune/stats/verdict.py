@@ -1,4 +1,15 @@
-"""The outcome of a comparison."""
+"""The outcome of a comparison, and the rule that decides it.
+
+The interval of the difference, method − baseline, at the level that `adjust` gives it, decides: the method is better or
+worse where the interval excludes 0. A margin m is a difference that does not matter. With one, the method is also
+
+- equivalent within m where the interval lies between −m and m: two one-sided tests (Schuirmann 1987, Journal of
+  Pharmacokinetics and Biopharmaceutics 15);
+- not worse by more than m where it lies above −m: non-inferiority (Piaggio et al. 2012, JAMA 308, CONSORT's extension),
+
+and undecided otherwise. Each one-sided test has half the level, 2.5 % where Schuirmann takes 5 %, so that the same 95 %
+interval shows all verdicts. The margin has to be chosen before the results are known.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +25,9 @@ class Verdict(Enum):
 
     BETTER = "better"
     WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    NOT_WORSE = "not worse"
+    UNDECIDED = "undecided"
     NOT_DISTINGUISHABLE = "not distinguishable"
     CANNOT_REACH_SIGNIFICANCE = "cannot reach significance"
 
@@ -27,8 +41,10 @@ def verdict(
     comparisons: int = 1,
     alpha: float = 0.05,
     higher_is_better: bool = True,
+    p_not_worse: float | None = None,
+    p_equivalent: float | None = None,
 ) -> Verdict:
-    """Returns the outcome of a comparison with the baseline.
+    """Returns the outcome of a comparison with the baseline, by the rule above.
 
     `CANNOT_REACH_SIGNIFICANCE` is decided before p is used: one seed gives no estimate of the variation between
     training runs, and a test whose smallest possible p, times the number of comparisons, exceeds alpha never rejects,
@@ -43,6 +59,8 @@ def verdict(
         comparisons: how many p were adjusted together.
         alpha: the level.
         higher_is_better: the metric's direction.
+        p_not_worse, p_equivalent: with a margin, the adjusted p of the tests that show the method not worse by more,
+            and equivalent (the larger of both one-sided ones). They count where p leaves the difference open.
 
     Raises:
         UsageError: difference or p is NaN or out of range, or a count is below 1.
@@ -55,6 +73,10 @@ def verdict(
             raise UsageError.of(name, value, "is not the outcome of a test", "Leave out comparisons that were not made")
     if n_seeds == 1 or smallest_p * comparisons > alpha:
         return Verdict.CANNOT_REACH_SIGNIFICANCE
-    if p > alpha or difference == 0:
+    if p <= alpha and difference != 0:
+        return Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE
+    if p_equivalent is None or p_not_worse is None:
         return Verdict.NOT_DISTINGUISHABLE
-    return Verdict.BETTER if (difference > 0) == higher_is_better else Verdict.WORSE
+    if p_equivalent <= alpha:
+        return Verdict.EQUIVALENT
+    return Verdict.NOT_WORSE if p_not_worse <= alpha else Verdict.UNDECIDED

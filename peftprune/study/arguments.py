@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -104,6 +105,38 @@ def parse_workers(workers: Workers | str) -> Workers:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise UsageError.of("workers", workers, "is not a number of processes", 'Give 1 or more, or "auto"')
     return count
+
+
+def parse_margin(margin: float | str | Mapping[str, float]) -> dict[str, float]:
+    """Returns margins by metric, or one by "" for every metric: of a number, a mapping, or text ("accuracy=0.01").
+
+    Raises UsageError for any other value, and for margins that are not finite numbers above 0.
+    """
+    cure = "Give 0.01, or accuracy=0.01,matthews=0.02"
+    found: Any = margin if isinstance(margin, Mapping) else {"": margin}
+    if isinstance(margin, str):
+        parts = [part.rpartition("=") for part in margin.split(",")]
+        names = [name.strip() for name, _, _ in parts]
+        if len(set(names)) < len(parts) or ("" in names and (len(parts) > 1 or "=" in margin)):
+            raise UsageError.of("margin", margin, "does not name one margin for each metric", cure)
+        found = {name: text for name, (_, _, text) in zip(names, parts, strict=True)}
+    checked = {}
+    for name, value in found.items():
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not isinstance(name, str) or not 0 < number < math.inf:
+            raise UsageError.of("margin", value, "is not a number above 0", cure)
+        checked[name] = number
+    if not checked:
+        raise UsageError.of("margin", margin, "names no metric", cure)
+    return checked
+
+
+def margin_text(margins: Mapping[str, float]) -> str:
+    """Returns margins as `parse_margin` reads them from text."""
+    return ",".join(f"{name}={value!r}" if name else repr(value) for name, value in margins.items())
 
 
 def _as_list(field: str, value: Any, kinds: tuple[type, ...], example: str) -> list[Any]:

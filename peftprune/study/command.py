@@ -38,6 +38,7 @@ def command(request: Mapping[str, Any]) -> str:
         ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
         ("data_dir", request["data_dir"]),
         *request["given"].items(),
+        ("margin", request.get("margin")),
         # On a CPU the number of threads changes the last bits of results, and its default depends on the machine.
         ("threads", request.get("threads") if request["hardware"]["device"] == "cpu" else None),
     ]

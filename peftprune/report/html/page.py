@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.margins import Margin
 from peftprune.analysis.published import published_for
 from peftprune.analysis.runs import in_cell
 from peftprune.report.findings import cell_answer, cell_title, detectable, in_words, listed, pooled_answers, question
@@ -24,7 +25,7 @@ from peftprune.study.stored_study import StoredStudy
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(study: StoredStudy, baseline: str | None = None) -> str:
+def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
     """Returns the report's HTML; see `write_report`."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -36,7 +37,8 @@ def render(study: StoredStudy, baseline: str | None = None) -> str:
     )
     # Style and script need no escaping: they hold nothing of the study.
     parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    return environment.get_template("report.html.j2").render(**_context(Frames(study, baseline, whole=True)), **parts)
+    context = _context(Frames(study, baseline, margin, whole=True))
+    return environment.get_template("report.html.j2").render(**context, **parts)
 
 
 def _context(frames: Frames) -> dict[str, Any]:
