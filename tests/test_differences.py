@@ -215,6 +215,19 @@ def test_one_seed_shows_no_p(tmp_path: Path) -> None:
     assert "| – |" in table_text(study, "markdown")
 
 
+def test_few_seeds_get_a_second_estimate_of_their_deviation(tmp_path: Path) -> None:
+    def said(seeds: int) -> list[str]:
+        study = store(tmp_path / str(seeds), methods=("plain", "cut-a", "cut-b"), seeds=range(seeds))
+        (cell,) = study.cells()
+        return [limit for limit in cell_answer(Frames(cell), cell).limits if "second estimate" in limit]
+
+    (two,) = said(2)
+    assert two.startswith("With 2 seeds, an interval rests on 1 degree of freedom. A second estimate pools all methods")
+    assert "with 3 degrees of freedom" in two or "do not vary alike" in two
+    assert len(said(3)) == 1
+    assert said(1) == said(4) == []
+
+
 def test_the_baseline_must_be_in_the_study(study: peftprune.Comparison) -> None:
     with pytest.raises(UsageError, match=r"baseline: 'prilora'.*lora, lora:again, lorpa"):
         study.against("prilora")

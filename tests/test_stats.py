@@ -217,6 +217,29 @@ def test_summary_is_students() -> None:
     assert all(math.isnan(x) for x in (one.std, one.low, one.high))
 
 
+def test_a_deviation_is_pooled_over_methods() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(m, 2.0, 3) for m in range(6)]
+    found = stats.shared_deviation([*groups, [0.5]])
+    assert found.std == pytest.approx(math.sqrt(np.mean([g.var(ddof=1) for g in groups])))
+    assert found.degrees == 12
+    # Bartlett's approximation is good for groups of this size, and the draws agree with it.
+    large = [rng.normal(0, s, 12) for s in (1.0, 1.4, 1.2)]
+    assert stats.shared_deviation(large).p == pytest.approx(scipy.stats.bartlett(*large).pvalue, abs=0.03)
+    assert stats.shared_deviation([[1, 1], [1, 2], [2, 5]]).p == 1e-4
+    assert stats.shared_deviation([[1.0], [2.0]])[1] == 0
+    assert math.isnan(stats.shared_deviation([[1, 2]]).p)
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_equal_variances_are_rarely_refused(seeds: int) -> None:
+    rng = np.random.default_rng(seeds)
+    p = [stats.shared_deviation(rng.normal(size=(5, seeds))).p for _ in range(200)]
+    assert (
+        scipy.stats.binom.ppf(1e-4, 200, 0.05) <= sum(x <= 0.05 for x in p) <= scipy.stats.binom.ppf(0.9999, 200, 0.05)
+    )
+
+
 # --- effects and ranks
 
 

@@ -31,9 +31,10 @@ def pooled(
     """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
     One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in
-    the tasks' primary metrics, with the sign such that more is better; `effect_size` is Hedges' g_z; `probability` is the probability that a run beats a run of the
-    baseline on the same task; p comes from `stats.paired_permutation` and is corrected by Holm over the methods of a
-    budget. The ends of the interval, `low` and `high` at 95 % and `low_holm` and `high_holm` at the level of
+    the tasks' primary metrics, with the sign such that more is better; `effect_size` is Hedges' g_z; `probability` is
+    the probability that a run beats a run of the baseline on the same task; p comes from `stats.paired_permutation` and
+    is corrected by Holm over the methods of a budget. The ends of the interval, `low` and `high` at 95 % and
+    `low_holm` and `high_holm` at the level of
     `stats.adjust`, come from the same test (`stats.permutation_interval`) and are infinite where it cannot reject.
     `pairs_needed` is the number of pairs that detects a gain of the observed size with a power of 0.8 at the row's
     level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the

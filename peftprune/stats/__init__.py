@@ -12,6 +12,8 @@ the outcome. `peftprune.stats.metrics` defines the metrics.
 
 from peftprune.stats.effects import effect_size as effect_size
 from peftprune.stats.effects import probability_of_improvement as probability_of_improvement
+from peftprune.stats.equal_variance import SharedDeviation as SharedDeviation
+from peftprune.stats.equal_variance import shared_deviation as shared_deviation
 from peftprune.stats.intervals import Summary as Summary
 from peftprune.stats.intervals import summary as summary
 from peftprune.stats.multiple_testing import Adjusted as Adjusted
