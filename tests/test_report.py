@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -74,12 +75,14 @@ def shown(page: Page, name: str) -> dict[tuple[str, str], str]:
 
 
 def stored(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(row, column) to the exact value, of all numbers in a frame."""
+    """(row, column) to the exact value, of all finite numbers in a frame but the p of a single seed."""
+    if "p_holm" in frame and "seeds" in frame:
+        frame = frame.assign(**{name: frame[name].where(frame["seeds"] > 1) for name in ("p", "p_holm")})
     return {
         (str(row), column): float(value).hex()
         for column in frame.columns
         for row, value in frame[column].items()
-        if isinstance(value, Real) and not isinstance(value, bool) and value == value
+        if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     }
 
 

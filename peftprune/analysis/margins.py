@@ -21,11 +21,12 @@ def margins(study: StoredStudy, margin: Margin | None = None) -> dict[str, float
     Raises:
         UsageError: a margin is not a number above 0 or not below the metric's range, or names no metric of the study.
     """
-    stored = study.request.get("margin")
-    if margin is None and stored is None:
+    chosen: Margin | None = study.request.get("margin") if margin is None else margin
+    if chosen is None:
         return {}
-    given = parse_margin(stored if margin is None else margin)
-    found, known = {}, set()
+    given = parse_margin(chosen)
+    found: dict[str, float] = {}
+    known: set[str] = set()
     for task in study.request["tasks"]:
         for metric in task["metrics"]:
             what = measure(study, task["name"], metric)

@@ -142,12 +142,19 @@ def p_value(name: str, title: str, *, detail: bool = False, runs: str = "") -> C
 
 def needed(name: str, title: str, otherwise: str = "") -> Column:
     """Returns a column of how many runs a verdict would need; `otherwise` stands where no number suffices."""
-    return column(name, title, lambda value: otherwise if math.isinf(value) else grouped(value))
+
+    def cell(record: Record) -> Cell:
+        endless = not missing(record[name]) and math.isinf(record[name])
+        return Cell((Part(otherwise) if endless else _part(record, name, grouped),))
+
+    return Column(title, cell)
 
 
-def interval(low: str = "low", high: str = "high", title: str = "95 % interval", *, signed: bool = True) -> Column:
+def interval(
+    low: str = "low", high: str = "high", title: str = "95 % interval", *, signed: bool = True, detail: bool = False
+) -> Column:
     """Returns a column of 95 % intervals; an unbounded one counts as missing."""
-    return Column(title, lambda record: Cell(_bounds(record, low, high, signed)))
+    return Column(title, lambda record: Cell(_bounds(record, low, high, signed)), detail=detail)
 
 
 def score(metric: str) -> Column:
