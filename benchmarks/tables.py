@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from calibration.table import section
 from speed.tables import sections
 
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
+_CALIBRATION = re.compile(r"(<!-- table of calibration -->\n).*?(<!-- end -->)", re.DOTALL)
 _LEVEL = 0.05
 
 
@@ -85,6 +87,8 @@ def written(text: str) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
         return f"{found[1]}{table(result)}{found[3]}"
 
+    calibrated = section(json.loads((HERE / "results" / "calibration.json").read_text()))
+    text = _CALIBRATION.sub(lambda found: f"{found[1]}{calibrated}{found[2]}", text)
     speed = sections(HERE / "results")
     return _SPEED.sub(lambda found: f"{found[1]}{speed}{found[2]}", _MARKED.sub(fill, text))
 

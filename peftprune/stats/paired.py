@@ -119,15 +119,31 @@ def paired_bootstrap(
     one_seed = 1 + example_axes(metric)
     a, b = pair(scores_a, scores_b, dimensions=(one_seed, one_seed + 1), names="scores_a and scores_b")
     models = np.concatenate([scores[None] if scores.ndim == one_seed else scores for scores in (a, b)])
-    n_seeds, n_examples = len(models) // 2, models.shape[1]
+    n_examples = models.shape[1]
     if n_examples < 2:
         raise UsageError.of("scores_a and scores_b", a.shape, "hold fewer than two examples", "Give seeds × examples")
     truth = check_references(references, metric, n_examples)
-    level = 1 - share("confidence", confidence)
+    share("confidence", confidence)
     at_least("resamples", resamples, 1)
 
     rng = np.random.default_rng(seed)
     values, resampled = resample(models, truth, metric, resamples, rng)
+    return from_resamples(values, resampled, n_examples, rng, confidence)
+
+
+def from_resamples(
+    values: Floats, resampled: Floats, n_examples: int, rng: np.random.Generator, confidence: float = 0.95
+) -> PairedDifference:
+    """Returns the result of `paired_bootstrap` from the metric of each model.
+
+    Args:
+        values: (2·S,), the S models of a before those of b.
+        resampled: (resamples, 2·S), the same on resampled examples.
+        n_examples: on which the models were scored.
+        rng: draws the seeds.
+        confidence: of the interval.
+    """
+    n_seeds, resamples = len(values) // 2, len(resampled)
     by_seed = values[:n_seeds] - values[n_seeds:]
     resampled_by_seed = resampled[:, :n_seeds] - resampled[:, n_seeds:]
     over_examples = resampled_by_seed.mean(axis=1)
@@ -135,7 +151,7 @@ def paired_bootstrap(
     replicates = np.sort(over_examples + _seed_part(by_seed, parts.interaction, resamples, rng))
 
     difference = float(by_seed.mean())
-    low, high = _interval(replicates, level)
+    low, high = _interval(replicates, 1 - confidence)
     below, above = int((replicates <= 0).sum()), int((replicates >= 0).sum())
     return PairedDifference(
         difference=difference,

@@ -1,0 +1,40 @@
+"""The table of `results/calibration.json` in `benchmarks/README.md`."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+_FALSE = ("false_different", "false_equivalent", "false_not_worse")
+
+
+def section(found: dict[str, Any]) -> str:
+    """Returns one row per number of seeds and deviation, over metrics and sizes, and the cells that miss."""
+    lines = [
+        "| seeds | between-seed deviation | coverage: mean, lowest to highest | false better or worse "
+        "| false equivalent | false not worse | shift found | equality found | cells that miss |",
+        "|---:|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    cells = found["cells"]
+    for seeds, deviation in dict.fromkeys((c["seeds"], c["deviation"]) for c in cells):
+        mine = [c for c in cells if (c["seeds"], c["deviation"]) == (seeds, deviation)]
+        coverage = [c["coverage"] for c in mine]
+        texts = [str(seeds), f"{deviation} ({found['deviations'][deviation]:g})"]
+        texts += [f"{mean(coverage):.1%}, {min(coverage):.1%} to {max(coverage):.1%}"]
+        texts += [f"{mean(c[name] for c in mine):.1%}" for name in (*_FALSE, "found", "held")]
+        texts += [f"{sum(bool(c['misses']) for c in mine)} of {len(mine)}"]
+        lines.append(f"| {' | '.join(texts)} |")
+    intro = (
+        f"{found['repetitions']} studies without and as many with a difference of {found['margin']:g}, which is also "
+        f"the margin, in each of {len(cells)} cells; {found['resamples']} resamples each."
+    )
+    missed = [
+        f"{c['metric']}, {c['examples']:,} examples, {c['seeds']} seeds, deviation {c['deviation']}: "
+        f"{', '.join(c['misses'])}"
+        for c in cells
+        if set(c["misses"]) - {"coverage high"}
+    ]
+    wide = sum(c["misses"] == ["coverage high"] for c in cells)
+    rest = f"In {wide} cells the interval is only too wide, with a coverage above 97 %. "
+    rest += f"Cells that miss otherwise: {'; '.join(missed)}." if missed else "No cell misses otherwise."
+    return "\n".join([intro, "", *lines, "", rest, ""])
