@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
@@ -59,7 +59,6 @@ def inject(
     seed: int,
     head: Sequence[str],
     lora_dropout: float = 0.0,
-    task_type: TaskType | Literal["auto"] | None = "auto",
     **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
     """Returns the PEFT model of a base, whose weights are not copied, and its sites.
@@ -75,7 +74,6 @@ def inject(
         seed: the arm's seed.
         head: names of the head's modules, trained in full.
         lora_dropout: dropout on the adapters' input, in [0, 1).
-        task_type: PEFT's task type, which decides the class of the wrapper; "auto" takes that of the model's head.
         options: further fields of PEFT's `LoraConfig`.
     """
     model = share_weights(base)
@@ -91,7 +89,7 @@ def inject(
     first = next(iter(ranks))
     largest = max(ranks.values())
     config = LoraConfig(
-        task_type=task_type_of(base) if task_type == "auto" else task_type,
+        task_type=task_type_of(base),
         r=largest,
         lora_alpha=surgery.alpha(factors[first], largest),
         rank_pattern={surgery.anchored(n): r for n, r in ranks.items()},

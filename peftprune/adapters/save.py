@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from peftprune.adapters.base_check import base_sample
+from peftprune.files import write_json
 from peftprune.strategy.sites import SiteSet
 
 METADATA_FILE = "peftprune.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
 TENSORS_FILE = "trained.safetensors"
 
 
@@ -24,21 +25,14 @@ def save_peft(model: PeftModel, sites: SiteSet, folder: Path, metadata: dict[str
     ties; sites without an adapter are left out of `target_modules`. Scaling is in B, so r, lora_alpha, rank_pattern and
     alpha_pattern agree.
 
-    Args:
-        model: after `surgery.fold`.
-        sites: its sites.
-        folder: created if absent.
-        metadata: written to `peftprune.json` beside PEFT's files.
+    `metadata` is written to `peftprune.json` beside PEFT's files.
     """
-    # The order of PEFT's set changes from run to run.
-    sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
     model.save_pretrained(str(folder), save_embedding_layers=False)
     ties = {name: others for name, others in sites.shared_with().items() if others}
     inner = model.get_base_model()
     weights = {n: inner.get_submodule(n).base_layer.weight for n, site in sites.items() if not site.is_dropped}
-    facts = {**metadata, "shared_with": ties, "base_sample": base_sample(weights)}
-    (folder / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
-    return (folder / "adapter_model.safetensors").stat().st_size
+    write_json(folder / METADATA_FILE, {**metadata, "shared_with": ties, "base_sample": base_sample(weights)})
+    return (folder / WEIGHTS_FILE).stat().st_size
 
 
 def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> int:
@@ -56,9 +50,9 @@ def save_baseline(model: nn.Module, folder: Path, metadata: dict[str, Any]) -> i
                 if isinstance(getattr(config, name, None), set):
                     setattr(config, name, sorted(getattr(config, name)))
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        file, form = folder / "adapter_model.safetensors", "PEFT"
+        file, form = folder / WEIGHTS_FILE, "PEFT"
     else:
         file, form = folder / TENSORS_FILE, "tensors of the model's state dict; PEFT has no format for this method"
         save_file({n: p.detach().contiguous() for n, p in model.named_parameters() if p.requires_grad}, file)
-    (folder / METADATA_FILE).write_text(json.dumps({**metadata, "format": form}, indent=1) + "\n")
+    write_json(folder / METADATA_FILE, {**metadata, "format": form})
     return file.stat().st_size

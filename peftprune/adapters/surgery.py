@@ -357,7 +357,8 @@ def sync_config(sites: SiteSet) -> None:
     if not ranks:
         return
     config = sites.peft_config
-    config.target_modules = set(ranks)
+    # A list, since the order of PEFT's set changes from run to run.
+    config.target_modules = sorted(ranks)
     alphas = {name: alpha(sites[name].scaling, rank) for name, rank in ranks.items()}
     config.r = max(ranks.values())
     config.lora_alpha = alpha(sites[next(iter(ranks))].scaling, config.r)

@@ -23,7 +23,7 @@ from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.sites import SiteSet
 from peftprune.training.checkpoints import checkpoint_path, read_state, write_state
 from peftprune.training.distributed import check_agreement, exclude_from_ddp
-from peftprune.training.ledger import Ledger, headroom
+from peftprune.training.ledger import Ledger
 from peftprune.training.schedule import learning_rate_factors, rewarm_factors
 from peftprune.training.trace import Trace
 
@@ -233,11 +233,9 @@ class PruningCallback(TrainerCallback):
         for name in ("load_adapter", start.PREPARED):
             model.__dict__.pop(name, None)
         surgery.fold(sites)
-        sites.peft_config.target_modules = sorted(sites.peft_config.target_modules or ())
         check_agreement(lambda: surgery.structure(sites), "the ranks at the end")
         ledger.add_final(sites, model)
-        nonzero = budget.count == "nonzero"
-        spent = ledger.nonzero_params if nonzero else ledger.final_params
+        spent, room = ledger.spent(sites, budget, self._start.spec)
         last = self.events.phases[-1].stop
         exempt = self.strategy.exempt(sites.shapes, budget)
         if exempt is None and state.global_step < last and spent > budget.params:
@@ -246,7 +244,7 @@ class PruningCallback(TrainerCallback):
                 f"down to {budget.params:,} parameters ({spent:,}). Train to the end"
             )
         if exempt is None:
-            verify(spent, budget, headroom(sites, dict(self._start.spec.density) if nonzero else {}))
+            verify(spent, budget, room)
         self._done = True
 
     # --- checkpoints --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ class L1RA(RankPruningStrategy):
             decided_in_training=True,
             gate="rank",
             initial_std={"A": std_of(ranks)},
-            groups={
-                **AdapterSpec(ranks={}).groups,
-                "gate": ParameterGroup(lr=self.config.gate_lr, constant=True, weight_decay=0.0),
-            },
+            groups=default_groups(gate=ParameterGroup(lr=self.config.gate_lr, constant=True, weight_decay=0.0)),
         )
 
     def paper(self) -> PaperSettings:

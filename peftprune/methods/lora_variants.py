@@ -13,7 +13,7 @@ from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec, ParameterGroup
+from peftprune.strategy.spec import AdapterSpec, ParameterGroup, default_groups
 
 
 @dataclass(frozen=True)
@@ -58,5 +58,4 @@ class LoRAFA(RankPruningStrategy):
     prunes = "nothing"
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
-        groups = {**AdapterSpec(ranks={}).groups, "A": ParameterGroup(trained=False)}
-        return AdapterSpec(ranks=budget.solve(sites), groups=groups)
+        return AdapterSpec(ranks=budget.solve(sites), groups=default_groups(A=ParameterGroup(trained=False)))

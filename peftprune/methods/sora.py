@@ -15,7 +15,7 @@ from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import LiveTensors, Site, SiteShape
-from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SoRA(RankPruningStrategy):
             decided_in_training=True,
             gate="rank",
             initial_std={"gate": 1.0} if self.config.gate_init == "normal" else {},
-            groups={**AdapterSpec(ranks={}).groups, "gate": ParameterGroup(lr_scale=lr_scale, weight_decay=0.0)},
+            groups=default_groups(gate=ParameterGroup(lr_scale=lr_scale, weight_decay=0.0)),
         )
 
     def phases(self, budget: ArmBudget) -> list[Phase]:

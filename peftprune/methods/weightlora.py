@@ -14,7 +14,7 @@ from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
+from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class WeightLoRA(RankPruningStrategy):
             final_ranks=final,
             decided_in_training=True,
             gate="site",
-            groups={**AdapterSpec(ranks={}).groups, "gate": ParameterGroup(lr_scale=0.0, weight_decay=0.0)},
+            groups=default_groups(gate=ParameterGroup(lr_scale=0.0, weight_decay=0.0)),
         )
 
     def phases(self, budget: ArmBudget) -> list[Phase]:

@@ -34,13 +34,10 @@ class ParameterGroup:
     trained: bool = True
 
 
-def _default_groups() -> dict[str, ParameterGroup]:
-    return {
-        "A": ParameterGroup(),
-        "B": ParameterGroup(),
-        "gate": ParameterGroup(weight_decay=0.0),
-        "head": ParameterGroup(),
-    }
+def default_groups(**changed: ParameterGroup) -> dict[str, ParameterGroup]:
+    """Returns the settings of "A", "B", "gate" and "head": the run's, without weight decay for gates, and `changed`."""
+    run = ParameterGroup()
+    return {"A": run, "B": run, "gate": ParameterGroup(weight_decay=0.0), "head": run, **changed}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class AdapterSpec:
     fixed_params: int = 0
     initial: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     initial_std: Mapping[str, float] = field(default_factory=dict)
-    groups: Mapping[str, ParameterGroup] = field(default_factory=_default_groups)
+    groups: Mapping[str, ParameterGroup] = field(default_factory=default_groups)
 
 
 @dataclass(frozen=True)

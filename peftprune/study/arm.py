@@ -33,7 +33,7 @@ from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import Scored
 from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.inputs import ArmInputs
-from peftprune.training.ledger import Ledger, headroom, release_memory
+from peftprune.training.ledger import Ledger, release_memory
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.trace import density
 from peftprune.training.trainer import PruningTrainer
@@ -216,9 +216,7 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
     method = plan.method
     if sites:
         ledger.add_final(sites, model)
-        nonzero = plan.budget.count == "nonzero"
-        spent = ledger.nonzero_params if nonzero else ledger.final_params
-        room = headroom(sites, dict(plan.spec.density) if nonzero else {})
+        spent, room = ledger.spent(sites, plan.budget, plan.spec)
     else:
         ledger.add_baseline(model, head)
         ranks = method.finish(model)

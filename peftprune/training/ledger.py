@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from peftprune.models.layers import base_linear_cost
+from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.sites import SiteSet
+from peftprune.strategy.spec import AdapterSpec
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ def stored_parameters(sites: SiteSet) -> int:
 def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None:
     """Returns the cost of the cheapest unit of rank that still fits at a live site; None where all are full.
 
-    Args:
-        sites: the sites after training.
-        nonzero_share: expected density of "A" and "B" where a budget counts non-zero parameters; empty otherwise.
+    `nonzero_share` is the expected density of "A" and "B" where a budget counts non-zero parameters; empty otherwise.
     """
     costs = [
         g[0].d_in * nonzero_share.get("A", 1.0) + g[0].d_out * nonzero_share.get("B", 1.0)
@@ -199,6 +199,12 @@ class Ledger:
     def seconds(self) -> float:
         """Training seconds, evaluation excluded."""
         return sum(self.phase_seconds.values())
+
+    def spent(self, sites: SiteSet, budget: ArmBudget, spec: AdapterSpec) -> tuple[int, float | None]:
+        """Returns the final parameters that the budget counts, and `headroom`."""
+        if budget.count == "nonzero":
+            return self.nonzero_params, headroom(sites, spec.density)
+        return self.final_params, headroom(sites, {})
 
     def add_final(self, sites: SiteSet, model: nn.Module) -> None:
         """Counts the adapters after training and folding."""

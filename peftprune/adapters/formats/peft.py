@@ -19,12 +19,11 @@ from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
 from peftprune.adapters.formats.folder import pickled, read_json, read_tensors
-from peftprune.adapters.save import METADATA_FILE
+from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
 from peftprune.adapters.surgery import anchored
 from peftprune.errors import UsageError
 
 CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _COPIES = re.compile(r"\.(modules_to_save|original_module)\.")

@@ -10,8 +10,8 @@ from peftprune.adapters.formats.adapter import Adapter
 from peftprune.adapters.formats.folder import PICKLES, pickled, read_tensors
 from peftprune.adapters.formats.loralib import is_loralib, parse_loralib
 from peftprune.adapters.formats.native import HEADER, parse_native
-from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, read_peft
-from peftprune.adapters.save import TENSORS_FILE
+from peftprune.adapters.formats.peft import CONFIG_FILE, read_peft
+from peftprune.adapters.save import TENSORS_FILE, WEIGHTS_FILE
 from peftprune.errors import UsageError
 
 

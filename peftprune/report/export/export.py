@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,10 +12,10 @@ from typing import Any, Literal
 from peftprune.adapters.formats.adapter import Adapter
 from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json
 from peftprune.adapters.formats.native import native_contents, write_native
-from peftprune.adapters.formats.peft import CONFIG_FILE, WEIGHTS_FILE, peft_contents, read_peft, write_peft
-from peftprune.adapters.save import METADATA_FILE
+from peftprune.adapters.formats.peft import CONFIG_FILE, peft_contents, read_peft, write_peft
+from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
 from peftprune.errors import UsageError
-from peftprune.files import write_folder
+from peftprune.files import write_folder, write_json
 from peftprune.models.packaged import OFFLINE_MODEL
 from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.choose import Chosen, choose
@@ -118,7 +117,7 @@ def export(
                 f"the output times {targets['deviation']:.6g}, plus {targets['mean']:.6g}."
             )
         facts = {**read_json(source / METADATA_FILE), **chosen.key, "format": format, **done.facts}
-        (aside / METADATA_FILE).write_text(json.dumps(facts, indent=1) + "\n")
+        write_json(aside / METADATA_FILE, facts)
         write_card(chosen, aside, form=format, how=done.how, facts=done.notes)
     url = None if push_to_hub is None else push(target, push_to_hub)
     notes, difference = tuple(done.notes), done.facts.get("largest_output_difference")
