@@ -51,19 +51,9 @@ def run_arm(
 ) -> dict[str, Any]:
     """Trains, verifies, evaluates, exports and records one arm, from its newest complete checkpoint if there is one.
 
-    Args:
-        plan: the solved arm.
-        inputs: model and data.
-        seed: the arm's seed.
-        folder: the arm's folder; `result.json` is written last.
-        config: the content of the arm's hash.
-        progress: called after every step.
-
-    Returns:
-        The contents of `result.json`.
-
-    Raises:
-        RunError: when training fails, the budget is missed, or the disk has no room for the arm.
+    `config` is the content of the arm's hash, and `progress` is called after every step. Returns the contents of
+    `result.json`, which is written last. Raises RunError when training fails, the budget is missed, or the disk has no
+    room for the arm.
     """
     release_memory()
     started = time.perf_counter()
@@ -107,11 +97,7 @@ def run_arm(
 def prepare_model(plan: ArmPlan, base: Any, head: Sequence[str], seed: int) -> tuple[Any, SiteSet]:
     """Returns the model that an arm trains, and its sites: empty where the method prepares the model itself.
 
-    Args:
-        plan: the solved arm.
-        base: the pretrained model; it stays as it is.
-        head: names of its head's modules.
-        seed: the arm's seed.
+    The pretrained `base` stays as it is; `head` names the modules of its head.
     """
     given = plan.preparation(head, seed)
     if not plan.method.prepares_model:
@@ -205,13 +191,9 @@ def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> Tra
 
 
 def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any, ledger: Ledger) -> ArmPlan:
-    """Counts what is left after training and verifies the budget.
+    """Counts what is left after training and verifies the budget; raises RunError when it is missed.
 
-    Returns:
-        The plan, with the ranks that a baseline decided on in training.
-
-    Raises:
-        RunError: when the budget is missed.
+    Returns the plan, with the ranks that a baseline decided on in training.
     """
     method = plan.method
     if sites:

@@ -113,8 +113,7 @@ class BaseCost:
     def of(cls, model: nn.Module, stream_share: Mapping[str, float] | None = None) -> BaseCost:
         """Returns the cost of a model, from its configuration and shapes.
 
-        Raises:
-            AttributeError: for a configuration without a width of its own.
+        Raises AttributeError for a configuration without a width of its own.
         """
         share, cost = dict(stream_share or {}), base_linear_cost(model)
         params = cost["linear_params_per_layer"]
@@ -125,16 +124,11 @@ class BaseCost:
         """Returns the FLOPs of one pass over `tokens` padded tokens: (base model, adapters).
 
         A multiply-add counts as two. Forward: 2 per weight and token, and 4 · length · width per token for attention's
-        two products. Training adds the gradient of the activations for frozen weights (as much again; twice for
-        attention, whose both factors need one) and of activations and weights for the adapters (twice again; once for
-        factors that are not trained). Where a baseline trains the base model's weights, their gradients are added;
-        where it trains only the head, none are. Element-wise work, embeddings and the head are left out.
-
-        Args:
-            tokens: tokens of the pass, padding included.
-            length: their mean padded sequence length.
-            sites: the adapters at this moment.
-            train: False for forward-only passes.
+        two products, where `length` is the mean padded one. Training adds the gradient of the activations for frozen
+        weights (as much again; twice for attention, whose both factors need one) and of activations and weights for the
+        adapters (twice again; once for factors that are not trained). Where a baseline trains the base model's weights,
+        their gradients are added; where it trains only the head, none are. Element-wise work, embeddings and the head
+        are left out.
         """
         linear = 2.0 * self.linear_params * tokens
         attention = 4.0 * length * self.attention_width * tokens
