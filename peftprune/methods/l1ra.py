@@ -135,11 +135,7 @@ def round_robin(
 ) -> dict[str, int]:
     """Returns the units of rank to add: one per site in turn until no further one fits, one group after another.
 
-    Args:
-        turns: groups of site names, each in the order of its turns.
-        ranks: site to rank before.
-        shapes: site to shape, for unit costs and largest ranks.
-        params: the most that the resulting ranks may cost.
+    Each of the groups `turns` holds site names in the order of their turns. The resulting ranks cost at most `params`.
     """
     left = params - sum(rank * shapes[name].unit_cost for name, rank in ranks.items())
     added: dict[str, int] = {}
