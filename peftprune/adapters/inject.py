@@ -61,20 +61,11 @@ def inject(
     lora_dropout: float = 0.0,
     **options: Any,
 ) -> tuple[PeftModel, SiteSet]:
-    """Returns the PEFT model of a base, whose weights are not copied, and its sites.
+    """Returns the PEFT model of a base, whose weights are frozen and shared, not copied, and its sites.
 
     The head and every A are initialised from random streams of the seed alone, so that arms of one seed start alike
-    whatever their ranks.
-
-    Args:
-        base: the pretrained model; its parameters are frozen and shared, not copied.
-        shapes: the sites.
-        spec: ranks, gates and initial values.
-        scaling: factor on B A where the spec does not set one.
-        seed: the arm's seed.
-        head: names of the head's modules, trained in full.
-        lora_dropout: dropout on the adapters' input, in [0, 1).
-        options: further fields of PEFT's `LoraConfig`.
+    whatever their ranks. The modules that `head` names are trained in full. `scaling` is the factor on B A where the
+    spec does not set one, and `options` are further fields of PEFT's `LoraConfig`.
     """
     model = share_weights(base)
     for name in head:

@@ -57,15 +57,8 @@ def write_merged(
 ) -> Merged:
     """Merges in float32, rounds once to the dtype of the stored base, saves, reads back and compares outputs.
 
-    Args:
-        adapted: the adapted model in float32; it is merged in place.
-        tokenizer: saved beside the model.
-        folder: where the files are written.
-        dtype: of the stored base.
-        reload: loads a saved folder, in the dtype it holds.
-
-    Raises:
-        RunError: if outputs are not finite, or differ by more than rounding.
+    `adapted` is in float32 and merged in place; `dtype` is that of the stored base; `reload` loads a saved folder in
+    the dtype it holds. Raises RunError if outputs are not finite, or differ by more than rounding.
     """
     inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
     batch = fixed_batch(inner.config)

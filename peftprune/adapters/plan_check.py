@@ -36,12 +36,8 @@ class Change:
 def resolve_plan(sites: SiteSet, plan: PruningPlan) -> list[Change]:
     """Returns the plan's changes in the order in which they are applied. Nothing is changed here.
 
-    Args:
-        sites: the sites as they are.
-        plan: rank indices refer to what the sites show; masks and values to what the plan's earlier parts leave.
-
-    Raises:
-        RunError: naming the part of the plan, the site and the cure.
+    Rank indices refer to what the sites show, masks and values to what the plan's earlier parts leave. Raises RunError,
+    naming the part of the plan, the site and the cure.
     """
     named = [plan.keep, plan.zero, plan.grow, plan.reinit, plan.assign, plan.drop, plan.scores, *plan.share]
     for name in (n for part in named for n in part):

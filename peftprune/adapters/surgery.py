@@ -38,14 +38,8 @@ def apply_plan(
 ) -> list[Change]:
     """Applies one plan, and returns the changes that were made, in order.
 
-    Args:
-        sites: the sites of the model.
-        plan: the decision; indices and masks refer to what `Site` shows.
-        optimizer: its state is cut with the parameters; None outside training.
-        rng: draws the new rows of A for `grow` and `reinit`.
-
-    Raises:
-        RunError: when the plan names an unknown or dropped site, or does not fit the tensors; nothing was changed.
+    The state of an `optimizer` is cut with the parameters. `rng` draws the new rows of A for `grow` and `reinit`.
+    Raises RunError when the plan names an unknown or dropped site, or does not fit the tensors; nothing was changed.
     """
     changes = resolve_plan(sites, plan)
     if rng is None and (plan.grow or plan.reinit):

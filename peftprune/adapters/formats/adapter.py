@@ -18,13 +18,9 @@ Format = Literal["peft", "native", "loralib"]
 
 @dataclass(frozen=True)
 class Factors:
-    """One site's update ΔW = scaling · B A.
+    """One site's update ΔW = scaling · B A, with A (r, d_in) and B (d_out, r).
 
-    Attributes:
-        A: (r, d_in).
-        B: (d_out, r).
-        scaling: factor on B A.
-        embedding: whether the site is an embedding, whose d_in is the vocabulary size.
+    The d_in of an `embedding` is the vocabulary size.
     """
 
     A: Tensor

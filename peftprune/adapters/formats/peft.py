@@ -194,14 +194,9 @@ def peft_contents(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Returns the contents of PEFT's two files: the configuration, and the tensors by PEFT's names.
 
-    Args:
-        adapter: of any format.
-        uniform: pad every site with zeros to the largest rank, for engines that ignore `rank_pattern`; the function
-            does not change.
-        head: False leaves out the tensors and names of `modules_to_save`.
-
-    Raises:
-        UsageError: for an adapter that cannot be padded.
+    `uniform` pads every site with zeros to the largest rank, for engines that ignore `rank_pattern`; the function does
+    not change. `head=False` leaves out the tensors and names of `modules_to_save`. Raises UsageError for an adapter
+    that cannot be padded.
     """
     others = dict(adapter.others)
     config = dict(adapter.config)

@@ -16,14 +16,10 @@ from peftprune.errors import UsageError
 
 
 def read_adapter(path: str | Path, *, alpha: float | None = None) -> Adapter:
-    """Reads a LoRA adapter in PEFT's, the native or loralib's format.
+    """Reads a LoRA adapter in PEFT's, the native or loralib's format, from a folder or a safetensors file.
 
-    Args:
-        path: a folder or a safetensors file.
-        alpha: lora_alpha of a loralib file, which does not store it.
-
-    Raises:
-        UsageError: for a missing or damaged file, a pickle, another kind of adapter, or contents that disagree.
+    `alpha` is the lora_alpha of a loralib file, which does not store it. Raises UsageError for a missing or damaged
+    file, a pickle, another kind of adapter, or contents that disagree.
     """
     given = Path(os.path.expanduser(path))
     if alpha is not None and not 0 < alpha < float("inf"):
