@@ -45,11 +45,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Writes a file to a path that the user gave.
-
-    Raises:
-        UsageError: when it cannot be written.
-    """
+    """Writes a file to a path that the user gave. Raises UsageError when it cannot be written."""
     try:
         write_atomically(path, data)
     except OSError as error:
@@ -82,8 +78,7 @@ def remove_unfinished(folder: Path) -> None:
 def write_folder(target: Path) -> Iterator[Path]:
     """Yields a new folder beside `target`, which replaces `target` at the end; after an error nothing of it is left.
 
-    Raises:
-        UsageError: when the folder cannot be made.
+    Raises UsageError when the folder cannot be made.
     """
     aside = _beside(target)
     try:

@@ -40,11 +40,7 @@ class Frames:
 
     @cached_property
     def baseline(self) -> str:
-        """The method that the others are compared with.
-
-        Raises:
-            UsageError: it is not in the study.
-        """
+        """The method that the others are compared with. Raises UsageError if it is not in the study."""
         return self.study.baseline_label(self._baseline)
 
     runs = cached_property(lambda self: arm_rows(self.study))

@@ -118,8 +118,7 @@ class PeftResults:
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
         """Draws heat maps of the ranks as `Comparison.plot_ranks` does, and saves them to `path` if given.
 
-        Raises:
-            UsageError: no file states ranks.
+        Raises UsageError if no file states ranks.
         """
         from peftprune.plots import plot_rank_panels
 

@@ -51,11 +51,7 @@ def choices(study: StoredStudy, found: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per task, budget and method: what was chosen, its validation score, and the cost of its trials.
 
     `at_default` is the validation score at the learning rate of an untuned study, where that was among the points, and
-    `edge` is "low" or "high" where no rate beyond the chosen one was tried on that side.
-
-    Args:
-        study: the study.
-        found: its `trials`.
+    `edge` is "low" or "high" where no rate beyond the chosen one was tried on that side. `found` are the `trials`.
     """
     fields = ("learning_rate", "option", *(n for n in Choice.__dataclass_fields__ if n != "point"))
     columns = [*CELL, *fields, *(f"tuning_{name}" for name in _COSTS)]

@@ -13,11 +13,7 @@ from peftprune.strategy.options import SOURCES
 
 
 def show_methods(methods: Sequence[Mapping[str, Any]]) -> None:
-    """Prints each method's paper and purpose, its decisions and plan, its description and its options.
-
-    Args:
-        methods: what `describe_methods` returned.
-    """
+    """Prints paper and purpose, decisions and plan, description and options of what `describe_methods` returned."""
     about = _table("Methods", "method", "year", "source", "prunes", "what it does")
     behaviour = _table("Behaviour", "method", "decides", "actions", "phases", "initial size", "uses", "budget")
     texts = _table("Descriptions", "method", "description")

@@ -76,11 +76,9 @@ def _loader() -> Any:
 
 
 def overridden(written: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a file's arguments, overridden by options. A training length among the options replaces the file's.
+    """Returns a file's arguments, overridden by options of the command line.
 
-    Args:
-        written: what `read_study_file` returned.
-        options: arguments from the command line.
+    A training length among the options replaces the file's.
     """
     from peftprune.study.arguments import parse_budgets
 

@@ -27,11 +27,7 @@ class Weights(NamedTuple):
 
 
 def find_weights(name: str) -> Weights:
-    """Returns where the weights are, without looking inside.
-
-    Raises:
-        UsageError: an installed package is needed and absent.
-    """
+    """Returns where the weights are, without looking inside. Raises UsageError for a package that is not installed."""
     folder = local_folder(name)
     if folder is None and name == OFFLINE_MODEL:
         folder = offline_folder()
@@ -54,11 +50,7 @@ def local_folder(name: str | Path) -> Path | None:
 
 
 def read_config(name: str | Path) -> Any:
-    """Returns the transformers configuration of a model.
-
-    Raises:
-        UsageError: the name leads nowhere, or the configuration cannot be read.
-    """
+    """Returns the transformers configuration of a model. Raises UsageError where none can be found or read."""
     from transformers import AutoConfig
 
     folder = local_folder(name)

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def auto_class(name: str | Path, config: Any, writes_text: bool) -> Any:
     """Returns transformers' auto class of models with a sequence-classification head, or with one that writes text.
 
-    Raises:
-        UsageError: the model has no such head.
+    Raises UsageError for a model without such a head.
     """
     import transformers as t
 
@@ -66,10 +65,8 @@ def initialise_head(model: nn.Module, head_modules: Sequence[str], generator: to
     """Draws the task head anew, in place, from `generator` alone.
 
     Linear weights come from normal(0, `config.initializer_range`, or 0.02 where the configuration has none); biases
-    are 0; layer norms get weight 1 and bias 0. The numbers do not depend on the model's device or dtype.
-
-    Raises:
-        NotImplementedError: the head holds a parameter of any other kind; the message names it.
+    are 0; layer norms get weight 1 and bias 0. The numbers do not depend on the model's device or dtype. Raises
+    NotImplementedError, naming it, for a parameter of any other kind.
     """
     import torch
     from torch import nn

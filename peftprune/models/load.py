@@ -52,13 +52,8 @@ class LoadedModel:
 def describe(model: str | Path, num_labels: int = 2, kind: Kind = "classification") -> Any:
     """Returns the model for a kind of task on the meta device: all names and shapes, no weights.
 
-    Args:
-        model: folder, configuration file, bundled name or hub name.
-        num_labels: outputs of the task head, at least 1; ignored for generation.
-        kind: of task.
-
-    Raises:
-        UsageError: the name leads nowhere, or the model has no head for this kind of task.
+    `model` is a folder, configuration file, bundled name or hub name. `num_labels` counts the outputs of the task head
+    and is ignored for generation. Raises UsageError for a name that leads nowhere, and a model without such a head.
     """
     import torch
 
@@ -84,8 +79,7 @@ def load_model(
 
     Args:
         name: folder, bundled name or hub name.
-        num_labels: outputs of the task head: classes, or 1 for regression; ignored for generation.
-        kind: of task: "generation" takes the language-model head, the other two a fresh task head.
+        num_labels, kind: see `describe`.
         form: number format, quantisation and placement of the weights.
 
     Raises:

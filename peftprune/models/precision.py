@@ -34,11 +34,7 @@ class BaseForm:
     device_map: str | None = None
 
     def arguments(self) -> dict[str, Any]:
-        """Returns keyword arguments for `from_pretrained`.
-
-        Raises:
-            UsageError: quantisation does not work on this machine.
-        """
+        """Returns keyword arguments for `from_pretrained`. Raises UsageError as `check_quantisation` does."""
         import torch
 
         found: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
@@ -59,12 +55,9 @@ def _quantised(load_in: LoadIn, dtype: Any) -> Any:
 
 
 def check_quantisation(load_in: LoadIn, dtype: Any, device_map: str | None = None) -> None:
-    """Refuses quantisation where bitsandbytes is absent or does not work on this machine.
+    """Refuses quantisation where bitsandbytes is absent or does not work on this machine, with a UsageError.
 
     `dtype` is that of the products, which depend on it; `device_map` is as in `BaseForm`.
-
-    Raises:
-        UsageError: with the reason and a cure.
     """
     assert load_in in get_args(LoadIn)
     cure = "Use base_dtype bfloat16, which needs no further package, or a machine that has it"
@@ -119,13 +112,10 @@ def _in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def pick_dtype(requested: str = "auto") -> str:
-    """Returns the dtype to train in: "float32" or "bfloat16".
+    """Returns the dtype to train in: "float32" or "bfloat16". Raises UsageError for another request.
 
     "auto" takes bfloat16 on a GPU that multiplies it natively, and on a CPU where a product takes at most two thirds of
     float32's time. "bfloat16" is allowed elsewhere: it is then emulated.
-
-    Raises:
-        UsageError: for another dtype.
     """
     if requested not in ("auto", "float32", "bfloat16"):
         raise UsageError.of("dtype", requested, "is not supported", 'Use "auto", "float32" or "bfloat16"')

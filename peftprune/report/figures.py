@@ -49,11 +49,7 @@ _NARROW = 2.45
 
 
 def draw(frames: Frames, kind: str) -> Figure:
-    """Draws one of `KINDS`.
-
-    Raises:
-        UsageError: the kind is unknown, or the study has nothing to show for it.
-    """
+    """Draws one of `KINDS`. Raises UsageError for another kind, or where the study has nothing to show for it."""
     if kind not in KINDS:
         cure = f"{did_you_mean(kind, KINDS)}Kinds: {', '.join(KINDS)}"
         raise UsageError.of("kind", kind, "is unknown", cure)
@@ -67,8 +63,7 @@ def draw(frames: Frames, kind: str) -> Figure:
 def save(figure: Figure, path: str | Path) -> Path:
     """Writes a figure; the suffix of the path selects the format.
 
-    Raises:
-        UsageError: the suffix is unknown, or the file cannot be written.
+    Raises UsageError for an unknown suffix, or a file that cannot be written.
     """
     target = Path(path)
     if target.suffix.lower() not in FORMATS:

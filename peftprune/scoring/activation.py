@@ -7,14 +7,9 @@ from torch import Tensor
 
 
 def weight_times_input_norm(A: Tensor, input_norm: Tensor) -> Tensor:
-    """Returns PRILoRA's score of each entry of A: S_kj = |A_kj| · x̄_j, as in Wanda.
+    """Returns PRILoRA's score of each entry of A, (r, d_in): S_kj = |A_kj| · x̄_j, as in Wanda.
 
-    Args:
-        A: (r, d_in).
-        input_norm: (d_in,), the running L2 norm of each input feature over tokens; at least 0.
-
-    Returns:
-        (r, d_in), at least 0.
+    `input_norm`, (d_in,), is the running L2 norm x̄ of each input feature over tokens.
 
     Source: Benedek and Wolf, Findings of EACL 2024, section 3 (the form of the score from secondary summaries).
     """
@@ -24,15 +19,7 @@ def weight_times_input_norm(A: Tensor, input_norm: Tensor) -> Tensor:
 def output_energy(A: Tensor, B: Tensor, x: Tensor, mask: Tensor | None, scaling: float) -> float:
     """Returns LoRA-drop's score of one site on one batch: Σ over real tokens of ‖scaling · B A x‖².
 
-    Args:
-        A: (r, d_in).
-        B: (d_out, r).
-        x: (batch, length, d_in), the site's input.
-        mask: (batch, length), 1 for real tokens; None includes all.
-        scaling: factor of B A.
-
-    Returns:
-        The energy, at least 0.
+    `x`, (batch, length, d_in), is the site's input. `mask`, (batch, length), is 1 for real tokens; None includes all.
 
     Source: Zhou et al., COLING 2025, section 3 (the squared norm from secondary summaries).
     """

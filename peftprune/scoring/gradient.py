@@ -20,12 +20,8 @@ def sensitivity(param: Tensor, grad: Tensor) -> Tensor:
 class SmoothedSensitivity:
     """AdaLoRA's smoothed sensitivity times its uncertainty, per named tensor.
 
-    Ī ← β1 · Ī + (1 − β1) · I;  U ← β2 · U + (1 − β2) · |I − Ī|;  score = Ī · U, with I = |w · ∇w| and both averages
-    starting at zero.
-
-    Args:
-        beta1: in (0, 1).
-        beta2: in (0, 1).
+    Ī ← β1 · Ī + (1 − β1) · I;  U ← β2 · U + (1 − β2) · |I − Ī|;  score = Ī · U, with I = |w · ∇w|, both betas in (0, 1)
+    and both averages starting at zero.
 
     Source: Zhang et al., ICLR 2023 (AdaLoRA), equations 9 and 10.
     """

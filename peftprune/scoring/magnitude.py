@@ -12,21 +12,12 @@ Form = Literal["hadamard", "outer"]
 
 
 def rank_magnitude(A: Tensor, B: Tensor, form: Form = "hadamard") -> Tensor:
-    """Returns LoRPA's score of each rank component.
+    """Returns LoRPA's score of each rank component of A (r, d_in) and B (d_out, r).
 
     `hadamard`: S_k = Σ_i |B[i, k] · A[k, i]|, as in the authors' released code; needs d_in = d_out.
     `outer`: S_k = Σ_ij |B[i, k] · A[k, j]| = ‖B[:, k]‖₁ · ‖A[k, :]‖₁; a convention for other shapes.
 
-    Args:
-        A: (r, d_in).
-        B: (d_out, r).
-        form: one of the two.
-
-    Returns:
-        (r,), at least 0.
-
-    Raises:
-        UsageError: `hadamard` with d_in ≠ d_out, or an unknown form.
+    Raises UsageError for `hadamard` with d_in ≠ d_out, and for an unknown form.
 
     Source: Kim, Kim and Kang, Mathematics 2024, 12(23), 3744, and its code.
     """

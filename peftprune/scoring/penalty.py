@@ -17,14 +17,7 @@ def orthogonality(sites: Mapping[str, LiveTensors], form: PenaltyForm = "norm") 
     """Returns the distance of all rank components from orthonormality: ‖A Aᵀ − I‖ and ‖Bᵀ B − I‖, differentiable.
 
     `norm`: the mean of the Frobenius norms over all matrices, as in the authors' code. `square`: the sum of their
-    squares, as in the paper (equation 4).
-
-    Args:
-        sites: trainable tensors by site; at least one.
-        form: one of the two.
-
-    Returns:
-        A scalar, at least 0.
+    squares, as in the paper (equation 4). There must be at least one site.
 
     Source: Zhang et al., ICLR 2023 (AdaLoRA), and its code.
     """

@@ -6,11 +6,6 @@ from __future__ import annotations
 def cubic_decay(start: float, end: float, progress: float) -> float:
     """Returns AdaLoRA's cubic decay, fast at first and slow at last: end + (start − end) · (1 − progress)³.
 
-    Args:
-        start: value at progress 0.
-        end: value at progress 1.
-        progress: in [0, 1].
-
     Source: Zhang et al., ICLR 2023 (AdaLoRA), section 3.3.
     """
     return (start - end) * (1 - progress) ** 3 + end

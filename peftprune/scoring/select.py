@@ -13,12 +13,7 @@ from peftprune.errors import UsageError
 def keep_top(scores: Tensor, n: int) -> list[int]:
     """Returns the indices of the `n` highest scores, ascending. Among equal scores the lower index is kept.
 
-    Args:
-        scores: (r,), finite.
-        n: 0 ≤ n ≤ r.
-
-    Raises:
-        UsageError: n is out of range, or scores are not finite.
+    Raises UsageError where n is not from 0 to the number of scores, or scores are not finite.
     """
     if not 0 <= n <= len(scores):
         raise UsageError.of("n", n, f"is outside 0..{len(scores)}", "Keep at most that many")
@@ -29,26 +24,16 @@ def keep_top(scores: Tensor, n: int) -> list[int]:
 
 
 def lowest_mask(scores: Tensor, n: int) -> Tensor:
-    """Returns a boolean mask of the `n` lowest scores in each row. Among equal scores the lower index comes first.
+    """Returns a mask in the shape of (rows, columns) scores that marks the `n` lowest of each row.
 
-    Args:
-        scores: (rows, columns).
-        n: 0 ≤ n ≤ columns.
-
-    Returns:
-        (rows, columns), True for exactly n entries per row.
+    Among equal scores the lower index comes first.
     """
     order = torch.sort(scores, dim=1, stable=True).indices[:, :n]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
 def share_held(scores: Tensor, held: Tensor) -> float:
-    """Returns the share of the total score in the held entries; 0.0 where every score is 0.
-
-    Args:
-        scores: of any shape, at least 0.
-        held: boolean, in the same shape.
-    """
+    """Returns the share of the total score (each at least 0) in the held entries; 0.0 where every score is 0."""
     total = float(scores.sum())
     return float(scores[held].sum()) / total if total > 0 else 0.0
 
@@ -56,11 +41,7 @@ def share_held(scores: Tensor, held: Tensor) -> float:
 def until_share(scores: dict[str, float], share: float) -> list[str]:
     """Returns names in descending score until their sum first reaches `share` of the total, the last one included.
 
-    Args:
-        scores: name to score, each at least 0; equal scores keep their order.
-        share: in (0, 1].
-
-    Source: LoRA-drop (Zhou et al., COLING 2025), section 3.
+    Scores are at least 0, and equal ones keep their order. Source: LoRA-drop (Zhou et al., COLING 2025), section 3.
     """
     total = sum(scores.values())
     kept, running = [], 0.0
@@ -137,19 +118,10 @@ def keep_top_global(
 def units_that_fit(
     ranks: Mapping[str, int], unit_costs: Mapping[str, int], caps: Mapping[str, int], params: int
 ) -> dict[str, int]:
-    """Returns further units of rank that fit the budget at live sites, the most expensive sites first.
+    """Returns site to further units of rank that fit the budget `params` at live sites, the most expensive sites first.
 
     `keep_top_global` can leave enough for another unit where every component of the cheapest sites is kept already; a
-    plan that grows those sites by the result meets the budget.
-
-    Args:
-        ranks: site to rank; sites of rank 0 get nothing.
-        unit_costs: site to the cost of one unit.
-        caps: site to its largest possible rank.
-        params: the whole budget.
-
-    Returns:
-        Site to units, above 0; empty where no further unit fits.
+    plan that grows those sites by the result meets the budget. `caps` holds each site's largest possible rank.
     """
     left = params - sum(rank * unit_costs[name] for name, rank in ranks.items())
     found: dict[str, int] = {}

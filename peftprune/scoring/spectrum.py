@@ -9,13 +9,9 @@ from torch import Tensor
 def update_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the singular value decomposition of B A from QR of both factors, at a cost of (d_in + d_out) · r².
 
-    Args:
-        A: (r, d_in).
-        B: (d_out, r), r at most min(d_in, d_out).
-
-    Returns:
-        U (d_out, r) and V (r, d_in) with orthonormal columns and rows, and the singular values (r,), descending:
-        B A = U · diag(S) · V. Double precision, except on devices without it.
+    With A (r, d_in), B (d_out, r) and r at most min(d_in, d_out), the result is U (d_out, r) and V (r, d_in) with
+    orthonormal columns and rows, and the singular values (r,), descending: B A = U · diag(S) · V. It has double
+    precision, except on devices without it.
     """
     # Even without squaring, single precision would lose values far below the largest.
     exact = torch.float32 if A.device.type == "mps" else torch.float64

@@ -18,11 +18,7 @@ class TripletSensitivity:
     """The smoothed sensitivity of every entry of A, B and gate, combined into one score per rank component.
 
     A component k is the triplet of gate[k], A[k, :] and B[:, k]; its score is
-    s(gate[k]) + mean_j s(A[k, j]) + mean_j s(B[j, k]), with s as in `SmoothedSensitivity`.
-
-    Args:
-        beta1: of the average of the sensitivity, in (0, 1).
-        beta2: of the average of its uncertainty, in (0, 1).
+    s(gate[k]) + mean_j s(A[k, j]) + mean_j s(B[j, k]), with s and the betas as in `SmoothedSensitivity`.
 
     Source: Zhang et al., ICLR 2023 (AdaLoRA), equations 7 to 10.
     """

@@ -10,13 +10,9 @@ def explained_variance(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the share of the total variance that each principal direction explains, and the directions.
 
     They are the squared singular values of the centred inputs, divided by their sum, and the right singular vectors.
-
-    Args:
-        moments: (d + 1, d + 1), the sum of y yᵀ over tokens with y = (x, 1), see `Signal.INPUT_MOMENTS`.
-
-    Returns:
-        Shares (d,), descending, all 0 where the inputs do not vary; directions (d, d), one a row, orthonormal, each
-        with its largest entry positive. Double precision, except on devices without it.
+    Shares (d,) descend, and are all 0 where the inputs do not vary. Directions (d, d) are orthonormal, one a row, each
+    with its largest entry positive. Both have double precision, except on devices without it. `moments` are
+    `Signal.INPUT_MOMENTS`: (d + 1, d + 1), the sum of y yᵀ over tokens with y = (x, 1).
     """
     moments = moments.to(torch.float32 if moments.device.type == "mps" else torch.float64)
     second, sums, tokens = moments[:-1, :-1], moments[-1, :-1], moments[-1, -1]

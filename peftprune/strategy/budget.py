@@ -71,8 +71,7 @@ class Budget:
     def parse(cls, text: str) -> Budget:
         """Parses `rank=8`, `params=300000,count=nonzero` or `fraction=0.003,epochs=3`.
 
-        Raises:
-            UsageError: for anything else, naming the part that cannot be read.
+        Raises UsageError for anything else, naming the part that cannot be read.
         """
         values: dict[str, Any] = {}
         names = [f.name for f in fields(cls)]
@@ -89,12 +88,8 @@ class Budget:
     def parameters(self, sites: Sequence[SiteShape], base_parameters: int) -> int:
         """Returns the adapter parameters that this budget allows on these sites.
 
-        Args:
-            sites: the sites that may carry adapters.
-            base_parameters: parameters of the base model without its head, for `fraction`.
-
-        Raises:
-            UsageError: when a rank exceeds a site's smaller side, or not every site can have rank 1.
+        A `fraction` is of `base_parameters`, which leave out the head. Raises UsageError when a rank exceeds a site's
+        smaller side, or not every site can have rank 1.
         """
         if self.rank is not None:
             small = min(sites, key=lambda s: s.max_rank)
@@ -155,11 +150,7 @@ class Outcome:
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Outcome:
-        """Reads it from the contents of an arm's `result.json`.
-
-        Raises:
-            RunError: when that arm has no ranks.
-        """
+        """Reads it from the contents of an arm's `result.json`. Raises RunError when that arm has no ranks."""
         ranks: dict[str, int] = {}
         for row in result["allocation"]:
             counted = any(ranks.get(other) for other in row["shared_with"])
@@ -222,19 +213,11 @@ def solve_ranks(
     *,
     unit_costs: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
-    """Returns integer ranks in proportion to `weights` whose cost meets `params`.
+    """Returns integer ranks in proportion to `weights`, all equal by default, whose cost meets `params`.
 
     The real-valued targets are floored, with a minimum of 1; then the largest remainders go up by one, ties in site
-    order, until less than one unit is left. No rank exceeds min(d_in, d_out).
-
-    Args:
-        sites: where the ranks go.
-        params: parameters to spend.
-        weights: site name to relative rank, above 0; None means all equal.
-        unit_costs: site name to the cost of one rank, where it is not d_in + d_out (sparse tensors).
-
-    Raises:
-        UsageError: when one rank at each site already costs more than `params`.
+    order, until less than one unit is left. No rank exceeds min(d_in, d_out). `unit_costs` holds the cost of one rank
+    where it is not d_in + d_out (sparse tensors). Raises UsageError when one rank at each site already costs more.
     """
     if not sites:
         raise UsageError.of("sites", [], "are empty", "Keep at least one site")
@@ -281,13 +264,8 @@ def _fill_level(weight: Mapping[str, float], cost: Mapping[str, float], cap: Map
 def verify(spent: int, budget: ArmBudget, headroom: float | None) -> None:
     """Checks after training that the budget is met: not overspent, and with no room for one more unit of rank.
 
-    Args:
-        spent: parameters counted after training, in the budget's own count.
-        budget: the arm's budget; under `budget="paper"` nothing is checked.
-        headroom: cost of the cheapest unit of rank that could still be added, or None where every site is full.
-
-    Raises:
-        RunError: on a miss.
+    `headroom` is the cost of the cheapest unit of rank that could still be added, or None where every site is full.
+    Under `budget="paper"` nothing is checked. Raises RunError on a miss.
     """
     if budget.paper:
         return

@@ -67,8 +67,7 @@ def resolve_phases(
 ) -> tuple[PhaseRange, ...]:
     """Resolves shares and passes into integer step ranges that together cover the run exactly.
 
-    Raises:
-        UsageError: when the phases need more steps than there are, leave one empty, or leave steps over.
+    Raises UsageError when the phases need more steps than there are, leave one empty, or leave steps over.
     """
     lengths: list[int | None] = []
     shares = 0.0

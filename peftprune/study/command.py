@@ -9,13 +9,10 @@ from typing import Any
 
 
 def command(request: Mapping[str, Any]) -> str:
-    """Returns the `peftprune compare` command of a stored study.
+    """Returns the `peftprune compare` command of a stored study, from the contents of its `study.json`.
 
     It is empty if no single command can express the study: a method or task exists only as a Python object, several
     tasks are read from the user's own files, or the study grew by calls that each left something out.
-
-    Args:
-        request: the contents of `study.json`.
     """
     whole = math.prod(len(request[part]) for part in ("methods", "tasks", "budgets", "seeds"))
     tasks, files = request["tasks"], [t["files"] for t in request["tasks"] if t["files"]]

@@ -38,9 +38,7 @@ def arm_key(arm: Mapping[str, Any]) -> Key:
 def difference(stored: Mapping[str, Any], now: Mapping[str, Any], old: Configs, new: Configs) -> Difference | None:
     """Returns the first difference that keeps the arms of two requests out of one table; None where there is none.
 
-    Args:
-        stored, now: the requests.
-        old, new: configurations of their arms, as far as they are known.
+    `old` and `new` are configurations of their arms, as far as they are known.
     """
     unread = [settings_of_other_kinds(t["kind"]) for t in (*stored["tasks"], *now["tasks"])]
     settings = [n for n in now["settings"] if n not in _WITHOUT_EFFECT.union(*unread)]

@@ -21,14 +21,10 @@ def joined(stored: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def located(request: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns a stored request whose paths hold from any working directory.
+    """Returns a stored request, the contents of `study.json` in `folder`, whose paths hold from any working directory.
 
     A path counts from the working directory of the call. Where it does not exist any more, it is looked for as near to
     the study as it was. What is found in neither place stays as it is, such as the name of a model on the hub.
-
-    Args:
-        request: the contents of `study.json`.
-        folder: where the study is now.
     """
     known = request.get("place", {})
 

@@ -111,9 +111,7 @@ class ArmPlan:
     def as_dict(self, head_params: int, adapter_params: int | None = None) -> dict[str, Any]:
         """Returns the plan as plain values, for `peftprune plan --json`.
 
-        Args:
-            head_params: parameters of the head.
-            adapter_params: parameters trained outside of the head, where ranks do not determine them.
+        `adapter_params` are those trained outside of the head, where ranks do not determine them.
         """
         peak, final = (self.peak_params, self.final_params) if adapter_params is None else (adapter_params,) * 2
         return {
@@ -140,20 +138,11 @@ def plan_arm(
     task: str,
     model: str,
 ) -> ArmPlan:
-    """Solves one method for the sites and the budget.
+    """Solves one method for the sites and the budget, or for its published setting under "paper".
 
-    Args:
-        request: the method.
-        shapes: the sites.
-        budget: a matched budget, or "paper" for the method's published setting.
-        given: the user's training settings.
-        num_examples: training examples before `max_train_samples`.
-        base_parameters: parameters of the base model without its head.
-        task: the task's name, for published settings.
-        model: the base model's name, as `known_name` gives it, for published settings.
-
-    Raises:
-        UsageError: when the budget cannot be met, or the known final ranks overspend it; the message names the method.
+    `given` are the user's training settings, and `num_examples` the training examples before `max_train_samples`.
+    `task` and `model`, a name that `known_name` gives, select what is published. Raises UsageError, naming the method,
+    when the budget cannot be met, or the known final ranks overspend it.
     """
     method = request.build()
     published = method.paper().published(model, task) if budget == "paper" else {}
@@ -215,20 +204,11 @@ def plan_methods(
     train_examples: int | None = None,
     **given: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Plans each method for a model known by its shape alone.
+    """Plans each method for a model known by its shape alone: label to `ArmPlan.as_dict`, with what it leaves out.
 
-    Args:
-        methods, budget, target_modules: as for `compare`.
-        model: a folder, a config.json, a hub name, or a bundled architecture.
-        task: sets the number of training examples and classes; its data is not read.
-        train_examples: replaces the task's number, at least 1.
-        given: the user's training settings.
-
-    Returns:
-        Label to `ArmPlan.as_dict`, with what the adapted layers leave out as `left_out`.
-
-    Raises:
-        UsageError: when something is unknown or the budget cannot be met.
+    `model` is a folder, a config.json, a hub name, or a bundled architecture. `task` sets the number of training
+    examples, which `train_examples` replaces, and of classes; its data is not read. `given` are training settings, and
+    the other arguments are those of `compare`. Raises UsageError for what is unknown and a budget that cannot be met.
     """
     specs, budget_ = parse(methods), parse_budget(budget)
     info = task_info(task)

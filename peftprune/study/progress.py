@@ -14,11 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Reporter:
     """A bar for the study's steps with the time left, and one for every arm in training.
 
-    A reporter is the `Listener` of one process; `new_listener` returns one for another process.
-
-    Args:
-        steps: optimizer steps of all arms together.
-        enabled: whether to show progress; None shows it only on a terminal.
+    A reporter is the `Listener` of one process; `new_listener` returns one for another process. `steps` are those of
+    all arms together. Unless `enabled` says otherwise, progress is shown only on a terminal.
     """
 
     def __init__(self, steps: int, enabled: bool | None = None) -> None:

@@ -72,19 +72,11 @@ class StudyRequest:
             raise UsageError.of(misplaced, named[misplaced], "is for generation tasks only", cure)
 
     def plan(self, study: StudyFolder, backend: Backend, threads: int | None) -> tuple[Work, dict[str, Any]]:
-        """Loads models and data and solves every arm.
+        """Loads models and data and solves every arm. Returns the work, and the request as `study.json` stores it.
 
-        Args:
-            study: the study's folder. Its stored dtype and threads precede the defaults.
-            backend: decides on the default of `threads`.
-            threads: CPU threads per arm; None for the default.
-
-        Returns:
-            The work, and the request as `study.json` stores it.
-
-        Raises:
-            UsageError: if an arm cannot meet its budget, an argument does not fit the model or the data, or training
-                would take years.
+        The stored dtype and threads of the study precede the defaults; `backend` decides on the default of `threads`.
+        Raises UsageError if an arm cannot meet its budget, an argument does not fit the model or the data, or training
+        would take years.
         """
         setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
         plans = {

@@ -242,13 +242,9 @@ class StudyFolder:
     def registered(self, request: Mapping[str, Any] | None = None, configs: Configs | None = None) -> Iterator[None]:
         """Registers this process as active, so that no other process replaces the stored request.
 
-        Args:
-            request: the request that is added to the stored one; None keeps the stored one.
-            configs: configurations of the request's arms, by `arm_key`.
-
-        Raises:
-            UsageError: if the request cannot share a table with the finished arms of the study, or other processes
-                train an arm that it would replace.
+        The request, if there is one, is added to the stored one; `configs` are those of its arms, by `arm_key`. Raises
+        UsageError if it cannot share a table with the finished arms of the study, or other processes train an arm that
+        it would replace.
         """
         presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
         with FileLock(self.path / ".lock"):

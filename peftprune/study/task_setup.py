@@ -197,16 +197,8 @@ def package_versions() -> dict[str, str]:
 def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
     """Returns threads, dtype, versions and hardware. An existing study keeps its threads and its automatic dtype.
 
-    A new study times a product of each dtype; the seconds stand beside the choice.
-
-    Args:
-        study: may be stored already.
-        settings: hold the dtype.
-        threads: the user's number of threads per arm.
-        default: threads per arm in a new study, where the user gives none.
-
-    Raises:
-        UsageError: for threads that are not a whole number from 1 to 1024.
+    A new study times a product of each dtype; the seconds stand beside the choice. It has `default` threads per arm
+    where the user gives none. Raises UsageError for threads that are not a whole number from 1 to 1024.
     """
     whole = isinstance(threads, int) and not isinstance(threads, bool)
     # OpenMP ends the process where it cannot start its threads.

@@ -55,14 +55,10 @@ class Tuning:
         return max((len(values) for _, values in self.knobs.values()), default=1)
 
     def points(self, label: str, low: int = 0, high: int = 0) -> list[Point]:
-        """Returns a method's points, as many for every method.
+        """Returns a method's points, as many for every method, with `low` and `high` further rates beyond the ends.
 
         A method with an option of its own has each of its values at each rate; the others have as many more rates
         between the same ends.
-
-        Args:
-            label: of the method.
-            low, high: further rates beyond each end.
         """
         if label in self.knobs:
             option, values = self.knobs[label]
@@ -96,9 +92,8 @@ def parse_tuning(
 ) -> Tuning:
     """Parses the arguments of `compare` that concern tuning.
 
-    Raises:
-        UsageError: for text that cannot be read, fewer than two rates, rates that are not positive, an option that its
-            method does not have, or seeds that are those of the final arms.
+    Raises UsageError for text that cannot be read, fewer than two rates, rates that are not positive, an option that
+    its method does not have, or seeds that are those of the final arms.
     """
     parts = [tune] if isinstance(tune, str) else tune
     if not isinstance(parts, Sequence) or not parts or not all(isinstance(p, str) for p in parts):
@@ -229,10 +224,8 @@ def choose(
 ) -> dict[str, Choice]:
     """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
 
-    A diverged trial is a trial, and the worst one.
-
-    Raises:
-        RunError: if a trial failed for another reason, or has not run.
+    A diverged trial is a trial, and the worst one. Raises RunError if a trial failed for another reason, or has not
+    run.
     """
     task, budget = cell
     seeds: dict[str, list[float]] = {}
@@ -272,12 +265,8 @@ def search(
 ) -> dict[tuple[str, str, str], Choice]:
     """Trains the trials and returns the choice for each task, budget and method.
 
-    Where any method's best point in a task and a budget lies at an edge, every method there gets the next rate.
-
-    Args:
-        tuning: what to try.
-        request: the final arms, with the tasks to tune on.
-        run: trains a request's arms and returns the study that holds them.
+    Where any method's best point in a task and a budget lies at an edge, every method there gets the next rate. The
+    request holds the final arms, with the tasks to tune on. `run` trains a request and returns the study that holds it.
     """
     tasks = {task.name: task for task in request.tasks}
     open_cells = dict.fromkeys(product(tasks, request.budgets), (0, 0))
@@ -311,17 +300,10 @@ def search(
 
 
 def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], StoredStudy]) -> StudyRequest:
-    """Trains the trials of a request and returns it with what they chose.
+    """Trains the trials of a request and returns it with what they chose; `run` is that of `search`.
 
-    The reported splits of its tasks are not read before the choice.
-
-    Args:
-        tuning, run: see `search`.
-        request: the final arms.
-
-    Raises:
-        UsageError: if a budget is the paper's, a learning rate is named, or a task leaves no validation data.
-        RunError: if a trial failed, unless it diverged.
+    The reported splits of its tasks are not read before the choice. Raises UsageError if a budget is the paper's, a
+    learning rate is named, or a task leaves no validation data, and RunError if a trial failed, unless it diverged.
     """
     if "paper" in request.budgets:
         problem = "takes the learning rates that papers name"

@@ -331,15 +331,10 @@ def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int,
 
 
 def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split, list[Pair]]:
-    """Generates the three splits.
+    """Generates the three splits of shuffled pairs; equal seeds give equal data on every platform.
 
-    Args:
-        seed: any integer; equal seeds give equal data on every platform.
-        sizes: number of pairs per split, each even and positive; `SIZES` by default.
-
-    Returns:
-        Shuffled pairs per split. Exactly half of each split has each label; no pair occurs twice in a split; no
-        sentence occurs in two splits, in either position.
+    Exactly half of each split has each label; no pair occurs twice in a split; no sentence occurs in two splits, in
+    either position. `sizes` of the splits, `SIZES` by default, are even and positive.
     """
     rng = random.Random(seed)
     kinds = families()

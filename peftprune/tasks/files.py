@@ -90,10 +90,8 @@ def read_table(path: str | Path) -> Table:
 def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int = 0) -> Table:
     """Reads tab-separated values without quoting: each tab separates, each LF ends a row, nothing is escaped.
 
-    Args:
-        path: the file, plain or `.gz`.
-        header: the column names where the file has no header line.
-        broken_rows: rows with a wrong number of fields that are left out; one more is an error.
+    `header` holds the column names where the file has no header line. As many as `broken_rows` rows with a wrong number
+    of fields are left out; one more is an error.
     """
     # Not str.splitlines(): sentences may hold U+2028 and other characters that it takes for line ends.
     lines = [line.removesuffix("\r") for line in _read_text(path).removesuffix("\n").split("\n")]

@@ -72,11 +72,7 @@ def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns what `write_state` wrote.
-
-    Raises:
-        UsageError: when the file is missing, damaged or lacks a needed entry.
-    """
+    """Returns what `write_state` wrote. Raises UsageError for a file that is damaged or lacks a needed entry."""
     import torch
 
     try:

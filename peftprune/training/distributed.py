@@ -37,11 +37,7 @@ def sum_over_processes(tensors: MutableMapping[Any, Tensor]) -> None:
 
 
 def check_agreement(value: Callable[[], object], what: str) -> None:
-    """Checks that a value is the same in every process.
-
-    Raises:
-        RunError: in every process, if it is not.
-    """
+    """Checks that a value is the same in every process. Raises RunError in every process if it is not."""
     if world_size() == 1:
         return
     found: list[object] = [None] * world_size()

@@ -39,10 +39,7 @@ class PruningEvents(TrainerCallback):
     """Drives one method through one training run.
 
     Args:
-        method: the method.
-        sites: the model's sites.
-        budget: the arm's budget.
-        phases: the run's step ranges.
+        method, sites, budget, phases: of the run.
         seed: the arm's seed, for the method's own random stream.
         step_cost: step (from 0) to (examples, tokens, padded tokens); for the ledger.
         base_cost: the frozen model's cost; for the ledger.

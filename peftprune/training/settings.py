@@ -110,12 +110,8 @@ def settings_of_other_kinds(kind: str) -> set[str]:
 def resolve_settings(given: Mapping[str, Any], published: Mapping[str, Any] | None = None) -> TrainingSettings:
     """Returns the defaults, overridden by the paper's settings (under `budget="paper"`) and by the user's.
 
-    Args:
-        given: the user's settings; None values count as not given.
-        published: those of `PaperSettings.published`; None in a matched comparison. Searched values do not count.
-
-    Raises:
-        UsageError: for unknown names or values out of range.
+    `given` are the user's; None values count as not given. `published` are those of `PaperSettings.published`, of which
+    searched values do not count. Raises UsageError for unknown names or values out of range.
     """
     known = {f.name for f in fields(TrainingSettings)}
     unknown = next((name for name in given if name not in known), None)

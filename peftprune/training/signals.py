@@ -61,8 +61,7 @@ class Collectors:
     def take(self) -> Mapping[Signal, Mapping[str, Tensor]]:
         """Stops collecting and returns this step's signals, over all processes, by signal and site.
 
-        Raises:
-            RunError: a site read something, but never the batch's tokens.
+        Raises RunError if a site read something, but never the batch's tokens.
         """
         self._wanted = frozenset()
         sum_over_processes(self._sums)
@@ -162,9 +161,7 @@ class Collectors:
 def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
     """Returns the (batch, length) mask of real tokens that a stream reads; None where every token is real.
 
-    Args:
-        inputs: the model's keyword arguments.
-        stream: "self", "encoder", "decoder" or "cross" (the encoder's tokens, read in the decoder).
+    The stream is that of `SiteShape`: "cross" reads the encoder's tokens. `inputs` are the model's keyword arguments.
     """
     encoder = inputs.get("attention_mask")
     if stream != "decoder":

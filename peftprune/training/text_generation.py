@@ -76,8 +76,7 @@ def is_encoder_decoder(model: Any) -> bool:
 def check_form(form: TextForm, decoding: Decoding, model: LoadedModel) -> None:
     """Refuses lengths that the model has no positions for, and a model that cannot begin or end a text.
 
-    Raises:
-        UsageError: naming the setting.
+    Raises UsageError, naming the setting.
     """
     tokenizer = model.tokenizer
     if tokenizer.eos_token_id is None:
@@ -289,8 +288,7 @@ def _generation_config(model: LoadedModel, decoding: Decoding) -> Any:
 def evaluation_loss(trainer: Trainer, model: LoadedModel, rows: Sequence[Example], batch_size: int) -> float:
     """Returns the mean cross-entropy of a target token under teacher forcing, without any regulariser.
 
-    Raises:
-        DivergedError: when it is not finite.
+    Raises DivergedError when it is not finite.
     """
     trained: Any = trainer.model
     collate, loss = GenerationCollator(model), loss_for(model.model)

@@ -33,11 +33,8 @@ def cache_folder() -> Path:
 def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
     """Returns the token ids of every example, unpadded, with its label under "labels".
 
-    Args:
-        dataset: columns text_a, label and possibly text_b.
-        model: holds the tokenizer.
-        max_length: longer examples are truncated, the longer text first.
-        fingerprint: of the dataset's contents; with the tokenizer and `max_length` it names the cache file.
+    Examples longer than `max_length` are truncated, the longer text first. The dataset's `fingerprint` names the cache
+    file, together with the tokenizer and `max_length`.
     """
 
     def encode() -> pa.Table:
@@ -88,11 +85,7 @@ def longest_input(model: LoadedModel) -> int | None:
 
 
 def check_lengths(model: LoadedModel, max_length: int) -> None:
-    """Refuses a `max_length` that the model has no positions for.
-
-    Raises:
-        UsageError: naming the largest length that fits.
-    """
+    """Refuses a `max_length` that the model has no positions for; the UsageError names the largest that fits."""
     longest = longest_input(model)
     if longest is not None and max_length > longest:
         raise UsageError.of("max_length", max_length, f"is beyond what {model.name} reads", f"Give up to {longest}")

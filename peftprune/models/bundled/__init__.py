@@ -31,8 +31,7 @@ def bundled_names() -> tuple[str, ...]:
 def bundled_config(name: str) -> dict[str, Any]:
     """Returns the configuration of a bundled shape, as a new dictionary with the key `model_type`.
 
-    Raises:
-        KeyError: `name` is not one of `bundled_names()`.
+    Raises KeyError for a name that is not one of `bundled_names()`.
     """
     if name not in bundled_names():
         raise KeyError(name)

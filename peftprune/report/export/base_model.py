@@ -55,8 +55,7 @@ def num_labels(chosen: Chosen) -> int | None:
 def load_base(chosen: Chosen) -> Base:
     """Loads the base model and checks that it is the one that the arm was trained on.
 
-    Raises:
-        UsageError: the model cannot be loaded, or it is a different one.
+    Raises UsageError if it cannot be loaded, or is a different one.
     """
     from peftprune.models.load import load_model
     from peftprune.models.quiet import quiet_loading

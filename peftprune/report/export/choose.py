@@ -44,8 +44,7 @@ def choose(
 ) -> Chosen:
     """Returns the arm that `export` describes; among equally good ones, the one with the lower seed.
 
-    Raises:
-        UsageError: there is no such arm, it is not finished, or task or budget is required.
+    Raises UsageError if there is no such arm, it is not finished, or task or budget is required.
     """
     part = study.only(task=task, budget=budget, method=method)
     for name, known in (("task", part.tasks), ("budget", part.budgets)):

@@ -10,8 +10,7 @@ from peftprune.errors import RunError
 def push(folder: Path, repo: str) -> str:
     """Uploads a folder to the repository OWNER/NAME, created if missing, and returns its URL; requires a token.
 
-    Raises:
-        RunError: the upload failed; the folder is unchanged.
+    Raises RunError if the upload failed; the folder is unchanged.
     """
     from huggingface_hub import HfApi
 

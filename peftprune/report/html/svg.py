@@ -50,12 +50,8 @@ def drawings(frames: Frames) -> Iterator[Drawing]:
 def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
     """Returns an `<svg>` element in the page's colours.
 
-    Black becomes the page's text colour, white becomes transparent; other colours stay. Text remains text.
-
-    Args:
-        figure: any figure.
-        prefix: precedes identifiers; it must differ between the figures of a page.
-        title: what the figure shows, for screen readers.
+    Black becomes the page's text colour, white becomes transparent; other colours stay. Text remains text. `prefix`
+    precedes identifiers and must differ between the figures of a page; `title` is what screen readers read.
     """
     from matplotlib import rc_context
 

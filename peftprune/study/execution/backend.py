@@ -20,8 +20,7 @@ _USERS = {"workers": ("local", "slurm"), "address": ("ray",), "gpus": ("ray", "s
 class Backend:
     """A backend and its options, which are the arguments of `compare` of the same names; None is their default.
 
-    Raises:
-        UsageError: for an unknown name, a value out of range, or an option of another backend.
+    Raises UsageError for an unknown name, a value out of range, or an option of another backend.
     """
 
     name: BackendName = "local"

@@ -52,9 +52,6 @@ def default_threads(arms: int) -> int:
     """Returns the CPU threads per arm of a new study: the cores, divided by the arms that can run side by side.
 
     Arms side by side on one thread each finish sooner than one after another on many threads.
-
-    Args:
-        arms: number of arms of the study.
     """
     return max(1, cores() // max(1, min(arms, torch.cuda.device_count() or cores())))
 
@@ -80,8 +77,7 @@ def automatic_workers(work: Work) -> int:
 def run_in_processes(work: Work, workers: Workers, reporter: Reporter) -> None:
     """Trains the study in this process and, if `workers` is above 1, in further ones beside it.
 
-    Raises:
-        UsageError: if `workers` is a number above 1 and a strategy cannot be sent to another process.
+    Raises UsageError if `workers` is a number above 1 and a strategy cannot be sent to another process.
     """
     count = automatic_workers(work) if workers == "auto" else min(workers, len(work.unfinished()))
     packed = None

@@ -30,8 +30,7 @@ _LENGTH = 8
 def pack(work: Work) -> bytes:
     """Pickles a study's work for another process, with the code of modules that only this process can import.
 
-    Raises:
-        UsageError: if a strategy holds an object that cannot be pickled.
+    Raises UsageError if a strategy holds an object that cannot be pickled.
     """
     import cloudpickle
 
@@ -51,11 +50,7 @@ def pack(work: Work) -> bytes:
 
 
 def unpack(packed: bytes) -> Work:
-    """Loads packed work and sets this process's number of threads.
-
-    Raises:
-        RunError: if the device or a package version differs from the planned one.
-    """
+    """Loads packed work and sets this process's number of threads. Raises RunError as `Work.check_here` does."""
     import cloudpickle
     import torch
 

@@ -48,16 +48,10 @@ Files = dict[str, bytes]
 
 
 def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float) -> None:
-    """Trains the unfinished arms as tasks of a Ray cluster.
+    """Trains the unfinished arms as tasks of a Ray cluster, whose events go to the reporter.
 
-    Args:
-        work: the planned study.
-        reporter: receives the tasks' events.
-        address: address of the cluster, as `ray.init` takes it.
-        gpus: GPUs per arm; may be a fraction.
-
-    Raises:
-        UsageError: if Ray is not installed, or there is no cluster at the address.
+    `address` is as `ray.init` takes it; `gpus` per arm may be a fraction. Raises UsageError if Ray is not installed, or
+    there is no cluster at the address.
     """
     work = replace(work, study=StudyFolder(work.study.path.absolute()))
     with _cluster(address) as ray, _marker_file(work.study.path) as marker:
@@ -161,8 +155,7 @@ def _named(address: str) -> str:
 def check_cluster(address: str) -> None:
     """Checks that Ray may be at the address, for which Ray itself takes twenty seconds and many log lines.
 
-    Raises:
-        UsageError: if nothing or something else answers, or Ray is not installed.
+    Raises UsageError if nothing or something else answers, or Ray is not installed.
     """
     ray = _load_ray()
     named = _named(address)
@@ -270,15 +263,10 @@ class _EventStream:
 
 
 def _train(packed: bytes, index: int, marker: str, directory: str, events: Any, *needed: Files) -> Files:
-    """Trains one arm. Returns its files, or nothing on a node that shares the study's folder.
+    """Trains the arm `work.ordered[index]`. Returns its files, or nothing on a node that shares the study's folder.
 
-    Args:
-        packed: the packed work.
-        index: index of the arm in `Work.ordered`.
-        marker: name of a file in the study's folder.
-        directory: the driver's working directory, which relative paths start from.
-        events: the event buffer.
-        needed: the files of each arm that this one depends on, where they were trained on another node.
+    The study's folder is shared where it holds the file `marker`. Relative paths start from the driver's `directory`.
+    `needed` are the files of each arm that this one depends on, where they were trained on another node.
     """
     with contextlib.suppress(OSError):
         os.chdir(directory)

@@ -36,14 +36,8 @@ exec {command}
 def submit(work: Work, *, tasks: Workers, gpus: float, options: str) -> None:
     """Writes the array job and submits it with `sbatch`. Without `sbatch`, prints the command to run.
 
-    Args:
-        work: the planned study.
-        tasks: number of tasks, each of which trains arms until none is left; "auto" for one task per arm.
-        gpus: GPUs per task; may be a fraction.
-        options: further options of `sbatch`.
-
-    Raises:
-        RunError: if `sbatch` rejects the job.
+    Each of the `tasks` trains arms until none is left; "auto" makes one per arm. `gpus` per task may be a fraction;
+    `options` are further ones of `sbatch`. Raises RunError if `sbatch` rejects the job.
     """
     script = write_job(work, tasks=tasks, gpus=gpus, options=options)
     if script is None:
@@ -60,11 +54,9 @@ def submit(work: Work, *, tasks: Workers, gpus: float, options: str) -> None:
 
 
 def write_job(work: Work, *, tasks: Workers, gpus: float, options: str) -> Path | None:
-    """Writes the packed work and the script of its array job; see `submit`.
+    """Writes the packed work and the script of its array job; see `submit`. Returns None if every arm is finished.
 
-    Returns:
-        Path of the script, in a new folder under `slurm/` in the study's folder, where the tasks' logs go too. None if
-        every arm is finished.
+    The script is in a new folder under `slurm/` in the study's folder, where the tasks' logs go too.
     """
     work = replace(work, study=StudyFolder(work.study.path.absolute()))
     unfinished = work.unfinished()

@@ -79,8 +79,7 @@ class StudyArm:
     def plan_to_run(self, study: StudyFolder) -> ArmPlan:
         """Returns the plan with a new strategy, since strategies carry state, and with the outcome it depends on.
 
-        Raises:
-            RunError: if the arm that this one depends on has no result.
+        Raises RunError if the arm that this one depends on has no result.
         """
         plan, needed = self.plan.renewed(self.spec), self.depends_on
         if needed is None:
@@ -151,11 +150,7 @@ class Work:
         return replace(self, arms=(self.ordered[index],))
 
     def check_here(self) -> None:
-        """Checks that this machine trains what the arms' hashes say.
-
-        Raises:
-            RunError: if the device or a package version differs from the planned one.
-        """
+        """Raises RunError if the device or a package version differs from those that the arms' hashes state."""
         device, versions = device_name(), package_versions()
         if device != self.device:
             raise RunError(
@@ -169,8 +164,7 @@ class Work:
     def run(self, listener: Listener) -> None:
         """Trains the arms that no other process trains, and returns when every arm is finished or has failed.
 
-        Raises:
-            RunError: if the study's folder cannot be written any more.
+        Raises RunError if the study's folder cannot be written any more.
         """
         waiting = self.ordered
         while waiting:

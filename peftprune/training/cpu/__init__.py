@@ -22,12 +22,9 @@ _STREAM = "peftprune_stream"
 
 
 def make_fast(model: nn.Module, seed: int, frozen: torch.dtype | None = None) -> None:
-    """Prepares a model for training on a CPU.
+    """Prepares a model, in place, for training on a CPU. The seed is that of the dropout masks.
 
-    Args:
-        model: changed in place.
-        seed: of the dropout masks.
-        frozen: autocast's dtype, to which the frozen weights are cast; None leaves them as they are.
+    `frozen` is autocast's dtype, to which the frozen weights are cast; None leaves them as they are.
     """
     stream = MaskStream(seed)
     use_keyed_dropout(model, stream)

@@ -29,7 +29,7 @@ def matmul_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Returns softmax(query keyᵀ · scaling + mask), after dropout, times value.
+    """Returns softmax(query keyᵀ · scaling + mask), after dropout, times value: (batch, length, heads, width).
 
     Everything but training with dropout uses torch's `scaled_dot_product_attention`, as a loaded model does.
 
@@ -41,10 +41,6 @@ def matmul_attention(
         dropout: probability that a weight is dropped.
         scaling: factor on the products, 1 / √width by default.
         is_causal: without a mask, whether later keys are hidden.
-        kwargs: further arguments of the model's layer.
-
-    Returns:
-        (batch, length, heads, width), and no weights.
     """
     stream: MaskStream | None
     stream, name = getattr(module, _STREAM, (None, ""))

@@ -31,11 +31,7 @@ _BITS: dict[torch.dtype, tuple[torch.dtype, type[np.signedinteger]]] = {
 
 
 class MaskStream:
-    """The masks of one training run.
-
-    Args:
-        seed: the arm's seed.
-    """
+    """The masks of one training run, drawn from the arm's seed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -71,11 +67,8 @@ class MaskStream:
     def mask(self, module: str, shape: Sequence[int], p: float, dtype: torch.dtype) -> Tensor:
         """Returns a mask that is 1 / (1 - p) where an element stays and 0 elsewhere; the first dimension counts rows.
 
-        Args:
-            module: the module's name; each of its calls within a micro-batch has another mask.
-            shape: (rows, ...).
-            p: probability that an element is dropped, in (0, 1), rounded to a multiple of 2^-16, at least one.
-            dtype: float32, bfloat16 or float16; the scale is rounded to it, as torch's own dropout does.
+        Each call of a module within a micro-batch has another mask. p, in (0, 1), is rounded to a multiple of 2^-16, at
+        least one. The scale is rounded to `dtype` (float32, bfloat16 or float16), as torch's own dropout does.
         """
         call = self._call(module)
         source = np.random.PCG64DXSM(stream_seed(self.seed, "dropout", self._step, module, call))
@@ -97,13 +90,7 @@ class MaskStream:
 
 
 class KeyedDropout(nn.Module):
-    """Replaces `nn.Dropout`, with the same distribution. Off in eval mode, like any dropout.
-
-    Args:
-        p: probability that an element is dropped.
-        stream: draws the masks.
-        name: the module's name in its model.
-    """
+    """Replaces the `nn.Dropout` of that name, with the same distribution. Off in eval mode, like any dropout."""
 
     def __init__(self, p: float, stream: MaskStream, name: str) -> None:
         super().__init__()

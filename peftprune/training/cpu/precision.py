@@ -12,14 +12,10 @@ from torch import nn
 def keep_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> None:
     """Casts the frozen weights and biases of linear layers once, and the input of attention layers once per layer.
 
-    The outputs equal those of autocast bit for bit, which casts all of this at every use; only the gradient of an
-    attention layer's input is summed in `dtype`. LoRA layers no longer cast their input to float32, which autocast
-    would cast back. The layers get tensors of their own: a backbone that other arms share stays as it is. The model
-    can then only be called under autocast.
-
-    Args:
-        model: changed in place; parameters with `requires_grad` keep their precision.
-        dtype: autocast's.
+    The outputs equal those of autocast to `dtype` bit for bit, which casts all of this at every use; only the gradient
+    of an attention layer's input is summed in `dtype`. LoRA layers no longer cast their input to float32, which
+    autocast would cast back. The layers get tensors of their own: a backbone that other arms share stays as it is. The
+    model can then only be called under autocast.
     """
     for module in model.modules():
         if type(module) is nn.Linear:
