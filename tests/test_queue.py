@@ -367,7 +367,7 @@ def test_results_do_not_depend_on_the_number_of_workers(tiny_bert: Path, tmp_pat
     (tmp_path / "mine.py").write_text(FILED)
     methods = ["lora", f"{tmp_path}/mine.py:Filed", Mine]
     works = [planned(methods, tmp_path / str(n), tiny_bert, checkpoints=1) for n in range(3)]
-    run_in_workers(works[0], 2)
+    run_in_workers(works[0], 1)
     for work, count in zip(works[1:], (1, 2), strict=True):
         with Reporter(18) as reporter:
             run_in_processes(work, count, reporter)
@@ -411,7 +411,7 @@ def test_workers_import_nothing_from_the_working_directory(
         works = [work, planned([helped], tmp_path / "study", tiny_bert)]
         work = replace(work, arms=tuple(arm for w in works for arm in w.arms))
         assert str(tmp_path) not in python_path()["PYTHONPATH"].split(os.pathsep)
-        run_in_workers(work, 2)
+        run_in_workers(work, 1)
     assert [work.folder(arm).error() for arm in work.arms] == [None, None]
     assert all(work.folder(arm).result() is not None for arm in work.arms)
 

@@ -240,7 +240,7 @@ def test_the_command_line_has_the_defaults_of_the_function() -> None:
     shared = {p.name: p.default for p in click.params if p.name in signature}
     assert set(signature) - set(shared) == {"progress"}
     said = {name: value for name, value in shared.items() if value is not None}
-    said["seeds"] = int(said["seeds"])
+    said |= {name: int(said[name]) for name in ("seeds", "tuning_seeds")}
     said["methods"] = tuple(said["methods"].split(","))
     (said["budget"],) = said["budget"]
     assert said == {name: signature[name].default for name in said}
