@@ -20,7 +20,7 @@ from peftprune.strategy.budget import ArmBudget, Budget, Outcome, solve_ranks, v
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec
-from peftprune.study.planning import plan_arm
+from peftprune.study.planning import plan_arm, plan_methods
 from peftprune.study.published import check_published
 from peftprune.tasks import task_info
 from peftprune.training.settings import resolve_settings
@@ -431,3 +431,9 @@ def test_underspending_by_one_unit_is_an_error():
 
 def test_paper_budgets_are_not_verified():
     verify(5000, ArmBudget(1000, 1, 1, 1, paper=True), 1)
+
+
+def test_another_spelling_of_a_task_has_its_published_settings():
+    one, other = (plan_methods("lorpa", "roberta-large", "paper", "attention", name) for name in ("stsb", "sts-b"))
+    assert one == other
+    assert any(row["setting"] == "learning_rate" and row["value"] for row in one["lorpa"]["published"])

@@ -227,7 +227,7 @@ def plan_methods(
             given,
             num_examples=examples,
             base_parameters=base_parameters,
-            task=task,
+            task=info.name,
             model=known_name(shape.config),
         )
         for spec in specs
