@@ -58,7 +58,6 @@ def average_rank_diagram(
     The diagram of Demšar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (2006), section 3.2.2.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
         average_ranks: n average ranks over tasks, 1 … n (1 is best); NaN for a method without a rank, which is named
             below the diagram.

@@ -32,12 +32,10 @@ def cost_by_phase(
     """Draws the cost of each phase as stacked bars, one per method, the first at the top, with totals at the end.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
         phases: name to n costs, at least 0, in stacking order; NaN where a method has no such phase. A method with NaN
             in all phases is marked as without result.
         unit: of the costs, such as "seconds" or "PFLOP".
-        legend: name the phases at the right.
 
     Raises:
         UsageError: there is no label or phase, lengths differ, or a cost is negative.

@@ -31,14 +31,11 @@ def learning_curves(
     """Draws mean losses over steps, with a band from the smallest to the largest over seeds.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         series: label to (steps, losses): n increasing steps, and seeds × n losses, or n for one seed, or a list of
             lists for seeds that stopped early (the rest is missing). NaN and infinite losses are left out; a series
             without any loss is named "(no result)".
         phases: label to its (name, start, stop) in steps; dotted lines in the colour of the series mark where phases
             begin; they alternate where several series share a boundary.
-        ylabel: label of the vertical axis.
-        legend: name the series at the right.
 
     Raises:
         UsageError: there is no series, steps do not increase, or a seed has more losses than there are steps.
@@ -51,15 +48,8 @@ def learning_curves(
     for i, (label, (steps, losses)) in enumerate(series.items()):
         at, _ = as_steps(steps, None)
         grid = by_seed(label, losses, len(at))
-        known = grid.count(axis=0) > 0
-        mean = grid.mean(axis=0).filled(np.nan)
-        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2}
-        marks = marked(mean, i, len(series))
-        name = label if known.any() else f"{label} (no result)"
-        drawn.plot(at, mean, label=name, markevery=marks, **style)
-        least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
-        if len(grid) > 1:
-            drawn.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
+        marks = marked(grid.mean(axis=0).filled(np.nan), i, len(series))
+        draw_seeds(drawn, i, label if grid.count() else f"{label} (no result)", at, grid, markevery=marks)
     _mark_phases(drawn, list(series), phases or {})
     drawn.margins(x=0.02)
     drawn.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -82,6 +72,17 @@ def by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[
             )
         grid[seed, : len(row)] = np.ma.filled(np.ma.asarray(row, dtype=float), np.nan)
     return np.ma.masked_invalid(grid)
+
+
+def draw_seeds(ax: Axes, index: int, label: str, at: Any, grid: Any, **style: Any) -> None:
+    """Draws the mean of (seeds, n) masked values as the series of this index, and a band over their range."""
+    import numpy as np
+
+    style = series_style(index) | {"linewidth": 1.1, "markersize": 4.2} | style
+    ax.plot(at, grid.mean(axis=0).filled(np.nan), label=label, **style)
+    if len(grid) > 1:
+        least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
+        ax.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
 
 
 def _mark_phases(ax: Axes, labels: Sequence[str], phases: Mapping[str, Sequence[Phase]]) -> None:

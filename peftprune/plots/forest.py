@@ -47,7 +47,6 @@ def forest(
     find.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         labels: n methods.
         differences: n differences method − baseline, in the metric; NaN where there was no comparison.
         lows, highs: n ends of the intervals; NaN where there is none.

@@ -44,7 +44,6 @@ def rank_heatmap(
     """Draws the ranks of one allocation: layers upwards (the first at the bottom), kinds of layer to the right.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         ranks: layers × kinds, at least 0; NaN where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
         vmin, vmax: ranks at the ends of the colour map; `vmax` None takes the largest rank.
@@ -91,7 +90,6 @@ def density_heatmap(
     """Draws the share of each site's entries that is not zero: layers upwards, kinds of layer to the right.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         densities: layers × kinds, 0 … 1; NaN where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
         cmap: a matplotlib colour map; its ends are 0 and 1, so that plots are comparable.

@@ -32,10 +32,8 @@ def rank_lines(
     Where kinds have equal ranks, their lines and marks alternate, so that all of them show.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         ranks: layers × kinds, at least 0; NaN where there is no site, which breaks the line.
         layer_labels: one per row. kind_labels: one per column.
-        legend: name the kinds at the right.
 
     Raises:
         UsageError: the shapes do not match, or there is no layer or kind.

@@ -27,7 +27,6 @@ def overlap_matrix(
     Long labels are numbered at the left, and columns show the numbers. Undefined overlaps are hatched in grey.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         values: n × n, 0 … 1; NaN where an overlap is undefined, such as that of two empty selections.
         labels: n, of both rows and columns.
         cmap: a matplotlib colour map; its ends are 0 and 1.

@@ -55,7 +55,6 @@ def quality_against_parameters(
     logarithmic if the numbers differ by more than a factor of 4.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         params: n numbers of trainable parameters, above 0.
         mean: n values of the metric; NaN for an arm without a result.
         low, high: n ends of the intervals, in the metric; NaN, or None for all, where there is none.
@@ -64,7 +63,6 @@ def quality_against_parameters(
             None draws no frontier.
         metric: name of the metric. higher_is_better: its direction.
         limits: (least, greatest) value of the metric; longer intervals are cut off at the axes.
-        legend: name the methods at the right.
 
     Raises:
         UsageError: there is no point, lengths differ, or a number of parameters is not above 0.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.plots.axes import finish
-from peftprune.plots.curves import by_seed
+from peftprune.plots.curves import by_seed, draw_seeds
 from peftprune.plots.legends import legend_beside, legend_height
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, series_style
 from peftprune.plots.validation import not_empty
@@ -27,11 +27,8 @@ def rate_curves(
     """Draws mean scores over learning rates, with a band from the smallest to the largest over seeds.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         series: label to (rates, scores): n ascending rates, and seeds × n scores; NaN where a trial diverged.
         chosen: label to the chosen rate, which a ring marks.
-        ylabel: label of the vertical axis.
-        legend: name the series at the right.
 
     Raises:
         UsageError: there is no series, or a seed has more scores than there are rates.
@@ -42,14 +39,11 @@ def rate_curves(
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.8, legend_height(list(series)) + 0.5)))
     for i, (label, (rates, scores)) in enumerate(series.items()):
         grid, at = by_seed(label, scores, len(rates)), np.asarray(rates, dtype=float)
-        mean, style = grid.mean(axis=0).filled(np.nan), series_style(i) | {"linewidth": 1.1, "markersize": 4.2}
-        drawn.plot(at, mean, label=label, **style)
-        if len(grid) > 1:
-            least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
-            drawn.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
+        draw_seeds(drawn, i, label, at, grid)
         best = np.isclose(at, (chosen or {}).get(label, np.nan), rtol=1e-9)
-        ring = {"s": 90, "facecolors": "none", "edgecolors": style["color"], "linewidths": 1.4, "zorder": 4}
-        drawn.scatter(at[best], mean[best], **ring)
+        colour = series_style(i)["color"]
+        ring = {"s": 90, "facecolors": "none", "edgecolors": colour, "linewidths": 1.4, "zorder": 4}
+        drawn.scatter(at[best], grid.mean(axis=0).filled(np.nan)[best], **ring)
     drawn.set_xscale("log")
     drawn.margins(x=0.05)
     finish(drawn, title=title, xlabel="learning rate (ring: chosen)", ylabel=ylabel)

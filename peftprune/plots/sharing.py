@@ -48,12 +48,10 @@ def sharing_map(
     and at most 30 can be distinguished.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         groups: layers × kinds, whole numbers: 0 for a separate adapter, k > 0 for sharing group k, −1 for a dropped
             site (rank 0); NaN or masked where there is no site, which leaves the cell empty.
         layer_labels: one per row. kind_labels: one per column.
         ranks: layers × kinds, written after the group's letter, if given.
-        legend: explain colours and letters at the right.
 
     Raises:
         UsageError: the shapes do not match, there is no layer or kind, or a group is not a whole number from −1.

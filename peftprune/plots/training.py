@@ -35,14 +35,11 @@ def rank_over_training(
     Where groups have equal values, their lines and marks alternate, so that all of them show.
 
     Args:
-        ax: the axes to draw on; None makes a new figure.
         steps: n optimizer steps, increasing, from which on the values hold.
         values: n × groups, totals or means of the ranks, at least 0; NaN where unknown.
         labels: one per group, such as kinds of layer.
         total_steps: end of the run; None ends at the last of `steps`.
         phases: (name, start, stop) in steps; shaded, with names above.
-        ylabel: label of the vertical axis.
-        legend: name the groups at the right.
 
     Raises:
         UsageError: there is no step or label, steps do not increase, the end lies before the last step, a phase ends

@@ -224,8 +224,8 @@ def _quality(frames: Frames) -> Figure:
 def _curves(frames: Frames) -> Figure:
     if frames.history.empty:
         raise _nothing("curves", "no arm has finished")
-    found = dict(iter(frames.history.groupby(["task", "budget"], sort=False)))
-    figure, axes = plots.facets([_cell_title(frames.study, *key) for key in found], width=4.5, height=3.0)
+    found = _by_cell(frames, frames.history)
+    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
     for ax, rows in zip(axes, found.values(), strict=True):
         series = {}
         for method, logged in rows.groupby("method", sort=False):
@@ -264,9 +264,8 @@ def _cost(frames: Frames) -> Figure:
     if frames.costs.empty:
         raise _nothing("cost", "no arm has finished")
     methods = frames.study.methods
-    found = dict(iter(frames.costs.groupby(["task", "budget"], sort=False)))
-    titles = [_cell_title(frames.study, *key) for key in found]
-    figure, axes = plots.facets(titles, width=9.0, height=0.3 * len(methods) + 0.9)
+    found = _by_cell(frames, frames.costs)
+    figure, axes = plots.facets(list(found), width=9.0, height=0.3 * len(methods) + 0.9)
     for ax, rows in zip(axes, found.values(), strict=True):
         seeds = rows.groupby("method")["seed"].nunique()
         spent = rows.pivot_table(index="method", columns="phase", values="seconds", aggfunc="sum", sort=False)
@@ -296,9 +295,10 @@ def _average_ranks(frames: Frames) -> Figure:
 def _rates(frames: Frames) -> Figure:
     if frames.trials.empty:
         raise _nothing("rates", "no learning rate was tuned")
-    found = dict(iter(frames.trials.groupby(["task", "budget"], sort=False)))
-    figure, axes = plots.facets([_cell_title(frames.study, *key) for key in found], width=4.5, height=3.0)
-    for ax, ((task, budget), rows) in zip(axes, found.items(), strict=True):
+    found = _by_cell(frames, frames.trials)
+    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
+    for ax, rows in zip(axes, found.values(), strict=True):
+        task, budget = rows[["task", "budget"]].iloc[0]
         series = {}
         for method, mine in rows.groupby("method", sort=False):
             # A method's own option has its best value at each rate.
@@ -338,8 +338,10 @@ def _spaced(budget: object) -> str:
     return str(budget).replace(",", ", ")
 
 
-def _cell_title(study: StoredStudy, task: object, budget: object) -> str:
-    return ", ".join(_cell(study, task, budget)) or str(task)
+def _by_cell(frames: Frames, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Maps the titles of tasks and budgets to their rows of a frame."""
+    groups = frame.groupby(["task", "budget"], sort=False)
+    return {", ".join(_cell(frames.study, *key)) or str(key[0]): rows for key, rows in groups}
 
 
 def _panel(study: StoredStudy, task: object, budget: object, method: object) -> str:
