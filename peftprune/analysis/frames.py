@@ -20,15 +20,9 @@ from peftprune.study.stored_study import StoredStudy
 class Frames:
     """The frames of a stored study. Each frame is computed once, and each result file read once, for one object.
 
-    Results that are stored later appear only in a new object.
-
-    Args:
-        margin: see `peftprune.analysis.margins`; by default the one stored with the study, if any.
-        whole: see `StoredStudy.snapshot`.
-
-    Attributes:
-        study: a snapshot of the study.
-        margins: the margin of each metric that has one.
+    Results that are stored later appear only in a new object: `study` is a snapshot, and `whole` is as in
+    `StoredStudy.snapshot`. `margin` is as in `peftprune.analysis.margins`, by default the one stored with the study, if
+    any; `margins` holds that of each metric that has one.
     """
 
     def __init__(

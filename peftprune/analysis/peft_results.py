@@ -129,10 +129,7 @@ def read_peft_method_comparison(folder: str | Path) -> PeftResults:
     """Reads the JSON files of PEFT's `method_comparison`, for example its folder `MetaMathQA/results`.
 
     Files directly in the folder are read, in the order of their names. Files that are broken or of another kind are
-    left out and listed in the result's `skipped`.
-
-    Raises:
-        UsageError: the folder does not exist, holds no JSON file, or none that is such a result.
+    left out and listed in the result's `skipped`. Raises UsageError for a folder that is missing or holds no result.
     """
     path = Path(folder)
     files = sorted(path.glob("*.json"))

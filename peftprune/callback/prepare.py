@@ -38,8 +38,7 @@ def prepare(
 
     Args:
         model: with a fresh LoRA adapter on the same sites, of any rank. It is changed in place.
-        method: as for `PruningCallback`.
-        budget: as for `PruningCallback`.
+        method, budget: as for `PruningCallback`.
         seed: the arm's seed; the callback takes it from the model.
         scaling: above 0; `compare` uses 2.0.
         options: the method's options.

@@ -14,7 +14,7 @@ from peftprune.training.settings import NUMBERS, WHOLE
 
 
 def read_study_file(path: str | Path) -> dict[str, Any]:
-    """Reads the arguments of a study.
+    """Reads the arguments of a study, for `peftprune.compare`.
 
         task: [mrpc, cola]
         methods: [lora, lorpa, "lorpa:r64(initial_rank=64)"]
@@ -22,13 +22,8 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         seeds: 3
 
     `task` may also be a mapping with the arguments of `Task.from_files`, and a budget one with those of `Budget`.
-    Paths are relative to the working directory, as on the command line.
-
-    Returns:
-        Arguments for `peftprune.compare`.
-
-    Raises:
-        UsageError: for a file that is missing or not a YAML mapping, an unknown argument, or text for a number.
+    Paths are relative to the working directory, as on the command line. Raises UsageError for a file that is missing or
+    not a YAML mapping, an unknown argument, or text for a number.
     """
     import yaml
 

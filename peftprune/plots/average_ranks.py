@@ -22,15 +22,8 @@ _GAP = 0.45  # between two names, in lines of text
 def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> list[tuple[float, float]]:
     """Returns the largest groups of methods whose average ranks differ by at most the critical difference.
 
-    Args:
-        average_ranks: one per method; NaN is left out.
-        critical_difference: at least 0.
-
-    Returns:
-        (lowest, highest) average rank of each group of two or more, ascending. No group lies within another.
-
-    Raises:
-        UsageError: the critical difference is negative.
+    Each group of two or more is (lowest, highest) average rank, ascending; none lies within another. Ranks that are NaN
+    are left out. Raises UsageError where the critical difference is below 0.
     """
     import numpy as np
 

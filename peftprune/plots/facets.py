@@ -19,17 +19,10 @@ if TYPE_CHECKING:
 
 
 def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) -> tuple[Figure, list[Axes]]:
-    """Makes a figure with one axes per title, evenly distributed over rows.
+    """Makes a figure, at most 10 inches wide, with one axes per title in reading order, evenly distributed over rows.
 
-    Args:
-        titles: one per axes, in reading order; wrapped to the width.
-        width, height: inches for each axes with its labels; the figure is at most 10 wide.
-
-    Returns:
-        The figure and its axes, in the order of the titles.
-
-    Raises:
-        UsageError: there is no title, or a size is not above 0.
+    Titles are wrapped to the width. `width` and `height` are inches for each axes with its labels. Raises UsageError
+    where there is no title, or a size is not above 0.
     """
     not_empty("titles", titles)
     for name, value in (("width", width), ("height", height)):
@@ -52,12 +45,8 @@ def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) ->
 def common_legend(figure: Figure, axes: Sequence[Axes], *, note: str = "") -> Legend | None:
     """Adds one legend below all axes with every name in any of them; returns None if there is no name.
 
-    Draw on the axes with `legend=False` before.
-
-    Args:
-        figure: the figure of the axes.
-        axes: the axes that the legend explains.
-        note: text above the legend, wrapped to the figure, such as the missing methods.
+    Draw on the axes with `legend=False` before. `note` is text above the legend, wrapped to the figure, such as the
+    missing methods.
     """
     found: dict[str, Artist] = {}
     for ax in axes:

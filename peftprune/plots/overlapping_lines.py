@@ -23,10 +23,7 @@ def draw_alternating(ax: Axes, x: Floats, values: Floats, labels: Sequence[str],
     """Draws the columns of `values` (points × labels) over `x` (points); NaN interrupts a line.
 
     Each label gets three kinds of artist: an empty one for legends, one with all its points and some of their marks,
-    and its line segments.
-
-    Args:
-        held: each value holds until the next point, instead of a straight line to it.
+    and its line segments. With `held` each value holds until the next point, instead of a straight line to it.
     """
     import numpy as np
 

@@ -64,8 +64,7 @@ class StoredStudy:
     def snapshot(self, *, whole: bool = False) -> StoredStudy:
         """Returns the same study; it and its parts read the result, error and trace of each arm at most once.
 
-        Args:
-            whole: take a finished arm with a damaged file for a failed one, instead of an error when it is read.
+        `whole` takes a finished arm with a damaged file for a failed one, instead of an error when it is read.
         """
         arm_type = _WholeArm if whole else _ArmSnapshot
         return StoredStudy(self.path, self.request, cache(lambda *arm: arm_type(self._open_arm(*arm).path)))

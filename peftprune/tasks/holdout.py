@@ -19,16 +19,9 @@ def carve(task: Task, *, refit: bool = False, seed: int = 0) -> tuple[Task, Task
     """Returns the task to tune on, the task to train in the end, and what `study.json` says about the validation data.
 
     The first holds nothing of the reported split: it trains on the training data without the validation data, and
-    evaluates on these. Validation data of the task's own is taken as it is; otherwise it is drawn, for classification
-    with equal shares of every class.
-
-    Args:
-        task: not changed.
-        refit: the second task trains on all training data, the validation data included.
-        seed: of the draw.
-
-    Raises:
-        UsageError: if too few training examples are left, or a class has none on one side.
+    evaluates on these. Validation data of the task's own is taken as it is; otherwise it is drawn from the seed, for
+    classification with equal shares of every class. With `refit` the second trains on all training data, the validation
+    data included. Raises UsageError if too few training examples are left, or a class has none on one side.
     """
     if task.validation is not None:
         train, validation, origin = task.train, task.validation, "the task's own"
