@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from peftprune.errors import DivergedError, RunError, UsageError
 from peftprune.methods.request import parse
 from peftprune.report.html.page import _cell_tables
 from peftprune.study import tuning as searching
+from peftprune.study.command import command
 from peftprune.study.execution import work as queue
 from peftprune.study.store import ArmFolder
 from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trial_methods, trial_specs
@@ -461,6 +463,13 @@ def test_tuned_options_and_rates_reach_the_final_arms_the_report_and_the_plot(ti
     shown = _cell_tables(Frames(found), next(found.cells()))
     assert shown["choices"].caption == "How the settings were found"
     assert [row.cells[0].text for row in shown["choices"].rows] == ["lora", "lorpa"]
+    named = {"tasks": [row | {"named": True} for row in found.request["tasks"]]}
+    words = shlex.split(command({**found.request, **named}))
+    asked = [words[i + 1] for i, word in enumerate(words) if word == "--tune"]
+    again = parse_tuning(
+        asked, None, words[words.index("--tuning-seeds") + 1], "--refit" in words, parse("lora,lorpa"), []
+    )
+    assert again.as_dict() == found.request["tuning"]["asked"]
     loaded = Comparison.load(tmp_path / "study")
     assert loaded.tuning().equals(trials)
 

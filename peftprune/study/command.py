@@ -35,11 +35,22 @@ def command(request: Mapping[str, Any]) -> str:
         ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
         ("data_dir", request["data_dir"]),
         *request["given"].items(),
+        *_tuning((request.get("tuning") or {}).get("asked")),
         ("margin", request.get("margin")),
         # On a CPU the number of threads changes the last bits of results, and its default depends on the machine.
         ("threads", request.get("threads") if request["hardware"]["device"] == "cpu" else None),
     ]
     return shlex.join(["peftprune", "compare", *(part for name, value in options for part in _option(name, value))])
+
+
+def _tuning(asked: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
+    """Returns the options of the search that chose a study's settings."""
+    if asked is None:
+        return []
+    knobs = [f"{label}.{k['option']}={','.join(map(repr, k['values']))}" for label, k in asked["knobs"].items()]
+    rates = ",".join(map(repr, asked["learning_rate"]))
+    options = [("tune", text) for text in (f"learning_rate={rates}", *knobs)]
+    return [*options, ("tuning_seeds", ",".join(map(str, asked["seeds"])) + ","), ("refit", asked["refit"])]
 
 
 def _option(name: str, value: Any) -> list[str]:
