@@ -285,7 +285,7 @@ def compare(
     chosen_backend = Backend(backend, workers, address, gpus, sbatch)
     chosen_backend.check()
     specs, final_seeds = parse(methods), parse_seeds(seeds)
-    tuning = None if tune is None else parse_tuning(tune, trials, tuning_seeds, refit, specs, final_seeds)
+    tuning = parse_tuning(tune, trials, tuning_seeds, refit, specs, final_seeds)
     request = StudyRequest(
         methods=specs,
         budgets=parse_budgets(budget),

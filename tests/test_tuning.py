@@ -44,8 +44,10 @@ def compare(methods: Any, folder: Path, model: Path, **settings: Any) -> Compari
     return peftprune.compare(methods, model=model, output_dir=folder, **(SETTINGS | given | settings))
 
 
-def parsed(tune: Any, trials: Any = None, seeds: Any = 1, final: tuple[int, ...] = (0, 1)) -> Tuning:
-    return parse_tuning(tune, trials, seeds, False, parse(f"lora,{LORPA}"), final)
+def parsed(tune: Any, trials: Any = None, seeds: Any = 1, refit: Any = False) -> Tuning:
+    found = parse_tuning(tune, trials, seeds, refit, parse(f"lora,{LORPA}"), (0, 1))
+    assert found is not None
+    return found
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -75,6 +77,10 @@ def parsed(tune: Any, trials: Any = None, seeds: Any = 1, final: tuple[int, ...]
         ({"tune": "learning_rate=log(1e-4,1e-4)", "trials": 4}, ("distinct",)),
         ({"tune": RATES, "seeds": [1, 7]}, ("tuning_seeds", "[1]", "final")),
         ({"tune": RATES, "seeds": 0}, ("seeds",)),
+        ({"tune": RATES, "refit": "yes"}, ("refit", "'yes'")),
+        ({"tune": None, "refit": True}, ("refit", "without tune")),
+        ({"tune": None, "trials": 8}, ("trials", "without tune")),
+        ({"tune": None, "seeds": 3}, ("tuning_seeds", "without tune")),
     ],
 )
 def test_a_wrong_request_is_refused(given: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -134,6 +140,7 @@ def test_drawn_rates_cover_the_range_evenly_and_are_the_same_for_all() -> None:
 def test_a_method_depends_on_the_trial_of_the_same_number() -> None:
     methods = parse(f"{LORPA},shuffled(of='lorpa')")
     found = parse_tuning([RATES, "lorpa.initial_rank=8,16"], None, 1, False, methods, [0])
+    assert found is not None
     trials = trial_methods(found, methods, 0, 0)
     lorpa, shuffled = trials[:6], trials[6:]
     assert [spec.needs for spec in shuffled] == [spec.label for spec in lorpa]
@@ -469,6 +476,7 @@ def test_tuned_options_and_rates_reach_the_final_arms_the_report_and_the_plot(ti
     again = parse_tuning(
         asked, None, words[words.index("--tuning-seeds") + 1], "--refit" in words, parse("lora,lorpa"), []
     )
+    assert again is not None
     assert again.as_dict() == found.request["tuning"]["asked"]
     loaded = Comparison.load(tmp_path / "study")
     assert loaded.tuning().equals(trials)

@@ -83,18 +83,26 @@ def _extended(rates: Sequence[float], low: int, high: int) -> list[float]:
 
 
 def parse_tuning(
-    tune: str | Sequence[str],
+    tune: str | Sequence[str] | None,
     trials: int | None,
     tuning_seeds: int | str | Sequence[int],
     refit: bool,
     methods: Sequence[MethodSpec],
     seeds: Sequence[int],
-) -> Tuning:
-    """Parses the arguments of `compare` that concern tuning.
+) -> Tuning | None:
+    """Parses the arguments of `compare` that concern tuning; None without `tune`.
 
     Raises UsageError for text that cannot be read, fewer than two rates, rates that are not positive, an option that
     its method does not have, or seeds that are those of the final arms.
     """
+    if not isinstance(refit, bool):
+        raise UsageError.of("refit", refit, "is neither true nor false", "Write true, or leave it out")
+    if tune is None:
+        given = {"trials": (trials, None), "tuning_seeds": (tuning_seeds, 1), "refit": (refit, False)}
+        for name, (value, default) in given.items():
+            if value != default:
+                raise UsageError.of(name, value, "has no meaning without tune", f'Add tune="{_RATE}=3e-4,1e-3,3e-3"')
+        return None
     parts = [tune] if isinstance(tune, str) else tune
     if not isinstance(parts, Sequence) or not parts or not all(isinstance(p, str) for p in parts):
         raise UsageError.of("tune", tune, "is neither text nor a list of texts", f'Write "{_RATE}=3e-4,1e-3,3e-3"')
