@@ -172,12 +172,12 @@ class ArmFolder:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def failed_in(self, attempt: str) -> bool:
-        """Returns whether the arm failed in this attempt at the study. Tokens, unlike clocks, agree on all machines."""
-        return attempt in self._failed_attempts()
+        """Returns whether the arm failed in this attempt at the study, or diverged in any, as it would again.
 
-    def _failed_attempts(self) -> list[str]:
-        attempts = (self.error() or {}).get("attempts")
-        return attempts if isinstance(attempts, list) else []
+        Tokens, unlike clocks, agree on all machines.
+        """
+        error = self.error() or {}
+        return bool(error.get("diverged")) or attempt in _attempts(error)
 
     def record_error(self, error: BaseException, label: str, seed: int, attempt: str = "") -> None:
         """Writes `error.json`: the message, its traceback, and the tokens of all attempts that have failed.
@@ -192,7 +192,7 @@ class ArmFolder:
                 "label": label,
                 "seed": seed,
                 "time": time.time(),
-                "attempts": [*self._failed_attempts(), attempt],
+                "attempts": [*_attempts(self.error() or {}), attempt],
                 "error": str(error) if known else f"{type(error).__name__}: {error}",
                 "diverged": isinstance(error, DivergedError),
                 "traceback": "".join(traceback.format_exception(error)),
@@ -202,6 +202,11 @@ class ArmFolder:
     def clear_error(self) -> None:
         """Removes `error.json` after a later attempt has succeeded."""
         (self.path / "error.json").unlink(missing_ok=True)
+
+
+def _attempts(error: Mapping[str, Any]) -> list[str]:
+    attempts = error.get("attempts")
+    return attempts if isinstance(attempts, list) else []
 
 
 def _read_valid(path: Path, schema: int = SCHEMA, needed: Iterable[str] = ()) -> dict[str, Any] | None:

@@ -202,11 +202,9 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure in this attempt, nor one that would repeat."""
+        """Returns whether the arm has neither a result nor a failure in this attempt."""
         folder = self.folder(arm)
-        if folder.result() is not None:
-            return False
-        return not folder.failed_in(self.token) and not (folder.error() or {}).get("diverged")
+        return folder.result() is None and not folder.failed_in(self.token)
 
     def _train(self, arm: StudyArm, listener: Listener) -> None:
         folder = self.folder(arm)
