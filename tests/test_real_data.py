@@ -102,6 +102,13 @@ def agreement(runs: list[dict[str, dict[str, torch.Tensor]]]) -> tuple[float, fl
     return float(spearmanr(first, second)[0]), float(np.quantile(shuffled, 0.9))
 
 
+def assert_ranks_follow_the_data(runs: list[dict[str, dict[str, torch.Tensor]]]) -> None:
+    for run in runs:
+        assert len({int(rank) for rank in run["ranks"].values()}) > 1
+    found, chance = agreement(runs)
+    assert found > chance
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.minilm
@@ -110,17 +117,11 @@ def test_soras_gates_follow_the_data_at_an_ordinary_length(tmp_path: Path) -> No
     for run in runs:
         first, last = (torch.cat(list(run[key].values())).numpy() for key in ("first", "last"))
         assert spearmanr(first, last)[0] < 0.9
-        assert len({int(rank) for rank in run["ranks"].values()}) > 1
-    found, chance = agreement(runs)
-    assert found > chance
+    assert_ranks_follow_the_data(runs)
 
 
 @pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.minilm
 def test_l1ra_moves_ranks_at_an_ordinary_length(tmp_path: Path) -> None:
-    runs = gate_runs("l1ra", tmp_path)
-    for run in runs:
-        assert len({int(rank) for rank in run["ranks"].values()}) > 1
-    found, chance = agreement(runs)
-    assert found > chance
+    assert_ranks_follow_the_data(gate_runs("l1ra", tmp_path))

@@ -1,6 +1,6 @@
 """Simulates studies and writes how often their verdicts are right to `benchmarks/results/calibration.json`.
 
-OMP_NUM_THREADS=1 python -m benchmarks.calibration              # the full grid, under 20 minutes on one idle core
+OMP_NUM_THREADS=1 python -m benchmarks.calibration              # the full grid
 OMP_NUM_THREADS=1 python -m benchmarks.calibration --moderate   # half of it: one number of examples for most metrics
 
 The stored file comes from --moderate --resamples 199 --repetitions 300.

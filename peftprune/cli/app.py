@@ -31,6 +31,7 @@ _study, _data, _base_model, _training, _generation, _tuning, _execution = (
     for panel in ("Study", "Data", "Base model", "Training", "Generation", "Tuning", "Execution")
 )
 _BUDGET_HELP = "rank=R, params=N or fraction=F, optionally with epochs=, steps=, samples= or count=; or paper."
+_MARGIN_HELP = "A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02."
 
 Methods = Annotated[str, _study(help="Comma-separated: NAME, NAME(option=value), NAME:LABEL(...) or FILE.py:CLASS.")]
 Targets = Annotated[
@@ -146,7 +147,7 @@ def compare(
     refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
     margin: Annotated[
         str | None,
-        _study(help="A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02.", show_default="none"),
+        _study(help=_MARGIN_HELP, show_default="none"),
     ] = None,
     threads: Annotated[
         int | None, _execution(help="Threads per arm.", show_default="the cores, divided among the arms")
@@ -243,9 +244,7 @@ def run_arm(
 
 Margin = Annotated[
     str | None,
-    typer.Option(
-        help="A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02.", show_default="the study's, if any"
-    ),
+    typer.Option(help=_MARGIN_HELP, show_default="the study's, if any"),
 ]
 Study = Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")]
 OneTask = Annotated[str | None, typer.Option(help="Only this task of the study.")]

@@ -268,7 +268,7 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
             f"is {which}; smaller ones are detected less often."
         )
     if 1 in seeds:
-        found.append("With one seed, intervals describe the two trained models, not the methods, and there is no p.")
+        found.append("With one seed, intervals describe the two trained models, not the methods, and p is left out.")
     return found
 
 
