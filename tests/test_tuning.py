@@ -22,7 +22,7 @@ from peftprune.study import tuning as searching
 from peftprune.study.command import command
 from peftprune.study.execution import work as queue
 from peftprune.study.store import ArmFolder
-from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trial_methods, trial_specs
+from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trials_of
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.tasks.holdout import carve
@@ -122,6 +122,11 @@ def test_every_method_has_as_many_points_and_seeds() -> None:
     assert fine == sorted(fine)
 
 
+def test_rates_that_agree_in_many_digits_are_trials_of_their_own() -> None:
+    trials = trials_of(parsed("learning_rate=1e-3,0.00100000001"), parse("lora"))
+    assert [searching.trial_point(label)[1] for label in trials] == [1e-3, 0.00100000001]
+
+
 def test_the_grid_grows_in_the_ratio_of_its_ends() -> None:
     rates = [point["learning_rate"] for point in parsed(RATES).points("lora", 2, 1)]
     assert rates == pytest.approx([1.11e-4, 3.33e-4, 1e-3, 3e-3, 1e-2, 3.33e-2], rel=5e-3)
@@ -141,7 +146,7 @@ def test_a_method_depends_on_the_trial_of_the_same_number() -> None:
     methods = parse(f"{LORPA},shuffled(of='lorpa')")
     found = parse_tuning([RATES, "lorpa.initial_rank=8,16"], None, 1, False, methods, [0])
     assert found is not None
-    trials = trial_methods(found, methods, 0, 0)
+    trials = [trial.spec for trial in trials_of(found, methods).values()]
     lorpa, shuffled = trials[:6], trials[6:]
     assert [spec.needs for spec in shuffled] == [spec.label for spec in lorpa]
     assert [spec.build().config.initial_rank for spec in lorpa] == [8, 16] * 3
@@ -313,9 +318,9 @@ def test_a_trial_that_failed_otherwise_or_has_not_run_ends_the_search() -> None:
 
     tuning = parsed(RATES)
     methods = parse("lora")
-    trials = trial_specs(tuning, methods, 0, 0)
+    trials = trials_of(tuning, methods)
 
-    chosen = {("tiny", "rank=4", name): point for name, (_, point) in trials.items()}
+    chosen = {("tiny", "rank=4", name): trial.point for name, trial in trials.items()}
     request = SimpleNamespace(tasks=[task()], seeds=[1], chosen=chosen)
     for score, words in ((1.0, "failed: out of memory"), (0.0, "has not run")):
         study: Any = Failed(request, lambda *key, score=score: score)

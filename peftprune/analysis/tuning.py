@@ -8,10 +8,11 @@ import pandas as pd
 
 from peftprune.errors import UsageError
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.tuning import FOLDER, Choice, trial_point
+from peftprune.study.tuning import FOLDER, trial_point
 
 CELL = ["task", "budget", "method"]
 _COSTS = ("steps", "flops", "seconds")
+_CHOICE = ("trial", "score", "at_default", "edge", "trials")
 
 
 def trials(study: StoredStudy) -> pd.DataFrame:
@@ -53,25 +54,21 @@ def choices(study: StoredStudy, found: pd.DataFrame) -> pd.DataFrame:
     `at_default` is the validation score at the learning rate of an untuned study, where that was among the points, and
     `edge` is "low" or "high" where no rate beyond the chosen one was tried on that side. `found` are the `trials`.
     """
-    fields = ("learning_rate", "option", *(n for n in Choice.__dataclass_fields__ if n != "point"))
-    columns = [*CELL, *fields, *(f"tuning_{name}" for name in _COSTS)]
     rows = []
-    for (task, budget, method), choice in _choices(study).items():
+    for key, choice in _choices(study).items():
         _, rate, option = trial_point(choice["trial"])
-        mine = found[(found["task"] == task) & (found["budget"] == budget) & (found["method"] == method)]
-        row = {"task": task, "budget": budget, "method": method, "learning_rate": rate, "option": option}
-        row |= {name: choice[name] for name in fields[2:]}
-        rows.append(row | {f"tuning_{name}": mine[name].sum() for name in _COSTS})
-    return pd.DataFrame(rows, columns=columns)
+        row = {**dict(zip(CELL, key, strict=True)), "learning_rate": rate, "option": option}
+        rows.append(row | {name: choice[name] for name in _CHOICE})
+    spent = found.groupby(CELL)[list(_COSTS)].sum().add_prefix("tuning_")
+    return pd.DataFrame(rows, columns=[*CELL, "learning_rate", "option", *_CHOICE]).merge(spent, "left", CELL)
 
 
 def with_choices(table: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of methods with the tuned settings and the cost of their search; unchanged without tuning."""
     if chosen.empty:
         return table
-    names = ["learning_rate", "option", "score", "at_default", "edge", "trials", *(f"tuning_{n}" for n in _COSTS)]
     renamed = {"score": "validation", "at_default": "validation_at_default"}
-    return table.merge(chosen[[*CELL, *names]].rename(columns=renamed), on=CELL, how="left")
+    return table.merge(chosen.drop(columns="trial").rename(columns=renamed), on=CELL, how="left")
 
 
 def _choices(study: StoredStudy) -> dict[tuple[str, str, str], dict[str, Any]]:

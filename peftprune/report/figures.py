@@ -295,18 +295,16 @@ def _average_ranks(frames: Frames) -> Figure:
 def _rates(frames: Frames) -> Figure:
     if frames.trials.empty:
         raise _nothing("rates", "no learning rate was tuned")
-    found = _by_cell(frames, frames.trials)
+    found, best = _by_cell(frames, frames.trials), _by_cell(frames, frames.choices)
     figure, axes = plots.facets(list(found), width=4.5, height=3.0)
-    for ax, rows in zip(axes, found.values(), strict=True):
-        task, budget = rows[["task", "budget"]].iloc[0]
+    for ax, (title, rows) in zip(axes, found.items(), strict=True):
         series = {}
         for method, mine in rows.groupby("method", sort=False):
             # A method's own option has its best value at each rate.
             scores = mine.groupby(["seed", "learning_rate"])["score"].max().unstack("learning_rate")
             series[str(method)] = ([float(rate) for rate in scores.columns], scores.to_numpy().tolist())
-        metric = frames.study.primary[str(task)]
-        best = frames.choices[(frames.choices["task"] == task) & (frames.choices["budget"] == budget)]
-        chosen = dict(zip(best["method"], best["learning_rate"], strict=True))
+        metric = frames.study.primary[str(rows["task"].iloc[0])]
+        chosen = dict(zip(best[title]["method"], best[title]["learning_rate"], strict=True))
         plots.rate_curves(ax, series, chosen=chosen, ylabel=metric, legend=False)
     plots.common_legend(figure, axes)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -80,17 +80,17 @@ class StudyRequest:
         """
         setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
         plans = {
-            (task, label, spec.label): self._planned(lazy.setup, task, label, spec, budget)
+            (task, label, spec.label): self._planned(lazy.setup, (task, label, spec.label), spec, budget)
             for task, lazy in setups.items()
             for label, budget in self.budgets.items()
             for spec in self.methods
         }
-        self._check_length(plans)
+        self._check_length({key: plan for key, (_, plan) in plans.items()})
         fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
         arms = self._arms(setups, plans, fixed)
         device, versions = fixed["hardware"]["device"], fixed["versions"]
         # The default may be more than a model reads; arms with other settings than these are listed as such.
-        lengths = [p.settings.max_length for (_, label, _), p in plans.items() if self.budgets[label] != "paper"]
+        lengths = [p.settings.max_length for (_, label, _), (_, p) in plans.items() if self.budgets[label] != "paper"]
         settings = replace(self.settings, max_length=max(lengths, default=self.settings.max_length))
         token = secrets.token_hex(8)
         first = next(iter(setups.values())).setup
@@ -118,16 +118,13 @@ class StudyRequest:
         }
 
     def _planned(
-        self, setup: Setup, task: str, label: str, spec: MethodSpec, budget: Budget | Literal["paper"]
-    ) -> ArmPlan:
-        settings, options = self._chosen(task, label, spec)
-        return setup.plan(spec.given(**options), budget, self.named_settings | settings)
-
-    def _chosen(self, task: str, budget: str, spec: MethodSpec) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Returns the training settings and the options of the method that tuning chose."""
-        chosen = self.chosen.get((task, budget, spec.label), {})
-        settings = {name: value for name, value in chosen.items() if name in asdict(self.settings)}
-        return settings, {name: value for name, value in chosen.items() if name not in settings}
+        self, setup: Setup, key: tuple[str, str, str], spec: MethodSpec, budget: Budget | Literal["paper"]
+    ) -> tuple[MethodSpec, ArmPlan]:
+        """Returns the method and its plan, with the options and the training settings that tuning chose."""
+        chosen, known = self.chosen.get(key, {}), {f.name for f in fields(TrainingSettings)}
+        spec = spec.given(**{name: value for name, value in chosen.items() if name not in known})
+        settings = {name: value for name, value in chosen.items() if name in known}
+        return spec, setup.plan(spec, budget, self.named_settings | settings)
 
     def _check_length(self, plans: Mapping[tuple[str, str, str], ArmPlan]) -> None:
         """Raises UsageError, which names the longest arm's length, where all steps together take more than years."""
@@ -144,16 +141,18 @@ class StudyRequest:
             raise UsageError.of(field, value, problem, "Train for less, or name fewer seeds and methods")
 
     def _arms(
-        self, setups: Mapping[str, LazySetup], plans: Mapping[tuple[str, str, str], ArmPlan], fixed: dict[str, Any]
+        self,
+        setups: Mapping[str, LazySetup],
+        plans: Mapping[tuple[str, str, str], tuple[MethodSpec, ArmPlan]],
+        fixed: dict[str, Any],
     ) -> list[StudyArm]:
         """Returns one arm per seed, task, budget and method, in the order of the tables."""
         arms: list[StudyArm] = []
         ordered = in_order(self.methods)
         for seed, task, budget in product(self.seeds, setups, self.budgets):
             cell: dict[str, StudyArm] = {}
-            for spec, needed in ordered:
-                plan = plans[task, budget, spec.label]
-                spec = spec.given(**self._chosen(task, budget, spec)[1])
+            for asked, needed in ordered:
+                spec, plan = plans[task, budget, asked.label]
                 config = setups[task].setup.arm_config(spec, plan, seed, fixed)
                 depends_on = None if needed is None else cell[needed]
                 if depends_on is not None:

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import qmc
 
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.registry import MethodSpec
@@ -147,6 +146,8 @@ def _rates(text: str, trials: int | None) -> tuple[float, ...]:
     if not all(0 < rate < math.inf for rate in found) or len(set(found)) < max(2, len(found)):
         raise UsageError.of("tune", text, "are not two or more distinct positive rates", "Write 3e-4,1e-3,3e-3")
     if span:
+        from scipy.stats import qmc
+
         if not isinstance(trials, int) or isinstance(trials, bool) or not 2 <= trials <= 1_000:
             raise UsageError.of("trials", trials, "is not a whole number from 2 to 1000", "Give 8, for example")
         low, high = sorted(map(math.log, found))
@@ -173,30 +174,40 @@ def _values(part: str, label: str, option: str, text: str, methods: Sequence[Met
     return tuple(found)
 
 
-def trial_specs(tuning: Tuning, methods: Sequence[MethodSpec], low: int, high: int) -> dict[str, tuple[str, Point]]:
-    """Returns each trial's label, with its method's label and its point, in the order of methods and points."""
-    return {
-        _name(spec.label, point): (spec.label, point)
-        for spec in methods
-        for point in tuning.points(spec.label, low, high)
-    }
+class Trial(NamedTuple):
+    """A method at one point.
+
+    Attributes:
+        method: the method's label.
+        point: learning rate, and the method's own option.
+        spec: the method with that option, under the trial's label.
+    """
+
+    method: str
+    point: Point
+    spec: MethodSpec
 
 
-def trial_methods(tuning: Tuning, methods: Sequence[MethodSpec], low: int, high: int) -> list[MethodSpec]:
-    """Returns the methods of the trials. One that depends on another depends on that one's trial of the same number."""
+def trials_of(tuning: Tuning, methods: Sequence[MethodSpec], low: int = 0, high: int = 0) -> dict[str, Trial]:
+    """Returns the trials by label, in the order of methods and points.
+
+    A method that depends on another depends on that one's trial of the same number.
+    """
     points = {spec.label: tuning.points(spec.label, low, high) for spec in methods}
-    found = []
+    found = {}
     for spec in methods:
         for i, point in enumerate(points[spec.label]):
             options = {name: value for name, value in point.items() if name != _RATE}
-            needs = spec.needs
-            needed = None if needs is None else _name(needs, points[needs][i])
-            found.append(replace(spec.given(**options), label=_name(spec.label, point), text="", waits_for=needed))
+            needed = None if spec.needs is None else _name(spec.needs, points[spec.needs][i])
+            label = _name(spec.label, point)
+            found[label] = Trial(
+                spec.label, point, replace(spec.given(**options), label=label, text="", waits_for=needed)
+            )
     return found
 
 
 def _name(label: str, point: Point) -> str:
-    return f"{label}@" + ",".join(f"{value:g}" if name == _RATE else f"{name}={value}" for name, value in point.items())
+    return f"{label}@" + ",".join(f"{value}" if name == _RATE else f"{name}={value}" for name, value in point.items())
 
 
 def trial_point(trial: str) -> tuple[str, float, str]:
@@ -227,9 +238,7 @@ class Choice:
     trials: int
 
 
-def choose(
-    study: StoredStudy, cell: Cell, trials: Mapping[str, tuple[str, Point]], default: float
-) -> dict[str, Choice]:
+def choose(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial], default: float) -> dict[str, Choice]:
     """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
 
     A diverged trial is a trial, and the worst one. Raises RunError if a trial failed for another reason, or has not
@@ -246,26 +255,26 @@ def choose(
             why = "has not run" if error is None else f"failed: {error['error']}"
             raise RunError(f"tune: the trial {study.name(key)} {why}. Run the same command again")
         seeds.setdefault(key["method"], []).append(-math.inf if result is None else result["metrics"][metric])
-    found: dict[str, Choice] = {}
-    for method in dict.fromkeys(label for label, _ in trials.values()):
-        scores = {t: float(np.mean(seeds[t])) for t, (label, _) in trials.items() if label == method}
-        points = {t: point for t, (_, point) in trials.items() if t in scores}
-        rates = [point[_RATE] for point in points.values()]
-        best = min(scores, key=lambda t: (-scores[t], points[t][_RATE]))
-        rate, score = points[best][_RATE], scores[best]
-        # Where all points are equally good, the grid is not what is too narrow.
-        flat = len(set(scores.values())) == 1
-        edge = "" if flat else "low" if rate == min(rates) else "high" if rate == max(rates) else ""
-        usual = [scores[t] for t, point in points.items() if math.isclose(point[_RATE], default, rel_tol=1e-9)]
-        at_default = max(usual, default=None)
-        found[method] = Choice(best, points[best], _finite(score), _finite(at_default), edge, len(scores))
-    counts = {choice.trials for choice in found.values()}
-    assert len(counts) == 1, f"{task}, {budget}: unequal numbers of trials"
+    means = {label: float(np.mean(scores)) for label, scores in seeds.items()}
+    found = {
+        method: _best({label: t.point for label, t in trials.items() if t.method == method}, means, default)
+        for method in dict.fromkeys(trial.method for trial in trials.values())
+    }
+    assert len({choice.trials for choice in found.values()}) == 1, f"{task}, {budget}: unequal numbers of trials"
     return found
 
 
-def _finite(score: float | None) -> float | None:
-    return None if score is None or math.isinf(score) else score
+def _best(points: Mapping[str, Point], means: Mapping[str, float], default: float) -> Choice:
+    """Returns the choice among the points of one method, by the trials' labels."""
+    rates = {label: point[_RATE] for label, point in points.items()}
+    best = min(points, key=lambda label: (-means[label], rates[label]))
+    edge = ""
+    # Where all points are equally good, the grid is not what is too narrow.
+    if len({means[label] for label in points}) > 1:
+        edge = {min(rates.values()): "low", max(rates.values()): "high"}.get(rates[best], "")
+    usual = [means[label] for label, rate in rates.items() if math.isclose(rate, default, rel_tol=1e-9)]
+    score, at_default = (None if v is None or math.isinf(v) else v for v in (means[best], max(usual, default=None)))
+    return Choice(best, points[best], score, at_default, edge, len(points))
 
 
 def search(
@@ -284,16 +293,15 @@ def search(
     while groups:
         group = groups.pop(0)
         low, high = open_cells[group[0]]
-        trials = trial_specs(tuning, request.methods, low, high)
-        methods = trial_methods(tuning, request.methods, low, high)
+        trials = trials_of(tuning, request.methods, low, high)
         study = run(
             replace(
                 request,
-                methods=methods,
+                methods=[trial.spec for trial in trials.values()],
                 seeds=list(tuning.seeds),
                 tasks=[tasks[name] for name in dict.fromkeys(task for task, _ in group)],
                 budgets={name: request.budgets[name] for name in dict.fromkeys(budget for _, budget in group)},
-                chosen={(*cell, name): {_RATE: point[_RATE]} for cell in group for name, (_, point) in trials.items()},
+                chosen={(*cell, name): {_RATE: t.point[_RATE]} for cell in group for name, t in trials.items()},
             )
         )
         for cell in group:
