@@ -24,9 +24,9 @@ from peftprune.study.arguments import (
 from peftprune.study.execution.backend import Backend, BackendName
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
-from peftprune.study.store import StudyFolder
+from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.tuning import FOLDER, parse_tuning, tuned
+from peftprune.study.tuning import parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
@@ -317,5 +317,5 @@ def compare(
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 
     if tuning is not None:
-        request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / FOLDER)))
+        request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / TRIALS)))
     return run(request, study)

@@ -456,6 +456,15 @@ def test_a_diverged_arm_is_not_trained_again(tiny_bert: Path, tmp_path: Path, mo
     assert not found.failures
 
 
+def test_final_arms_have_the_dtype_of_the_trials(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = iter([("bfloat16", {"float32": 2.0, "bfloat16": 1.0})])
+    monkeypatch.setattr("peftprune.study.task_setup.timed_dtype", lambda: next(timed, ("float32", {})))
+    found = compare("lora", tmp_path, tiny_bert, dtype="auto")
+    assert found.request["dtype"] == found.arm("lora", 0).config()["dtype"] == "bfloat16"
+
+
 def test_another_grid_in_the_same_folder_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     compare("lora", tmp_path, tiny_bert)
     with pytest.raises(UsageError, match="tune"):

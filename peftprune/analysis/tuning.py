@@ -7,8 +7,9 @@ from typing import Any
 import pandas as pd
 
 from peftprune.errors import UsageError
+from peftprune.study.store import TRIALS
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.tuning import FOLDER, trial_point
+from peftprune.study.tuning import trial_point
 
 CELL = ["task", "budget", "method"]
 _COSTS = ("steps", "flops", "seconds")
@@ -27,7 +28,7 @@ def trials(study: StoredStudy) -> pd.DataFrame:
     if not chosen:
         return pd.DataFrame(columns=columns)
     try:
-        searched = StoredStudy.load(study.path / FOLDER).snapshot()
+        searched = StoredStudy.load(study.path / TRIALS).snapshot()
     except UsageError:
         return pd.DataFrame(columns=columns)
     rows: list[dict[str, Any]] = []

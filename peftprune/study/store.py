@@ -40,6 +40,8 @@ SCHEMA = 1
 """Version of the format of an arm's files."""
 STUDY_SCHEMA = 2
 """Version of the format of `study.json`."""
+TRIALS = "tuning"
+"""Folder, in that of a tuned study, of the study that holds its trials."""
 _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
 """Keys that a valid `study.json` has."""
 
@@ -321,14 +323,15 @@ class StudyFolder:
     def machine_choices(self) -> dict[str, Any]:
         """Returns the dtype and the threads that enter the arms' hashes; empty in a new study.
 
-        Where `study.json` is missing or damaged, they are those of most arms, of finished ones if there are any.
+        Where `study.json` is missing or damaged, they are those of most arms, trials of tuning included; of finished
+        arms if there are any.
         """
         names = ("dtype", "threads")
         try:
             return {name: value for name, value in self.read_request().items() if name in names}
         except UsageError:
             finished, begun = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
-        for file in sorted((self.path / "arms").glob("*/config.json")):
+        for file in sorted([*self.path.glob("arms/*/config.json"), *self.path.glob(f"{TRIALS}/arms/*/config.json")]):
             arm = ArmFolder(file.parent)
             with suppress(UsageError, KeyError, TypeError):
                 choice = tuple(arm.config()[name] for name in names)

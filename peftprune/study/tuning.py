@@ -22,7 +22,6 @@ from peftprune.study.request import StudyRequest
 from peftprune.study.stored_study import StoredStudy
 from peftprune.tasks.holdout import carve
 
-FOLDER = "tuning"
 _FIRST_SEED = 10_000
 """Tuning seeds that are given as a number count from here, beyond the seeds of the final arms."""
 _EXTENSIONS = 2
