@@ -35,6 +35,7 @@ def collect(study: Path) -> dict[str, object]:
     """Returns the study's request, one record per arm, and the comparisons of the arms."""
     result = Comparison.load(study)
     runs = result.runs().drop(columns=CLOCK)
+    trials = result.tuning().drop(columns=CLOCK)
     request = {name: result.request[name] for name in KEPT}
     request["tasks"] = [{k: v for k, v in task.items() if k not in PLACES} for task in request["tasks"]]
     return {
@@ -45,7 +46,7 @@ def collect(study: Path) -> dict[str, object]:
         "mcnemar": _records(result.mcnemar()),
         "pooled": _records(result.pooled()),
         "average_ranks": _records(result.average_ranks()),
-    }
+    } | ({} if trials.empty else {"trials": _records(trials), "chosen": result.request["tuning"]["chosen"]})
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:

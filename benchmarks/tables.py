@@ -47,7 +47,27 @@ def table(found: dict[str, Any]) -> str:
             row += [_seeds_apart(found["mcnemar"], task["name"], method)] if mcnemar else []
             lines.append(f"| {' | '.join(row)} |")
     text = "\n".join(lines) + "\n"
-    return text + _pooled(found) if several else text
+    return text + (_pooled(found) if several else "") + (_trials(found) if "trials" in found else "")
+
+
+def _trials(found: dict[str, Any]) -> str:
+    """Returns the mean validation score of each method at each learning rate, the chosen one in bold."""
+    scores: dict[tuple[str, str, float], list[float]] = {}
+    for row in found["trials"]:
+        scores.setdefault((row["task"], row["method"], row["learning_rate"]), []).append(row["score"])
+    rates = sorted({rate for *_, rate in scores})
+    lines = [f"| task | method | trials | {' | '.join(f'{rate:g}' for rate in rates)} | at the edge |"]
+    lines.append("|---|---|---:|" + "---:|" * len(rates) + "---|")
+    for choice in found["chosen"]:
+        row = [choice["task"], choice["label"], str(choice["trials"])]
+        for rate in rates:
+            seeds = scores.get((*row[:2], rate), [])
+            text = "diverged" if None in seeds else f"{mean(seeds):.4f}" if seeds else "–"
+            row.append(f"**{text}**" if rate == choice["point"]["learning_rate"] else text)
+        lines.append(f"| {' | '.join(row)} | {choice['edge'] or 'no'} |")
+    return (
+        "\nMean scores on the validation data by learning rate; the chosen ones are bold.\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def _difference(row: dict[str, Any] | None) -> list[str]:

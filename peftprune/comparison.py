@@ -22,6 +22,7 @@ from peftprune.study.arguments import (
     parse_targets,
 )
 from peftprune.study.execution.backend import Backend, BackendName
+from peftprune.study.packed import unpack
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
 from peftprune.study.store import TRIALS, StudyFolder
@@ -201,6 +202,7 @@ def compare(
     trials: int | None = None,
     tuning_seeds: int | str | Sequence[int] = 1,
     refit: bool = False,
+    reuse: str | Path | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Trains every method on every task, budget and seed, and returns the stored results.
@@ -267,6 +269,8 @@ def compare(
         trials: number of points of `log(low, high)`, at least 2.
         tuning_seeds: seeds of every trial, as for `seeds`, and others than those. A number of them begins at 10,000.
         refit: train the final arms on the validation data too. Default: only on the rest of the training data.
+        reuse: a packed study (`peftprune pack`). Its finished arms that this call asks for are not trained again, if
+            model, data, options, versions, dtype and threads are the same; they have no adapter.
         progress: whether to show progress. Default: only on a terminal.
 
     Returns:
@@ -277,7 +281,7 @@ def compare(
         UsageError: if the request cannot be run, or does not fit the study in the folder; no arm is trained then.
     """
     arguments = dict(locals())
-    for name in ("model", "data_dir", "output_dir"):
+    for name in ("model", "data_dir", "output_dir", "reuse"):
         if name == "model" or arguments[name] is not None:
             check_path(name, arguments[name])
     setting_names = {field.name for field in fields(TrainingSettings)}
@@ -316,6 +320,8 @@ def compare(
         stored_margin = folder.read_request().get("margin")
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 
+    if reuse is not None:
+        unpack(Path(reuse), study.path)
     if tuning is not None:
         request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / TRIALS)))
     return run(request, study)

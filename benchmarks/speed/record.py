@@ -13,7 +13,7 @@ import torch
 
 from peftprune.files import write_json
 from peftprune.models.precision import pick_dtype
-from peftprune.study.task_setup import device_name, package_versions
+from peftprune.study.task_setup import device_name, package_versions, processor
 
 
 def device() -> str:
@@ -49,7 +49,7 @@ def surroundings(threads: int | None) -> dict[str, Any]:
     """Returns device, cores, threads, dtype and versions."""
     return {
         "device": device_name(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "dtype": pick_dtype("auto"),
@@ -57,12 +57,3 @@ def surroundings(threads: int | None) -> dict[str, Any]:
         "machine": platform.machine(),
         "versions": package_versions(),
     }
-
-
-def _processor() -> str:
-    """Returns the processor's name where the system provides it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

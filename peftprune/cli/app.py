@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from peftprune.cli import adapters as cli_adapters
+from peftprune.cli import results as cli_results
 from peftprune.errors import PeftPruneError, UsageError
 
 app = typer.Typer(
@@ -162,6 +163,7 @@ def compare(
     ] = None,
     gpus: Annotated[float | None, _execution(help="GPUs per arm on a cluster; Ray accepts fractions.")] = None,
     sbatch: Annotated[str | None, _execution(help="Further options of sbatch: '--partition=gpu'.")] = None,
+    reuse: Annotated[Path | None, _execution(help="Packed study whose finished arms need no training.")] = None,
     debug: Debug = False,
 ) -> None:
     """Train every method on every seed under one budget; print the table and plot the ranks.
@@ -376,6 +378,7 @@ def tasks(debug: Debug = False) -> None:
 
 
 cli_adapters.register(app, _errors_shown)
+cli_results.register(app, _errors_shown)
 
 
 def _on_command_line(context: typer.Context, name: str) -> bool:

@@ -28,6 +28,7 @@ from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import SiteSet
 from peftprune.study.disk import require_space
 from peftprune.study.planning import ArmPlan
+from peftprune.study.seal import digests
 from peftprune.study.store import SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import Scored
@@ -88,7 +89,7 @@ def run_arm(
     write_jsonl(folder.path / "history.jsonl", steps)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
     result = _result(plan, inputs, seed, config, sites, model, ledger, scored, time.perf_counter() - started)
-    write_json(folder.path / "result.json", result)
+    write_json(folder.path / "result.json", result | {"digests": digests(folder, result)})
     folder.clear_error()
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     return result

@@ -211,11 +211,25 @@ def environment(study: StudyFolder, settings: TrainingSettings, threads: int | N
     seconds: dict[str, float] = {}
     if dtype == "auto":
         dtype, seconds = (before["dtype"], {}) if "dtype" in before else timed_dtype()
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {
         "dtype": dtype,
         **({"product_seconds": seconds} if seconds else {}),
         "threads": threads,
         "versions": package_versions(),
-        "hardware": {"device": device_name()} | machine,
+        "hardware": hardware(),
     }
+
+
+def hardware() -> dict[str, Any]:
+    """Returns the device and what else of a machine decides the bits of a result."""
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
+    return {"device": device_name(), "processor": processor(), **machine}
+
+
+def processor() -> str:
+    """Returns the name of the processor, as the system states it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,142 @@
+"""The commands for finished studies: pack and audit."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from peftprune.errors import RunError, UsageError
+
+Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
+_ELSEWHERE = 0.05
+"""Largest difference of a metric between runs of one arm on different processors or numbers of cores."""
+
+
+def register(app: typer.Typer, errors_shown: Wrapper) -> None:
+    """Adds the commands to the application."""
+    for command in (pack, audit):
+        app.command()(errors_shown(command))
+
+
+def pack(
+    study: Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; a packed study there is replaced.")],
+    debug: Debug = False,
+) -> None:
+    """Write a study in a few small files, without adapters: for a repository, for `audit` and `compare --reuse`."""
+    from peftprune.study import packed
+
+    arms = packed.pack(study, out)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    typer.echo(f"{out}: {arms} arms, {size / 1e6:.1f} MB")
+
+
+def audit(
+    study: Annotated[Path, typer.Argument(help="Folder of a study, or of one that `pack` wrote.")],
+    arms: Annotated[int, typer.Option(min=0, help="Number of arms, drawn at random, to train again.")] = 0,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the data of the arms to train.", show_default="the study's")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Check a study against itself, and train some of its arms again. Exit code 1 where anything contradicts.
+
+    Hashes, seeds, options, budgets, allocations and choices must agree, scores must follow from the predictions, and
+    files must be those that the run sealed. An arm that is trained again must have the same bits; with another
+    processor or number of cores, metrics within 0.05.
+    """
+    from peftprune.analysis import audit as checks
+    from peftprune.study.packed import is_packed, unpack
+    from peftprune.study.stored_study import StoredStudy
+
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "study"
+        if is_packed(study):
+            unpack(study, folder, request=True)
+        stored = StoredStudy.load(folder if is_packed(study) else study).snapshot()
+        problems, (sealed, adapters) = checks.audit(stored), checks.sealed(stored)
+        again: list[str] = []
+        if arms and not problems:
+            if not is_packed(study):
+                shutil.copytree(study, folder, ignore=shutil.ignore_patterns("checkpoint", ".*"))
+            again, found = _train_again(folder, study, arms, data_dir)
+            problems += found
+    count = sum(1 for _ in stored.finished())
+    facts = {"finished": count, "sealed": sealed, "adapters": adapters, "trained_again": again, "problems": problems}
+    if as_json:
+        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
+    else:
+        typer.echo(f"{count} finished arms, {sealed} of them sealed, {adapters} with their adapters.")
+        for name in again:
+            typer.echo(f"trained again: {name}")
+        for problem in problems:
+            typer.echo(problem, err=True)
+        typer.echo(f"{len(problems)} contradictions." if problems else "Everything agrees.")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None) -> tuple[list[str], list[str]]:
+    """Trains arms of a copied study again and returns their names and the differences from what was stored.
+
+    All other arms are finished, so the study's own command trains these alone. Raises UsageError where no command can
+    repeat the study, and RunError where versions or device differ from the stored ones.
+    """
+    from peftprune.study.command import command
+    from peftprune.study.paths import located
+    from peftprune.study.seal import digests
+    from peftprune.study.store import TRIALS
+    from peftprune.study.stored_study import StoredStudy
+    from peftprune.study.task_setup import hardware, package_versions
+
+    study = StoredStudy.load(folder)
+    request = located(study.request, original)
+    if data_dir is not None:
+        request = {**request, "data_dir": str(data_dir)}
+    text = command(request)
+    if not text:
+        raise UsageError.of("arms", count, "cannot be trained: no single command repeats this study", "Leave it out")
+    before, now = (request["versions"], request["hardware"]["device"]), (package_versions(), hardware()["device"])
+    if before != now:
+        raise RunError(f"audit: the study was trained with {before}, and this is {now}. Train arms again there")
+    studies = [study] + ([StoredStudy.load(folder / TRIALS)] if (folder / TRIALS).exists() else [])
+    arms = [(s, key, arm, result) for s in studies for key, arm, result in s.finished()]
+    drawn = random.sample(arms, min(count, len(arms)))
+    stored = [(digests(arm, result), result["metrics"]) for _, _, arm, result in drawn]
+    for _, _, arm, _ in drawn:
+        shutil.rmtree(arm.path)
+    arguments = [*shlex.split(text)[1:], "--output-dir", str(folder)]
+    run = subprocess.run([sys.executable, "-P", "-m", "peftprune", *arguments], capture_output=True, text=True)
+    if run.returncode:
+        raise RunError(f"audit: the arms cannot be trained again. {run.stderr.strip()[-2000:]}")
+    strict, names, problems = request["hardware"] == hardware(), [], []
+    for (owner, key, arm, _), (seals, metrics) in zip(drawn, stored, strict=True):
+        name = owner.name(key) + (" (trial)" if owner is not study else "")
+        names.append(name)
+        result = arm.result()
+        if result is None:
+            problems.append(f"{name}: the command did not train it again")
+            continue
+        made = digests(arm, result)
+        if strict:
+            parts = [part for part, seal in seals.items() if made.get(part, seal) != seal]
+            problems += [f"{name}: trained again, its {part} differs" for part in parts]
+            continue
+        problems += [
+            f"{name}: trained again, {metric} is {result['metrics'][metric]:.4f} instead of {value:.4f}"
+            for metric, value in metrics.items()
+            if abs(result["metrics"][metric] - value) > _ELSEWHERE
+        ]
+    return names, problems

@@ -1,0 +1,97 @@
+"""A study in a few small files: everything that its tables need, without adapters and checkpoints.
+
+<packed>/study.json      the request
+<packed>/arms.parquet    one row per arm that finished or failed: its files, with logits as 16-bit numbers
+<packed>/tuning/         the same of the trials, if the study was tuned
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from peftprune.errors import UsageError
+from peftprune.files import write_atomically, write_folder
+from peftprune.study.store import TRIALS, ArmFolder, StudyFolder
+from peftprune.study.stored_study import StoredStudy
+
+_ARMS = "arms.parquet"
+_TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", "result.json")
+"""Files of an arm that are stored as they are; the result comes last, since it makes an arm a finished one."""
+
+
+def pack(study: Path, out: Path) -> int:
+    """Writes the packed form of a study and returns the number of its arms, trials included.
+
+    `out` is replaced if it is a packed study. Raises UsageError if `study` holds none, or `out` is anything else.
+    """
+    if out.exists() and not is_packed(out):
+        raise UsageError.of("out", str(out), "exists and is not a packed study", "Name a new folder")
+    parts = {".": study} | ({TRIALS: study / TRIALS} if (study / TRIALS).exists() else {})
+    packed = {part: (StudyFolder(path).read_request(), _rows(path)) for part, path in parts.items()}
+    with write_folder(out) as folder:
+        for part, (request, rows) in packed.items():
+            StudyFolder(folder / part).write_request(request)
+            frame = pd.DataFrame(rows, columns=["folder", *_TEXTS, "predictions"])
+            frame.to_parquet(folder / part / _ARMS, index=False, compression="zstd")
+    return sum(len(rows) for _, rows in packed.values())
+
+
+def is_packed(folder: Path) -> bool:
+    """Returns whether a folder holds a packed study."""
+    return (folder / _ARMS).is_file()
+
+
+def unpack(packed: Path, study: Path, *, request: bool = False) -> None:
+    """Writes the arms of a packed study into the folder of a study; an arm that is finished there stays as it is.
+
+    `request` writes `study.json` too. Raises UsageError if `packed` holds no packed study.
+    """
+    if not is_packed(packed):
+        raise UsageError.of("packed", str(packed), f"holds no {_ARMS}", "Name a folder that peftprune pack wrote")
+    for part in (".", TRIALS):
+        if not is_packed(packed / part):
+            continue
+        StudyFolder(study / part).prepare()
+        for row in pd.read_parquet(packed / part / _ARMS).to_dict("records"):
+            _unpack_arm(row, ArmFolder(study / part / "arms" / Path(str(row["folder"])).name))
+        if request:
+            StudyFolder(study / part).write_request(StudyFolder(packed / part).read_request())
+
+
+def _unpack_arm(row: dict[Any, Any], arm: ArmFolder) -> None:
+    if arm.result() is not None:
+        return
+    if row["predictions"] is not None:
+        write_atomically(arm.predictions, row["predictions"])
+    for name in _TEXTS:
+        if row[name] is not None:
+            write_atomically(arm.path / name, row[name].encode())
+
+
+def _rows(study: Path) -> list[dict[str, Any]]:
+    rows = []
+    for _, arm in StoredStudy.load(study).arms():
+        texts = {name: _text(arm.path / name) for name in _TEXTS}
+        done = arm.result() is not None
+        if done or texts["error.json"] is not None:
+            rows.append({"folder": arm.path.name, **texts, "predictions": _small(arm) if done else None})
+    return rows
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _small(arm: ArmFolder) -> bytes:
+    """Returns an arm's predictions as parquet, with logits of 16 bits, which no statistic reads."""
+    frame = arm.read_predictions()
+    if "logits" in frame:
+        frame["logits"] = pd.Series([np.asarray(row, dtype=np.float16) for row in frame["logits"]], frame.index)
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
