@@ -69,6 +69,16 @@ class Comparison(StoredStudy):
         """Returns the training loss, one row per logged step; see `peftprune.analysis.history.history`."""
         return self._frames().history
 
+    def decompose(self, method: str, baseline: str | None = None) -> pd.DataFrame:
+        """Returns what of a method's gain its ranks explain, their place, and its training.
+
+        See `peftprune.analysis.decomposition.decompose`; the baseline is the first method by default.
+        """
+        from peftprune.analysis.decomposition import decompose
+
+        frames = self._frames()
+        return decompose(frames.study, frames.runs, method, self.baseline_label(baseline))
+
     def costs(self) -> pd.DataFrame:
         """Returns seconds and steps by phase; see `peftprune.analysis.history.costs`."""
         return self._frames().costs

@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reverse": {"sample": 0.25, "probe_passes": 2.0, "threshold": 0.6},
     "top-layers": {},
     "shuffled": {"of": "prilora"},
+    "transplant": {"of": "prilora"},
     "svd": {"initial_rank": 16},
     "sora": {"initial_rank": 8, "threshold": 0.02, "script_steps": 1},
     "weightlora": {"weight_lr": 1.0},

@@ -132,7 +132,7 @@ def test_the_draw_depends_on_the_seed_alone() -> None:
 def test_sites_that_share_count_once() -> None:
     rows = [("a", 4, ["c"]), ("b", 4, []), ("c", 4, ["a"]), ("d", 0, [])]
     result = {"label": "x", "seed": 3, "allocation": [{"site": s, "rank": r, "shared_with": w} for s, r, w in rows]}
-    assert Outcome.of(result) == Outcome("x", {"a": 4, "b": 4, "c": 0, "d": 0}, 3)
+    assert Outcome.of(result) == Outcome("x", {"a": 4, "b": 4, "c": 0, "d": 0}, 3, (("a", "c"),))
     with pytest.raises(RunError, match=r"^x: has no ranks"):
         Outcome.of(result | {"allocation": []})
 
@@ -179,6 +179,33 @@ def test_the_other_arm_runs_first_and_its_ranks_arrive(
     # Another allocation to shuffle is another arm, though its own options are the same.
     compare([methods[0], "svd:x(initial_rank=8)"], tmp_path / "other", tiny_bert)
     assert ran == [("svd:x", 0), ("shuffled", 0)]
+
+
+def test_a_transplant_has_the_ranks_and_shared_adapters_of_the_other_arm(tiny_bert: Path, tmp_path: Path) -> None:
+    drop = "sample=0.25,probe_passes=2,threshold=0.2"
+    methods = ["lora", "transplant:t(of='lora')", f"lora-drop({drop})", "transplant:d(of='lora-drop')"]
+    methods += [f"lora-drop:half({drop},refill=False)", "transplant:h(of='lora-drop:half')"]
+    found = compare(methods, tmp_path, tiny_bert, budget="rank=4,steps=24")
+    assert not found.failures
+    labels = ["lora", "transplant:t", "lora-drop", "transplant:d", "lora-drop:half", "transplant:h"]
+    results = {label: found.arm(label, 0).result() for label in labels}
+    assert results["lora"]["digests"]["adapter"] == results["transplant:t"]["digests"]["adapter"]
+    assert results["lora"]["metrics"] == results["transplant:t"]["metrics"]
+    allocations = {n: [(r["rank"], r["shared_with"]) for r in result["allocation"]] for n, result in results.items()}
+    assert any(shared for _, shared in allocations["lora-drop"])
+    assert allocations["transplant:d"] == allocations["lora-drop"]
+    assert allocations["transplant:h"] == allocations["lora-drop:half"]
+    assert results["transplant:d"]["exemption"] is None
+    assert results["transplant:h"]["exemption"] == "takes the ranks of lora-drop:half"
+    assert results["transplant:h"]["ledger"]["final_params"] == results["lora-drop:half"]["ledger"]["final_params"]
+    parts = found.decompose("lora-drop")
+    assert list(parts["part"]) == ["ranks", "ranks", "dynamics", "dynamics"]
+    gain = found.against("lora").set_index(["method", "metric"])["difference"]
+    summed = parts.groupby("metric")["difference"].sum()
+    assert all(summed[m] == pytest.approx(gain["lora-drop", m]) for m in ("accuracy", "f1"))
+    assert (found.decompose("lora")[["difference", "low", "high"]] == 0).all(axis=None)
+    with pytest.raises(UsageError, match=r"'transplant:d' has no transplant in the study. Add transplant\(of="):
+        found.decompose("transplant:d")
 
 
 def test_an_arm_whose_other_failed_says_so_and_succeeds_later(

@@ -24,6 +24,7 @@ _BUILT_IN = {
     "reverse": "peftprune.methods.controls:Reverse",
     "top-layers": "peftprune.methods.controls:TopLayers",
     "shuffled": "peftprune.methods.controls:Shuffled",
+    "transplant": "peftprune.methods.transplant:Transplant",
     "svd": "peftprune.methods.svd:SVD",
     "adalora": "peftprune.methods.adalora:AdaLoRA",
     "adalora-peft": "peftprune.methods.adalora_peft:AdaLoRAPeft",

@@ -142,11 +142,13 @@ class Outcome:
         label: that arm's label.
         ranks: site to final rank. Sites that share one adapter count once: the first holds the rank, the others 0.
         seed: the seed of both arms, for draws that the allocation needs.
+        shared: groups of sites that share one adapter, the first of them first.
     """
 
     label: str
     ranks: Mapping[str, int]
     seed: int
+    shared: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Outcome:
@@ -157,7 +159,9 @@ class Outcome:
             ranks[row["site"]] = 0 if counted else row["rank"]
         if not any(ranks.values()):
             raise RunError(f"{result['label']}: has no ranks that another method can use. Depend on another one")
-        return cls(result["label"], ranks, result["seed"])
+        rows = result["allocation"]
+        shared = [(r["site"], *r["shared_with"]) for r in rows if r["shared_with"] and ranks[r["site"]]]
+        return cls(result["label"], ranks, result["seed"], tuple(shared))
 
 
 @dataclass(frozen=True)

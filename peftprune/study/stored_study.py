@@ -112,6 +112,12 @@ class StoredStudy:
             request["arms"] = [a for a in request["arms"] if a[in_arm] == value]
         return type(self)(self.path, request, self._open_arm)
 
+    def between(self, *methods: str) -> Self:
+        """Returns the same study with these methods alone."""
+        rows = [m for m in self.request["methods"] if m["label"] in methods]
+        arms = [a for a in self.request["arms"] if a["label"] in methods]
+        return type(self)(self.path, {**self.request, "methods": rows, "arms": arms}, self._open_arm)
+
     def cells(self) -> Iterator[Self]:
         """Yields the study restricted to one task and one budget at a time; a study that grew may lack some of them."""
         for task, budget in product(self.tasks, self.budgets):

@@ -1,0 +1,65 @@
+"""transplant: the final allocation of another method, trained from the start as plain LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import Options, check_option, option
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy.view import StepView
+
+
+@dataclass(frozen=True)
+class TransplantConfig(Options):
+    """Options of transplant."""
+
+    of: str = option("adalora", "convention", help=
+        "label of the method of the same study whose final ranks and shared adapters are taken")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_option(bool(self.of.strip()), "transplant", "of", self.of, "is empty", "Give of='adalora', for example")
+
+
+class Transplant(RankPruningStrategy):
+    """Trains plain LoRA with the final ranks of another method; shows what the ranks are worth without their history.
+
+    The other arm of the same task, budget and seed runs first. Sites start with its final ranks; a site of rank 0 has
+    no adapter. Sites that shared an adapter share that of the first of them from the second step on. An allocation that
+    does not meet the budget is taken as it is, and marked. The trace holds no scores.
+    """
+
+    name = "transplant"
+    source = "control for every method that allocates ranks"
+    prunes = "nothing"
+    decides = ("at the start",)
+    actions = ("share adapters",)
+    Config = TransplantConfig
+
+    @property
+    def depends_on(self) -> str | None:
+        return self.config.of
+
+    def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
+        if budget.outcome is None:
+            return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
+        final = {s.name: budget.outcome.ranks[s.name] for s in sites}
+        return AdapterSpec(final | {n: final[g[0]] for g in budget.outcome.shared for n in g}, final_ranks=final)
+
+    def exempt(self, sites: Sequence[SiteShape], budget: ArmBudget) -> str | None:
+        if budget.outcome is None or budget.paper:
+            return None
+        ranks = budget.outcome.ranks
+        room = budget.params - sum(ranks[s.name] * s.unit_cost for s in sites)
+        further = [s.unit_cost for s in sites if 0 < ranks[s.name] < s.max_rank]
+        return None if 0 <= room < min(further, default=room + 1) else f"takes the ranks of {self.config.of}"
+
+    def decide(self, view: StepView) -> PruningPlan:
+        if view.step != 1 or view.budget.outcome is None or not view.budget.outcome.shared:
+            return PruningPlan()
+        return PruningPlan(share=view.budget.outcome.shared, reason=f"shared as in {self.config.of}")
