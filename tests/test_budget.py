@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftprune.errors import RunError, UsageError
-from peftprune.methods import published_settings as released
+from peftprune.methods.published_settings import published_runs
 from peftprune.methods.registry import load, names
 from peftprune.methods.request import parse
 from peftprune.models.layers import discover_sites
@@ -372,20 +372,17 @@ def test_what_no_source_states_is_asked_for(method, model, task, given, message)
     check_published(planned(method, square(12, 512), "paper", model, task, **whole).published)
 
 
-TABLES = {n: runs for n, runs in vars(released).items() if n.isupper() and n[0] != "_" and n != "GLUE"}
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_released_settings_can_be_set_and_name_their_file(table):
-    for (model, task), run in TABLES[table].items():
+@pytest.mark.parametrize("method", [name for name in names() if load(name)().paper().runs])
+def test_released_settings_can_be_set_and_name_their_file(method):
+    for (model, task), run in load(method)().paper().runs.items():
         resolve_settings({n: v for n, v in run.values.items() if n != "rank" and not isinstance(v, tuple)})
         assert task_info(task).name == task
         assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{7} \S+\.(sh|json)", run.source), (model, task)
 
 
-@pytest.mark.parametrize("table", [released.ADALORA, released.INCRELORA, released.ELALORA])
-def test_warm_ups_count_the_tasks_own_steps(table):
-    for (_, task), run in table.items():
+@pytest.mark.parametrize("method", ["adalora", "increlora", "elalora"])
+def test_warm_ups_count_the_tasks_own_steps(method):
+    for (_, task), run in published_runs(method).items():
         if "warmup_ratio" not in run.values:
             continue
         settings = resolve_settings({n: v for n, v in run.values.items() if n != "rank"})

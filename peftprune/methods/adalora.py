@@ -9,6 +9,7 @@ from typing import Any
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import keep_within, units_left
+from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
@@ -109,9 +110,7 @@ class AdaLoRA(SVDStrategy):
         return super().phases(budget)
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import ADALORA
-
-        return PaperSettings(rank=8, runs=ADALORA)
+        return PaperSettings(rank=8, runs=published_runs("adalora"))
 
     def observe(self, view: StepView) -> None:
         if self.config.order == "before":

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from peftprune.methods.published_settings import published_runs
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
@@ -70,9 +71,7 @@ class DyLoRA(RankPruningStrategy):
         return AdapterSpec(ranks=widest, final_ranks=final)
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import DYLORA
-
-        return PaperSettings(rank=8, runs=DYLORA)
+        return PaperSettings(rank=8, runs=published_runs("dylora"))
 
     def before_step(self, view: StepView) -> Mapping[str, Tensor]:
         import torch

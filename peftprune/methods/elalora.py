@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import units_left
+from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
@@ -89,9 +90,7 @@ class ElaLoRA(SVDStrategy):
         return gated_spec(budget.solve(sites))
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import ELALORA
-
-        return PaperSettings(rank=10, runs=ELALORA)
+        return PaperSettings(rank=10, runs=published_runs("elalora"))
 
     def decide(self, view: StepView) -> PruningPlan:
         phase = view.phase

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
+from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
@@ -108,9 +109,7 @@ class IncreLoRA(SVDStrategy):
         return gated_spec(ranks, budget.solve(sites))
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import INCRELORA
-
-        return PaperSettings(rank=8, runs=INCRELORA)
+        return PaperSettings(rank=8, runs=published_runs("increlora"))
 
     def _units(self, sites: Sequence[SiteShape], budget: ArmBudget) -> int:
         mean_rank = budget.params / sum(s.unit_cost for s in sites)

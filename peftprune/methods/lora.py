@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from peftprune.methods.published_settings import published_runs
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -42,9 +43,7 @@ class LoRA(RankPruningStrategy):
         return None if self.config.rank is None else beside_budget(self.config.rank, sites, budget)
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import LORA
-
-        return PaperSettings(rank=8, runs=LORA)
+        return PaperSettings(rank=8, runs=published_runs("lora"))
 
 
 def capped(rank: int, sites: Sequence[SiteShape]) -> dict[str, int]:

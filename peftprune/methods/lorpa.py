@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from peftprune import scoring
 from peftprune.errors import UsageError
+from peftprune.methods.published_settings import published_runs
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, check_option, option
@@ -117,9 +118,7 @@ class LoRPA(RankPruningStrategy):
         return [Phase("dense", share=self.config.dense_share), *earlier, pruned]
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import LORPA
-
-        return PaperSettings(rank=8, runs=LORPA)
+        return PaperSettings(rank=8, runs=published_runs("lorpa"))
 
     def start(self, view: StepView) -> None:
         self.first = {name: site.rank for name, site in view.sites.items()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
+from peftprune.methods.published_settings import published_runs
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -107,9 +108,7 @@ class SoRA(RankPruningStrategy):
         return [Phase("sparse", share=self.config.cut_share), Phase("settle")]
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import SORA
-
-        return PaperSettings(rank=8, runs=SORA)
+        return PaperSettings(rank=8, runs=published_runs("sora"))
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
         import torch

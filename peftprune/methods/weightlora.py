@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
+from peftprune.methods.published_settings import published_runs
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -80,9 +81,7 @@ class WeightLoRA(RankPruningStrategy):
         return [Phase("select", share=self.config.select_share), Phase("train")]
 
     def paper(self) -> PaperSettings:
-        from peftprune.methods.published_settings import WEIGHTLORA
-
-        return PaperSettings(rank=8, runs=WEIGHTLORA)
+        return PaperSettings(rank=8, runs=published_runs("weightlora"))
 
     def _count(self, sites: int) -> int:
         """Returns K. The product is rounded before the ceiling, so that float errors do not raise it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from peftprune.tasks.kinds import Kind
 
@@ -25,7 +26,7 @@ class TaskInfo:
         kind: "classification", "regression" or "generation".
         hub_path: dataset on the hub; None for generated data.
         hub_config: configuration of that dataset.
-        hub_revision: its branch; None for the main one.
+        hub_revision: its branch, such as that of converted copies of data that came as programs; None: the main one.
         hub_text: its one or two text columns.
         folder: the task's folder in the official GLUE layout; None for generated data.
         train_file: name of the training file in `folder`.
@@ -57,6 +58,14 @@ class TaskInfo:
     train_file: str = "train.tsv"
     evaluation_files: dict[str, str] | None = None
     prompt: str = ""
+
+    @classmethod
+    def read_all(cls, file: Path) -> dict[str, Self]:
+        """Returns the tasks in a JSON file by name: the fields of this class, with lists for tuples."""
+        rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8"))
+        for row in rows.values():
+            row |= {field: tuple(value) for field, value in row.items() if isinstance(value, list)}
+        return {name: cls(name=name, **row) for name, row in rows.items()}
 
     @property
     def num_labels(self) -> int:

@@ -20,19 +20,28 @@ The data offer no shortcuts:
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from peftprune.errors import UsageError
-from peftprune.tasks import entailment_lexicon as lexicon
-from peftprune.tasks.entailment_lexicon import NUMBER_WORDS, Verb, article, plural
 
 Split = Literal["train", "validation", "test"]
 Words = dict[str, str]
 """Slots of a form and their words, such as {"narrow": "poodle", "past": "slept"}."""
+
+LEXICON: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+"""The words, and the templates of sentences under quantifiers.
+
+`nouns` are trees of three levels: every leaf is a kind of its middle noun and every middle noun a kind of the root. No
+other relation may hold between nouns of one tree (no leaf under two middles), since labels are computed from the tree.
+`verbs` have a modifier that narrows them ("slept" / "slept in the garden"), or a participle; none of the latter is
+symmetric (no "met", no "married"). `name_pairs` are pairs, so that a sentence about one name belongs to one pair only.
+"""
 
 LABEL_NAMES = ("entailment", "not_entailment")
 SIZES: dict[Split, int] = {"train": 3000, "validation": 500, "test": 1000}
@@ -119,9 +128,10 @@ def _noun_truth(quantifier: str, level: int, modified: int) -> int:
     return _truth(_NOUN_WORLDS, holds)
 
 
-def _noun_forms(templates: dict[str, tuple[str, ...]]) -> tuple[Form, ...]:
+def _noun_forms(place: str) -> tuple[Form, ...]:
     forms = []
-    for (quantifier, texts), level, modified in itertools.product(templates.items(), range(3), range(2)):
+    templates = LEXICON["templates"][place].items()
+    for (quantifier, texts), level, modified in itertools.product(templates, range(3), range(2)):
         truth, noun = _noun_truth(quantifier, level, modified), _NOUN_LEVELS[level]
         for text in texts:
             filled = text.replace("<noun>", f"{{{noun}}}").replace("<a noun>", f"{{a_{noun}}}")
@@ -130,46 +140,40 @@ def _noun_forms(templates: dict[str, tuple[str, ...]]) -> tuple[Form, ...]:
     return tuple(forms)
 
 
-_SUBJECT_TEMPLATES = {
-    "some": ("some <noun> {past}", "<a noun> {past}", "at least one <noun> {past}"),
-    "no": ("no <noun> {past}", "not a single <noun> {past}"),
-    "every": ("every <noun> {past}", "each <noun> {past}"),
-    "not every": ("not every <noun> {past}",),
-}
-_OBJECT_TEMPLATES = {
-    "some": ("{name} {past} <a noun>", "{name} {past} at least one <noun>"),
-    "no": ("{name} did not {base} <a noun>", "{name} {past} no <noun>"),
-    "every": ("{name} {past} every <noun>",),
-    "not every": ("{name} did not {base} every <noun>",),
-}
+def article(noun: str) -> str:
+    """Returns "a" or "an"; correct for these nouns, which have no silent h and no "u" read as "you"."""
+    return "an" if noun[0] in "aeio" else "a"
 
 
-def _noun_words(root: str, tree: dict[str, tuple[str, ...]], verb: Verb, rng: random.Random) -> Words:
+def plural(noun: str) -> str:
+    """Returns the plural of one of these nouns."""
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return "people" if noun == "person" else noun + "s"
+
+
+def _noun_words(root: str, verb: Words, rng: random.Random) -> Words:
+    tree = LEXICON["nouns"][root]
     middle = rng.choice(list(tree))
     narrow = rng.choice(tree[middle])
-    words: Words = verb._asdict()
+    words = dict(verb)
     for level, noun in zip(_NOUN_LEVELS, (root, middle, narrow), strict=True):
         words |= {level: noun, f"a_{level}": f"{article(noun)} {noun}", f"{level}s": plural(noun)}
     return words
 
 
-def _draw_subject(scene: tuple[str, Verb], rng: random.Random) -> Words:
-    root, verb = scene
-    return _noun_words(root, lexicon.SUBJECT_SCENES[root][0], verb, rng)
+def _draw_subject(scene: tuple[str, Words], rng: random.Random) -> Words:
+    return _noun_words(*scene, rng)
 
 
-def _draw_object(scene: tuple[str, str, Verb], rng: random.Random) -> Words:
+def _draw_object(scene: tuple[str, str, Words], rng: random.Random) -> Words:
     name, root, verb = scene
-    return {"name": name} | _noun_words(root, lexicon.OBJECT_TREES[root], verb, rng)
+    return {"name": name} | _noun_words(root, verb, rng)
 
 
-_SUBJECT_SCENES = tuple((root, verb) for root, (_, verbs) in lexicon.SUBJECT_SCENES.items() for verb in verbs)
-_OBJECT_SCENES = tuple(
-    (name, root, verb)
-    for name in itertools.chain.from_iterable(lexicon.NAME_PAIRS)
-    for root in lexicon.OBJECT_TREES
-    for verb in lexicon.OBJECT_VERBS
-)
+_SUBJECT_SCENES = tuple((root, verb) for root in ("animal", "person") for verb in LEXICON["verbs"][root])
+_NAMES = tuple(itertools.chain.from_iterable(LEXICON["name_pairs"]))
+_OBJECT_SCENES = tuple(itertools.product(_NAMES, ("animal", "vehicle", "plant"), LEXICON["verbs"]["object"]))
 _PLAIN_NOUN_WORLDS = _truth(_NOUN_WORLDS, lambda world: any(kind == 2 for kind, _ in world))
 
 
@@ -202,7 +206,7 @@ def _fixed_forms(texts: dict[str, Callable[..., bool]], worlds: Sequence[tuple[A
 def _number_forms() -> tuple[Form, ...]:
     return tuple(
         Form(
-            text.format(NUMBER_WORDS[number]),
+            text.format(LEXICON["numbers"][number]),
             _truth(_COUNT_WORLDS, lambda world, holds=holds, number=number: holds(world[1], number)),
             (text, number),
         )
@@ -233,11 +237,11 @@ def _role_forms() -> tuple[Form, ...]:
     )
 
 
-def _draw_pair(scene: tuple[tuple[str, str], Verb | lexicon.TransitiveVerb], rng: random.Random) -> Words:
+def _draw_pair(scene: tuple[tuple[str, str], Words], rng: random.Random) -> Words:
     (first, second), verb = scene
     if rng.random() < 0.5:
         first, second = second, first
-    return {"first": first, "second": second, **verb._asdict()}
+    return {"first": first, "second": second, **verb}
 
 
 # --- and, or, neither -------------------------------------------------------------------------------------------------
@@ -255,16 +259,16 @@ _CONNECTIVES: dict[str, Callable[..., bool]] = {
 }
 
 
-_ROLE_SCENES = tuple(itertools.product(itertools.combinations(lexicon.ROLES, 2), lexicon.ROLE_VERBS))
-_NAME_SCENES = tuple(itertools.product(lexicon.NAME_PAIRS, lexicon.PERSON_VERBS))
+_ROLE_SCENES = tuple(itertools.product(itertools.combinations(LEXICON["roles"], 2), LEXICON["verbs"]["role"]))
+_NAME_SCENES = tuple(itertools.product(LEXICON["name_pairs"], LEXICON["verbs"]["person"]))
 _ALL_WORLDS = -1  # every bit set
 
 
 def families() -> tuple[Family, ...]:
     """Returns the kinds of inference in the task; their shares add up to 1."""
     return (
-        Family("subject", _noun_forms(_SUBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.3),
-        Family("object", _noun_forms(_OBJECT_TEMPLATES), _PLAIN_NOUN_WORLDS, _OBJECT_SCENES, _draw_object, 0.2),
+        Family("subject", _noun_forms("subject"), _PLAIN_NOUN_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.3),
+        Family("object", _noun_forms("object"), _PLAIN_NOUN_WORLDS, _OBJECT_SCENES, _draw_object, 0.2),
         Family("parts", _fixed_forms(_PARTS, _COUNT_WORLDS), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.15),
         Family("numbers", _number_forms(), _ALL_WORLDS, _SUBJECT_SCENES, _draw_subject, 0.05),
         Family("roles", _role_forms(), _ALL_WORLDS, _ROLE_SCENES, _draw_pair, 0.15),

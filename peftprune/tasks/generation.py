@@ -63,68 +63,7 @@ class GenerationInfo(TaskInfo):
         return in_training(pairs) if training else in_evaluation(pairs)
 
 
-def _info(
-    name: str,
-    source: str,
-    targets: tuple[str, ...],
-    files: tuple[str, str],
-    hub: tuple[str, str | None],
-    hub_columns: tuple[str, str],
-    metrics: tuple[str, ...],
-    sizes: tuple[int, int],
-    prompt: str,
-    **others: Any,
-) -> GenerationInfo:
-    """Returns one row of the table; `files`: of training and test, `sizes`: training pairs and test examples."""
-    return GenerationInfo(
-        name=name,
-        kind="generation",
-        metrics=metrics,
-        train_size=sizes[0],
-        evaluation_sizes={"test": sizes[1]},
-        evaluation_split="official test",
-        columns=(source,),
-        label_names=None,
-        hub_path=hub[0],
-        hub_config=hub[1],
-        hub_text=hub_columns[:1],
-        hub_splits={"test": "test"},
-        folder=name,
-        train_file=files[0],
-        evaluation_files={"test": files[1]},
-        prompt=prompt,
-        targets=targets,
-        hub_targets=hub_columns[1:],
-        **others,
-    )
-
-
-_ROUGE = ("rougeL", "rouge1", "rouge2")
-_BLEU = ("bleu", "rougeL")
-# The hub keeps a converted copy of what was published as a program.
-_CONVERTED = {"hub_revision": "refs/convert/parquet"}
-
-_DESCRIBE, _SUMMARISE = "{source}\nDescription:\n", "{source}\nSummary:\n"
-
-# fmt: off
-_ROWS = (
-    _info("e2e", "mr", ("ref",), ("trainset.csv", "testset_w_refs.csv"), ("tuetschek/e2e_nlg", None),
-          ("meaning_representation", "human_reference"), _BLEU, (42061, 630), _DESCRIBE, **_CONVERTED),
-    _info("dart", "tripleset", ("annotations",), ("dart-v1.1.1-full-train.json", "dart-v1.1.1-full-test.json"),
-          ("Yale-LILY/dart", None), ("tripleset", "annotations"), _BLEU, (62659, 5097), _DESCRIBE,
-          triples=True, **_CONVERTED),
-    _info("dialogsum", "dialogue", ("summary", "summary1", "summary2", "summary3"),
-          ("dialogsum.train.jsonl", "dialogsum.test.jsonl"), ("knkarthick/dialogsum", None),
-          ("dialogue", "summary"), _ROUGE, (12460, 500), _SUMMARISE),
-    _info("xsum", "document", ("summary",), ("train", "test"), ("EdinburghNLP/xsum", None), ("document", "summary"),
-          _ROUGE, (204045, 11334), _SUMMARISE),
-    _info("cnn_dailymail", "article", ("highlights",), ("train", "test"), ("abisee/cnn_dailymail", "3.0.0"),
-          ("article", "highlights"), _ROUGE, (287113, 11490), _SUMMARISE),
-    _info("gsm8k", "question", ("answer",), ("train.jsonl", "test.jsonl"), ("openai/gsm8k", "main"),
-          ("question", "answer"), ("exact_number",), (7473, 1319), "Question: {source}\nAnswer:\n"),
-)
-# fmt: on
-GENERATION: dict[str, GenerationInfo] = {info.name: info for info in _ROWS}
+GENERATION = GenerationInfo.read_all(Path(__file__).with_suffix(".json"))
 
 
 # --- pairs ------------------------------------------------------------------------------------------------------------
@@ -217,7 +156,7 @@ def generation_fields(
     return {
         "text": TEXT_COLUMNS[:1],
         "label_names": None,
-        "metrics": (*_ROUGE, "bleu") if metrics is None else tuple(metrics),
+        "metrics": ("rougeL", "rouge1", "rouge2", "bleu") if metrics is None else tuple(metrics),
         "train": in_training(_table_pairs(train, source, [label])),
         "evaluation": {"test": in_evaluation(_table_pairs(test, source, [label]))},
         "files": {"text": source, "label": label, "kind": kind},
