@@ -20,6 +20,7 @@ from transformers import (
 
 from peftprune.adapters.inject import inject
 from peftprune.models.layers import discover_sites, head_modules
+from peftprune.strategy.method import Preparation
 from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.spec import AdapterSpec
 
@@ -149,9 +150,9 @@ def adapt(
     """Inject LoRA of one rank, or of the ranks given by site (4 elsewhere), and its sites."""
     shapes = discover_sites(model, targets)
     wanted = {s.name: ranks if isinstance(ranks, int) else ranks.get(s.name, 4) for s in shapes}
-    return inject(
-        model, shapes, AdapterSpec(ranks=wanted, **spec), scaling=scaling, seed=seed, head=head_modules(model)
-    )
+    any_budget: Any = None
+    starting = AdapterSpec(ranks=wanted, **spec)
+    return inject(model, Preparation(any_budget, shapes, starting, head_modules(model), scaling, 0.0, seed))
 
 
 def stir(sites: SiteSet, seed: int = 0, size: float = 0.2) -> None:

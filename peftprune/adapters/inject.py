@@ -18,7 +18,7 @@ from peftprune.models.layers import language_model_head
 from peftprune.strategy.method import Preparation
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import Site, SiteSet, SiteShape
+from peftprune.strategy.sites import Site, SiteSet
 from peftprune.strategy.spec import AdapterSpec, ParameterGroup
 
 ADAPTER = "default"
@@ -50,30 +50,20 @@ def wrap(model: nn.Module, config: PeftConfig, head: Sequence[str]) -> PeftModel
     return cast(PeftModel, adapted)
 
 
-def inject(
-    base: nn.Module,
-    shapes: Sequence[SiteShape],
-    spec: AdapterSpec,
-    *,
-    scaling: float,
-    seed: int,
-    head: Sequence[str],
-    lora_dropout: float = 0.0,
-    **options: Any,
-) -> tuple[PeftModel, SiteSet]:
+def inject(base: nn.Module, given: Preparation, **options: Any) -> tuple[PeftModel, SiteSet]:
     """Returns the PEFT model of a base, whose weights are frozen and shared, not copied, and its sites.
 
     The head and every A are initialised from random streams of the seed alone, so that arms of one seed start alike
-    whatever their ranks. The modules that `head` names are trained in full. `scaling` is the factor on B A where the
-    spec does not set one, and `options` are further fields of PEFT's `LoraConfig`.
+    whatever their ranks. The head is trained in full. `options` are further fields of PEFT's `LoraConfig`.
     """
+    shapes, spec, head = given.sites, given.spec, list(given.head)
     model = share_weights(base)
     for name in head:
         # The head is trained, so each arm needs tensors of its own.
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, copy.deepcopy(model.get_submodule(name)))
-    initialise_head(model, head, generator(seed, "head"))
-    factor = spec.scaling if spec.scaling is not None else scaling
+    initialise_head(model, head, generator(given.seed, "head"))
+    factor = spec.scaling if spec.scaling is not None else given.scaling
     # PEFT knows no rank 0: such sites get one rank and are dropped before training.
     ranks = {s.name: max(1, spec.ranks[s.name]) for s in shapes}
     factors = {n: factor * spec.relative_scaling.get(n, 1.0) for n in ranks}
@@ -86,8 +76,8 @@ def inject(
         rank_pattern={surgery.anchored(n): r for n, r in ranks.items()},
         alpha_pattern={surgery.anchored(n): surgery.alpha(factors[n], r) for n, r in ranks.items()},
         target_modules=list(ranks),
-        modules_to_save=list(head) or None,
-        lora_dropout=lora_dropout,
+        modules_to_save=head or None,
+        lora_dropout=given.lora_dropout,
         **options,
     )
     # PEFT draws its own initial values, replaced below; the global stream belongs to dropout.
@@ -99,22 +89,8 @@ def inject(
     surgery.apply_plan(sites, PruningPlan(drop=frozenset(n for n, r in spec.ranks.items() if r == 0)))
     # PEFT's other initialisations start from the base weights.
     if options.get("init_lora_weights", True) is True:
-        initialise(sites, spec, seed)
+        initialise(sites, spec, given.seed)
     return adapted, sites
-
-
-def inject_prepared(base: nn.Module, given: Preparation, **options: Any) -> tuple[PeftModel, SiteSet]:
-    """Injects LoRA as `inject` does, with the sites, spec, scaling, seed, head and dropout of an arm."""
-    return inject(
-        base,
-        given.sites,
-        given.spec,
-        scaling=given.scaling,
-        seed=given.seed,
-        head=given.head,
-        lora_dropout=given.lora_dropout,
-        **options,
-    )
 
 
 def initialise(sites: SiteSet, spec: AdapterSpec, seed: int, *, draw_A: bool = True) -> None:

@@ -39,6 +39,6 @@ class DoRA(Baseline):
         return AdapterSpec(budget.scaled(budget.params - magnitudes).solve(sites), fixed_params=magnitudes)
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        from peftprune.adapters.inject import inject_prepared
+        from peftprune.adapters.inject import inject
 
-        return inject_prepared(model, given, use_dora=True)[0]
+        return inject(model, given, use_dora=True)[0]

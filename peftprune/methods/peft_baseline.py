@@ -157,15 +157,15 @@ class PeftBaseline(Baseline):
         self._restored = {}
 
     def _lora(self, model: nn.Module, given: Preparation) -> nn.Module:
-        from peftprune.adapters.inject import inject_prepared
+        from peftprune.adapters.inject import inject
         from peftprune.adapters.surgery import freeze
 
         options = {name: value for name, value in self.given.items() if name != "r"}
         if not any(p.is_meta for p in model.parameters()):
-            return inject_prepared(model, given, **options)[0]
+            return inject(model, given, **options)[0]
         # Without weights there is nothing to start from: only the sizes count.
         start = options.pop("init_lora_weights", True)
-        adapted, sites = inject_prepared(model, given, **options)
+        adapted, sites = inject(model, given, **options)
         if start == "mica":
             freeze(sites, ["B"])
         return adapted

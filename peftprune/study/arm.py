@@ -17,7 +17,7 @@ import torch
 from transformers import PrinterCallback, TrainingArguments
 
 from peftprune.adapters import surgery
-from peftprune.adapters.inject import inject_prepared
+from peftprune.adapters.inject import inject
 from peftprune.adapters.save import save_baseline, save_peft
 from peftprune.files import write_atomically, write_json, write_jsonl
 from peftprune.models.head import initialise_head
@@ -102,7 +102,7 @@ def prepare_model(plan: ArmPlan, base: Any, head: Sequence[str], seed: int) -> t
     """
     given = plan.preparation(head, seed)
     if not plan.method.prepares_model:
-        return inject_prepared(base, given)
+        return inject(base, given)
     # Such a method may train any weight, so it gets a copy of its own.
     model = copy.deepcopy(base).requires_grad_(False)
     initialise_head(model, head, generator(seed, "head"))
