@@ -25,7 +25,6 @@ from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import SiteSet
 from peftprune.strategy.view import StepView
 from peftprune.training.cpu import begin_step
-from peftprune.training.delta_gradient import DeltaGradients
 from peftprune.training.distributed import check_agreement
 from peftprune.training.ledger import BaseCost, Ledger, optimizer_bytes, peak_memory, stored_parameters
 from peftprune.training.signals import Collectors
@@ -81,7 +80,6 @@ class PruningEvents(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         surgery.check_optimizer(kwargs["optimizer"])
         self._collectors = Collectors(kwargs["model"], self.sites, self.method.signals)
-        self._delta_gradients = DeltaGradients(self.sites, self.method.signals)
         if not self._resumed:
             self.method.start(self._view(0))
             self.trace.begin(self.sites, self.phases[0].name)
@@ -96,8 +94,7 @@ class PruningEvents(TrainerCallback):
         if view.phase.phase.kind == "train":
             self._add_penalty(kwargs["model"])
         assert self._collectors is not None
-        for collectors in (self._collectors, self._delta_gradients):
-            collectors.arm(view.phase.phase.signals)
+        self._collectors.arm(view.phase.phase.signals)
 
     def note_labels(self, labels: Any) -> None:
         """Takes the labels of the next forward pass from a trainer that does not hand them to the model."""
@@ -106,8 +103,7 @@ class PruningEvents(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
-        signals = {**self._collectors.take(), **self._delta_gradients.take()}
-        self.method.observe(self._view(state.global_step, signals))
+        self.method.observe(self._view(state.global_step, self._collectors.take()))
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._plan = self.method.plan_for(kwargs["model"], self._view(state.global_step))
@@ -160,7 +156,6 @@ class PruningEvents(TrainerCallback):
     def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
         self._collectors.remove()
-        self._delta_gradients.remove()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything that a resumed run needs beside the weights and the optimizer."""

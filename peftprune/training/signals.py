@@ -20,6 +20,8 @@ from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import Site, SiteSet
 from peftprune.training.distributed import sum_over_processes
 
+_OF_OUTPUTS = frozenset({Signal.OUTPUT_ENERGY, Signal.DELTA_GRADIENT})
+
 
 class Collectors:
     """Hooks on a model that collect `signals` of the sites between `arm` and `take`."""
@@ -32,6 +34,7 @@ class Collectors:
         self.labels: Tensor | None = None
         """The labels of the next forward pass, for trainers that do not hand them to the model."""
         self._sums: dict[tuple[Signal, str, int], Tensor] = {}
+        self._read: dict[str, Tensor] = {}
         # A call is a site and how often it was called before in the same forward pass. A call's leader is the first
         # call that reads the same input: found in the first forward pass, by tensor identity.
         self.leader: dict[tuple[str, int], tuple[str, int]] = {}
@@ -51,6 +54,9 @@ class Collectors:
                 self._handles.append(site._layer.register_forward_pre_hook(self._input_hook(site)))
             if Signal.OUTPUT_ENERGY in signals:
                 self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
+            if Signal.DELTA_GRADIENT in signals:
+                self._handles.append(site._lora_A.register_forward_pre_hook(self._reading_hook(site)))
+                self._handles.append(site._lora_B.register_forward_hook(self._writing_hook(site)))
 
     def arm(self, signals: frozenset[Signal] | None = None) -> None:
         """Starts collecting for one optimizer step: all signals, or those named."""
@@ -66,8 +72,8 @@ class Collectors:
         self._wanted = frozenset()
         sum_over_processes(self._sums)
         found: dict[Signal, dict[str, Tensor]] = {signal: {} for signal in self.signals}
-        sums = [(key, key[1]) for key in self._sums if key[0] is Signal.OUTPUT_ENERGY]
-        inputs = self.signals - {Signal.OUTPUT_ENERGY}
+        sums = [(key, key[1]) for key in self._sums if key[0] in _OF_OUTPUTS]
+        inputs = self.signals - _OF_OUTPUTS
         sums += [((signal, *leader), name) for (name, _), leader in self.leader.items() for signal in inputs]
         for key, name in sums:
             if key in self._sums and not self.sites[name].is_dropped:
@@ -131,6 +137,27 @@ class Collectors:
             if self._reads_batch(site, output):
                 squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
                 self._add((Signal.OUTPUT_ENERGY, site.name, 0), squares * site.scaling**2)
+
+        return hook
+
+    def _reading_hook(self, site: Site) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self._read[site.name] = args[0].detach()
+
+        return hook
+
+    def _writing_hook(self, site: Site) -> Any:
+        """Sums (∂loss/∂output)ᵀ · input. Activation checkpointing has the gradient only where it recomputes."""
+
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            x = self._read.pop(site.name)
+            if Signal.DELTA_GRADIENT in self._wanted and output.requires_grad:
+                output.register_hook(lambda gradient: add(x, gradient))
+
+        def add(x: Tensor, gradient: Tensor) -> None:
+            # The layer multiplies B A x by the scaling, and so its gradient.
+            product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float() / site.scaling
+            self._add((Signal.DELTA_GRADIENT, site.name, 0), product)
 
         return hook
 
