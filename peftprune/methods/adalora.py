@@ -89,6 +89,7 @@ class AdaLoRA(SVDStrategy):
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "zero entries")
     Config = AdaLoRAConfig
+    state_names = ("kept",)
     phase_names = ("full", "pruning")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -169,10 +170,3 @@ class AdaLoRA(SVDStrategy):
             assign={name: new_components(sites[name], kept[name], extra, view.rng) for name, extra in grow.items()},
             reason=f"cut to the budget: {sum(ranks.values())} of {sum(s.rank for s in sites.values())} components",
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"kept": dict(self.kept)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.kept = dict(state["kept"])

@@ -63,6 +63,7 @@ class EVA(RankPruningStrategy):
     actions = ("redistribute ranks", "set values", "restart adapters")
     signals = frozenset({Signal.INPUT_MOMENTS})
     Config = EVAConfig
+    state_names = ("moments", "reads")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -121,12 +122,6 @@ class EVA(RankPruningStrategy):
         most = {n: min(s.max_rank, round(self.config.rho * uniform[n])) for n, s in view.sites.items()}
         keep, grow = cut_to_budget({n: shares[n][: most[n]] for n in most}, view)
         return {name: len(kept) + grow.get(name, 0) for name, kept in keep.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"moments": dict(self.moments), "reads": dict(self.reads)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.moments, self.reads = dict(state["moments"]), dict(state["reads"])
 
 
 def memory_needed(sites: Iterable[SiteShape]) -> int:

@@ -86,6 +86,7 @@ class IncreLoRA(SVDStrategy):
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
     Config = IncreLoRAConfig
+    state_names = ("active",)
     phase_names = ("first", "growth")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -191,10 +192,3 @@ class IncreLoRA(SVDStrategy):
             scores={n: score / total if total > 0 else 0.0 for n, score in scores.items()},
             reason="grew until the budget was spent" if last else f"grew {grown} sites by up to {units}",
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"active": dict(self.active)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.active = dict(state["active"])

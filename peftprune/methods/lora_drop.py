@@ -73,6 +73,7 @@ class LoRADrop(RankPruningStrategy):
     actions: ClassVar[tuple[Action, ...]] = ("share adapters", "restart adapters")
     signals = frozenset({Signal.OUTPUT_ENERGY})
     Config = LoRADropConfig
+    state_names = ("energy",)
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -176,9 +177,3 @@ class LoRADrop(RankPruningStrategy):
         kinds = {s.kind for s in shapes.values()}
         totals = {k: sum(energy[n] for n, s in shapes.items() if s.kind == k) for k in kinds}
         return {n: energy[n] / totals[s.kind] / len(kinds) for n, s in shapes.items() if totals[s.kind] > 0}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"energy": dict(self.energy)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.energy = dict(state["energy"])

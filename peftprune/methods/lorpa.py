@@ -101,6 +101,7 @@ class LoRPA(RankPruningStrategy):
     decides = ("once",)
     actions = ("cut ranks",)
     Config = LoRPAConfig
+    state_names = ("initial", "first")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -164,9 +165,3 @@ class LoRPA(RankPruningStrategy):
                 B = values.get(name, {}).get("B", site.B[:, index])
                 values.setdefault(name, {})["B"] = B * (site.rank / len(index))
         return values
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"initial": self.initial, "first": self.first}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.initial, self.first = dict(state["initial"]), dict(state.get("first", {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,7 @@ class PRILoRA(RankPruningStrategy):
     actions = ("zero entries",)
     signals = frozenset({Signal.INPUT_NORM})
     Config = PRILoRAConfig
+    state_names = ("input_norm",)
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -142,12 +143,6 @@ class PRILoRA(RankPruningStrategy):
         if pattern is not None:
             return d_in // pattern[1] * (pattern[1] - pattern[0])
         return int(self.config.sparsity * d_in)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"input_norm": dict(self.input_norm)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.input_norm = dict(state["input_norm"])
 
 
 def _stack(site: SiteShape) -> str:

@@ -79,6 +79,7 @@ class SoRA(RankPruningStrategy):
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "set values")
     Config = SoRAConfig
+    state_names = ("alive", "settled")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -167,9 +168,3 @@ class SoRA(RankPruningStrategy):
             scores={name: float(g.sum()) for name, g in size.items()},
             reason=f"kept {sum(map(len, keep.values()))} of {total} gates; {zero} were zero",
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"alive": dict(self.alive), "settled": self.settled}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.alive, self.settled = dict(state["alive"]), state["settled"]

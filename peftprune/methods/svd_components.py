@@ -58,9 +58,10 @@ class SVDStrategy(RankPruningStrategy):
         return self.config.penalty * scoring.orthogonality(sites, self.config.penalty_form)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sensitivity": self.sensitivity.state_dict()}
+        return super().state_dict() | {"sensitivity": self.sensitivity.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.sensitivity.load_state_dict(state["sensitivity"])
 
 

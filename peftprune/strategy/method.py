@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -68,6 +69,7 @@ class Method(ABC):
         adapts: the method trains an adapter, so that the base model's own weights may be quantised.
         revision: number of times that a version of the package changed the method's results; part of its arms' hash.
         prepares_model: the method prepares the model itself (`prepare`); otherwise LoRA is injected as `spec` says.
+        state_names: the attributes that a checkpoint holds.
     """
 
     name: ClassVar[str]
@@ -82,6 +84,7 @@ class Method(ABC):
     adapts: ClassVar[bool] = True
     prepares_model: ClassVar[bool] = False
     revision: ClassVar[int] = 0
+    state_names: ClassVar[tuple[str, ...]] = ()
     Config: ClassVar[type] = NoOptions
 
     def __init__(self, config: Any = None, **options: Any) -> None:
@@ -167,9 +170,10 @@ class Method(ABC):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns own state as tensors, numbers, strings, lists and dicts. Default: none."""
-        return {}
+        """Returns own state as tensors, numbers, strings, lists and dicts. Default: what `state_names` lists."""
+        return {name: copy(getattr(self, name)) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        return
+        for name in state.keys() & {*self.state_names}:
+            setattr(self, name, copy(state[name]))
