@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,13 @@ from peftprune.study.task_setup import Setup
 from peftprune.tasks import load_task
 from peftprune.training import text_generation as generation
 from peftprune.training.settings import TrainingSettings
-from peftprune.training.text_generation import Decoding, GenerationCollator, TextForm
+from peftprune.training.text_generation import GenerationCollator
 from tests.helpers import make_arm, stored_adapter
 from tests.writers import PROMPT, pairs, save_writer, writing_task
 
 ARCHITECTURES = ("llama", "bart", "t5")
 SETTINGS: dict[str, Any] = {"max_target_length": 12, "max_new_tokens": 8, "max_length": 16, "learning_rate": 1e-2}
-FORM = TextForm(PROMPT, 16, 12)
+FORM = TrainingSettings(prompt=PROMPT, max_length=16, max_target_length=12)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_an_encoder_decoder_reads_the_source_and_its_shifted_labels(
     architecture: str, frame: str, writers: dict[str, Path]
 ) -> None:
     model, task = loaded(writers[architecture]), writing_task()
-    form = TextForm.of(TrainingSettings(), task, model)
+    form = generation.resolved(TrainingSettings(), task, model)
     rows = generation.encode(task.train, model, form)[:3]
     for row, (source, (target,)) in zip(rows, pairs(3), strict=True):
         assert model.tokenizer.decode(row["input_ids"]) == frame.format(source)
@@ -109,14 +110,14 @@ def test_an_encoder_decoder_reads_the_source_and_its_shifted_labels(
 
 def test_sources_are_cut_and_prompts_are_not(writers: dict[str, Path]) -> None:
     model, task = loaded(writers["llama"]), writing_task()
-    rows = generation.encode(task.train, model, TextForm(PROMPT, 5, 3))
+    rows = generation.encode(task.train, model, replace(FORM, max_length=5, max_target_length=3))
     texts = [model.tokenizer.decode(row["input_ids"]) for row in rows]
     # "now" and "now now" are cut off.
     assert [text.split()[:3] for text in texts[1:3]] == [["<s>", *pairs(3)[i][0].split()[:2]] for i in (1, 2)]
     assert all(text.split()[3:5] == ["says", ":"] and len(text.split()) == 8 for text in texts)
     assert all(text.endswith("goes </s>") for text in texts)
     with pytest.raises(UsageError, match="max_length: 3 leaves no room for a source"):
-        generation.encode(task.train, model, TextForm(PROMPT, 3, 3))
+        generation.encode(task.train, model, replace(FORM, max_length=3, max_target_length=3))
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -157,9 +158,9 @@ def test_accumulation_divides_by_the_target_tokens_of_the_whole_step(
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
-def written(model: Any, rows: list[Any], decoding: Decoding, batch_size: int) -> list[str]:
+def written(model: Any, rows: list[Any], settings: TrainingSettings, batch_size: int) -> list[str]:
     stand_in: Any = SimpleNamespace(model=model.model, accelerator=SimpleNamespace(autocast=torch.no_grad))
-    return generation.generate(stand_in, model, rows, decoding, batch_size)
+    return generation.generate(stand_in, model, rows, replace(settings, batch_size=batch_size))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -170,7 +171,7 @@ def test_what_is_written_does_not_depend_on_the_batch(
     """Padding is on the side where it does not matter, and texts come back in order."""
     model = loaded(writers[architecture])
     rows = generation.encode(writing_task().evaluation["test"], model, FORM)
-    decoding = Decoding(num_beams, 5)
+    decoding = TrainingSettings(num_beams=num_beams, max_new_tokens=5)
     alone = [written(model, [row], decoding, 1)[0] for row in rows]
     assert written(model, rows, decoding, 5) == alone
     assert len(set(alone)) > 1
@@ -187,7 +188,7 @@ def test_beams_find_what_is_at_least_as_probable(writers: dict[str, Path]) -> No
     prompt = torch.tensor([generation._prompt(row, alone=False)])
 
     def log_probability(num_beams: int) -> float:
-        config = generation._generation_config(model, Decoding(num_beams, 3))
+        config = generation._generation_config(model, TrainingSettings(num_beams=num_beams, max_new_tokens=3))
         config.eos_token_id = None
         ids = model.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
         logits = model.model(ids).logits.log_softmax(-1)[0, prompt.shape[1] - 1 : -1]
@@ -246,11 +247,10 @@ def test_training_helps_and_the_adapter_loads_in_peft(
     auto = AutoModelForCausalLM if architecture == "llama" else AutoModelForSeq2SeqLM
     again = PeftModel.from_pretrained(auto.from_pretrained(folder), arm.adapter).eval()
     model = loaded(folder)
-    rows = generation.encode(
-        writing_task().evaluation["test"], model, TextForm.of(TrainingSettings(**SETTINGS), writing_task(), model)
-    )
+    settings = generation.resolved(TrainingSettings(**SETTINGS), writing_task(), model)
+    rows = generation.encode(writing_task().evaluation["test"], model, settings)
     stand_in: Any = SimpleNamespace(model=again, accelerator=SimpleNamespace(autocast=torch.no_grad))
-    assert generation.generate(stand_in, model, rows, Decoding(1, 8), 16) == list(arm.read_predictions()["prediction"])
+    assert generation.generate(stand_in, model, rows, settings) == list(arm.read_predictions()["prediction"])
 
 
 def test_an_arm_that_was_cut_off_ends_the_same(writers: dict[str, Path], tmp_path: Path) -> None:

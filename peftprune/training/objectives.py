@@ -20,16 +20,16 @@ from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
 from peftprune.training.losses import classification_loss, regression_loss
 from peftprune.training.text_generation import (
-    Decoding,
     GenerationCollator,
-    TextForm,
     check_form,
+    decoding_in_words,
     encode,
     evaluation_loss,
     generate,
     is_encoder_decoder,
     longest_source,
     loss_for,
+    resolved,
 )
 from peftprune.training.tokenise import Example, cached, check_lengths, longest_input, tokenise
 
@@ -173,15 +173,16 @@ class Generation(Objective):
         self.loss = loss_for(model.model)
 
     def check(self, settings: TrainingSettings) -> None:
-        check_form(self._form(settings), Decoding.of(settings), self.model)
+        check_form(self._resolved(settings), self.model)
 
     def longest(self, settings: TrainingSettings) -> int | None:
-        return longest_source(self._form(settings), Decoding.of(settings), self.model)
+        return longest_source(self._resolved(settings), self.model)
 
     def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
-        form = self._form(settings)
+        settings = self._resolved(settings)
         before = f"{self.task.fingerprint}/{part}/"
-        return cached(self.model, before, f"/{form}", lambda: pa.Table.from_pylist(encode(rows, self.model, form)))
+        after = f"/{settings.prompt!r}/{settings.max_length}/{settings.max_target_length}"
+        return cached(self.model, before, after, lambda: pa.Table.from_pylist(encode(rows, self.model, settings)))
 
     def base_cost(self, rows: Sequence[Example]) -> BaseCost:
         if not is_encoder_decoder(self.model.model):
@@ -191,19 +192,19 @@ class Generation(Objective):
         return BaseCost.of(self.model.model, {"encoder": source, "cross": source, "decoder": 1 - source})
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
-        return {"prompt": self._form(settings).prompt}
+        return {"prompt": self._resolved(settings).prompt or ""}
 
     def decoding(self, settings: TrainingSettings) -> str | None:
-        return str(Decoding.of(settings))
+        return decoding_in_words(self._resolved(settings))
 
     def evaluate(self, trainer: Trainer, splits: Splits, settings: TrainingSettings) -> Scored:
         metrics: dict[str, float] = {}
         losses, frames = {}, []
-        decoding, size = Decoding.of(settings), settings.batch_size
+        settings = self._resolved(settings)
         for i, (split, rows) in enumerate(splits.items()):
             # First, since it is quick and fails where the outputs are not finite.
-            losses[split] = evaluation_loss(trainer, self.model, rows, size)
-            texts = generate(trainer, self.model, rows, decoding, size)
+            losses[split] = evaluation_loss(trainer, self.model, rows, settings.batch_size)
+            texts = generate(trainer, self.model, rows, settings)
             references = [list(r) for r in self.task.evaluation[split]["label"]]
             frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
             for name in self.task.metrics:
@@ -211,10 +212,10 @@ class Generation(Objective):
                 metrics[metric_name(name, split, i)] = METRICS[name].value(found)
                 frame[score_column(name)] = found.tolist()
             frames.append(pd.DataFrame(frame))
-        return Scored(metrics, pd.concat(frames), {"decoding": str(decoding), "loss": losses})
+        return Scored(metrics, pd.concat(frames), {"decoding": decoding_in_words(settings), "loss": losses})
 
-    def _form(self, settings: TrainingSettings) -> TextForm:
-        return TextForm.of(settings, self.task, self.model)
+    def _resolved(self, settings: TrainingSettings) -> TrainingSettings:
+        return resolved(settings, self.task, self.model)
 
 
 _OF_KIND: dict[str, type[Objective]] = {
