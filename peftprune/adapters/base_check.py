@@ -1,7 +1,5 @@
 """Checks by a few weights that a base model is the one that an adapter was trained on."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Converts adapter files from one format to another."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Initial values of a site's tensors, drawn from random streams of the seed alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Injects plain PEFT LoRA into a model at the ranks of a spec."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Inspects an adapter: ranks, spectra, norms, density, sharing, and the loss of pruning it further."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Loads a stored adapter onto a base model."""
 
-from __future__ import annotations
-
 import tempfile
 import warnings
 from pathlib import Path

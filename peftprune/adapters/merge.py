@@ -1,7 +1,5 @@
 """Merges an adapter into its base model, which plain transformers then loads."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable

@@ -1,18 +1,14 @@
 """Resolves a plan against the sites: the changes that it means, in their order, or why it does not fit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from torch import Tensor
 
 from peftprune.errors import RunError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from peftprune.strategy.plan import PruningPlan
-    from peftprune.strategy.sites import SiteSet
+from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import SiteSet
 
 Kind = Literal["drop", "keep", "reinit", "share", "grow", "assign", "zero"]
 

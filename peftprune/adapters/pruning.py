@@ -4,8 +4,6 @@ The QR decomposition of the factors leaves an r × r core, at a cost of (d_in + 
 d_in · d_out entries, is never formed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

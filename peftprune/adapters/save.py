@@ -1,7 +1,5 @@
 """Saves what an arm trained, in PEFT's format where PEFT has one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -7,8 +7,6 @@ optimizers, hooks and compiled graphs that hold the Parameter stay valid. PEFT's
 Call these functions only where no graph is alive (after `zero_grad`): shapes may change.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,11 +28,7 @@ SCHEDULE_FREE = ("trains other weights than it evaluates, and a cut reaches one 
 
 
 def apply_plan(
-    sites: SiteSet,
-    plan: PruningPlan,
-    *,
-    optimizer: Optimizer | None = None,
-    rng: torch.Generator | None = None,
+    sites: SiteSet, plan: PruningPlan, *, optimizer: Optimizer | None = None, rng: torch.Generator | None = None
 ) -> list[Change]:
     """Applies one plan, and returns the changes that were made, in order.
 

@@ -1,7 +1,5 @@
 """Finds the sites of a user's PEFT LoRA model, or refuses a model that cannot be pruned."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

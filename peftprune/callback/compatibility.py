@@ -1,7 +1,5 @@
 """Refuses trainers and runs in which ranks cannot change, before anything is trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

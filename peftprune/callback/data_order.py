@@ -1,7 +1,5 @@
 """Serves a run's phases through a Trainer's data loader."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 

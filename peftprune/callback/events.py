@@ -1,7 +1,5 @@
 """The events of a training run in a Trainer that peftprune did not make."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any

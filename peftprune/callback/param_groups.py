@@ -4,8 +4,6 @@ The optimizer and its schedule are the user's: between steps, and so in checkpoi
 user's trainer made them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`prepare`: makes a PEFT model start as an arm of `compare` does."""
 
-from __future__ import annotations
-
 from math import inf
 from typing import Any
 
@@ -20,13 +18,7 @@ from peftprune.training.cpu import make_fast
 
 
 def prepare(
-    model: PeftModel,
-    method: Any,
-    budget: Budget | str,
-    *,
-    seed: int = 0,
-    scaling: float = 2.0,
-    **options: Any,
+    model: PeftModel, method: Any, budget: Budget | str, *, seed: int = 0, scaling: float = 2.0, **options: Any
 ) -> PeftModel:
     """Makes a fresh PEFT LoRA model start as the arm of this seed starts in `compare`, and returns it.
 

@@ -1,7 +1,5 @@
 """How a PEFT model starts under a method: its sites, and their starting ranks, gates and values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from numbers import Integral, Real

@@ -1,7 +1,5 @@
 """Counts the examples and tokens that a Trainer passes through the model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

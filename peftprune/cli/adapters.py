@@ -1,7 +1,5 @@
 """The commands for adapter files: export, inspect, prune, convert."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Callable
@@ -19,8 +17,7 @@ Alpha = Annotated[float | None, typer.Option(help="lora_alpha of a loralib file,
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that peftprune wrote.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 NoHead = Annotated[
-    bool,
-    typer.Option("--no-head", help="Leave out the trained head; predictions are meaningless until one is added."),
+    bool, typer.Option("--no-head", help="Leave out the trained head; predictions are meaningless until one is added.")
 ]
 
 

@@ -22,8 +22,6 @@ from peftprune.strategy.view import StepView
 
 @dataclass(frozen=True)
 class AdaLoRAConfig(Options):
-    """Options of AdaLoRA."""
-
     initial_ratio: float = option(1.5, "convention", ge=1, help=
         "parameters at the start as a multiple of the budget; PEFT's defaults (12 and 8) give 1.5, the authors' GLUE "
         "scripts 2 or 3")  # fmt: skip

@@ -43,8 +43,6 @@ class RandomRank(LoRPA):
 
 @dataclass(frozen=True)
 class LoRARestartConfig(Options):
-    """Options of lora-restart."""
-
     dense_share: float = option(0.2, "authors' code", gt=0, lt=1, help=
         "share of the run before the restart, as in LoRPA")  # fmt: skip
 
@@ -108,8 +106,6 @@ class Reverse(LoRADrop):
 
 @dataclass(frozen=True)
 class TopLayersConfig(Options):
-    """Options of top-layers."""
-
     kept: float = option(0.5, "convention", gt=0, le=1, help=
         "share of the layers that carry adapters, from the highest down, rounded up")  # fmt: skip
 
@@ -137,8 +133,6 @@ class TopLayers(RankPruningStrategy):
 
 @dataclass(frozen=True)
 class ShuffledConfig(Options):
-    """Options of shuffled."""
-
     of: str = option("lora-drop", "convention", help=
         "label of the method of the same study whose final ranks are shuffled")  # fmt: skip
 

@@ -1,7 +1,5 @@
 """Describes methods as plain values, from what their classes declare and what they plan. Imports no torch."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from dataclasses import MISSING, Field, fields

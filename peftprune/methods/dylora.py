@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DyLoRAConfig(Options):
-    """Options of DyLoRA."""
-
     initial_rank: int = option(0, "convention", ge=0, help=
         "largest rank in training, capped at each site's smaller side; 0, like any rank below the budget's, takes the "
         "budget's. Above it the first components that the budget pays for are kept after the last step")  # fmt: skip

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ElaLoRAConfig(Options):
-    """Options of ElaLoRA."""
-
     exchanged: int = option(4, "authors' code", ge=1, help="components that are cut, and added, in the first round (b)")
     candidates: int = option(2, "authors' code", ge=1, help="components of each site that may be cut in one round (k)")
     warmup: float = option(0.1, "convention", ge=0, lt=1, help=

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EVAConfig(Options):
-    """Options of EVA."""
-
     rho: float = option(2.0, "convention", ge=1, help=
         "a site's largest rank as a multiple of the uniform one; 1 redistributes nothing, 2 is PEFT's "
         "default")  # fmt: skip

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IncreLoRAConfig(Options):
-    """Options of IncreLoRA."""
-
     top_h: int = option(5, "authors' code", ge=1, help=
         "sites that grow in a round, as in the script for RTE; the others have 2 to 13")  # fmt: skip
     units: int = option(0, "authors' code", ge=0, help=

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L1RAConfig(Options):
-    """Options of L1RA."""
-
     l1: float = option(0.005, "authors' code", ge=0, help=
         "weight λ of the L1 penalty on the gates, from the settings for Llama 3")  # fmt: skip
     gate_lr: float = option(0.02, "authors' code", gt=0, help=

@@ -15,8 +15,6 @@ from peftprune.strategy.spec import AdapterSpec, PaperSettings
 
 @dataclass(frozen=True)
 class LoRAConfig(Options):
-    """Options of lora."""
-
     rank: int | None = option(None, "convention", ge=1, later=True, help=
         "rank at every site whatever the budget allows, capped at the site's smaller side; None: the budget "
         "decides")  # fmt: skip

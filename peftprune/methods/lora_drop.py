@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRADropConfig(Options):
-    """Options of LoRA-drop."""
-
     sample: float = option(0.1, "convention", gt=0, lt=1, help=
         "share of the training data in the probe's stratified sample (the range: paper)")  # fmt: skip
     probe_passes: float = option(3.0, "convention", gt=0, help="passes over the sample in the probe")

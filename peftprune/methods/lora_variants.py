@@ -18,8 +18,6 @@ from peftprune.strategy.spec import AdapterSpec, ParameterGroup, default_groups
 
 @dataclass(frozen=True)
 class RSLoRAConfig(Options):
-    """Options of rslora."""
-
     alpha: float = option(0.0, "convention", ge=0, help=
         "numerator of the scaling; 0 takes LoRA's alpha at the same rank (the run's scaling · r), so that only the "
         "rule differs")  # fmt: skip

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRPAConfig(Options):
-    """Options of LoRPA."""
-
     initial_rank: int = option(256, "authors' code", ge=1, help=
         "rank of the dense phase, capped at each site's smaller side; the value of every released GLUE and "
         "summarisation script")  # fmt: skip

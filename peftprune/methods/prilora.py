@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PRILoRAConfig(Options):
-    """Options of PRILoRA."""
-
     start_rank: int = option(4, "convention", ge=1, help="rank of the first layer")
     final_rank: int = option(12, "convention", ge=1, help=
         "rank of the last layer; under a matched budget only the ratio of the two counts, and the ranks are solved to "

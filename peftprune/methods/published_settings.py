@@ -6,8 +6,6 @@ the script. A list holds the values that a script searches. Runs that continue a
 left out: nothing here can continue one.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Parses requests for methods: names, labels, options, files, classes and objects."""
 
-from __future__ import annotations
-
 import ast
 import importlib.util
 import inspect

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SoRAConfig(Options):
-    """Options of SoRA."""
-
     initial_rank: int = option(16, "convention", ge=1, help=
         "rank during training, at least the budget's and capped at each site's smaller side; under budget='paper' "
         "training starts at the script's rank of 8 instead")  # fmt: skip

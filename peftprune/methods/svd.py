@@ -18,8 +18,6 @@ from peftprune.strategy.view import StepView
 
 @dataclass(frozen=True)
 class SVDConfig(Options):
-    """Options of svd."""
-
     initial_rank: int = option(32, "convention", ge=1, help=
         "rank during training, at least the budget's and capped at each site's smaller side")  # fmt: skip
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VeRAConfig(Options):
-    """Options of vera."""
-
     rank: int = option(256, "convention", ge=1, help="rank of the shared random matrices; PEFT's default")
     d_initial: float = option(0.1, "convention", help=
         "initial value of the vector between the two matrices, other than 0; PEFT's default")  # fmt: skip

@@ -27,8 +27,6 @@ _MOVED = 1e-10
 
 @dataclass(frozen=True)
 class WeightLoRAConfig(Options):
-    """Options of WeightLoRA."""
-
     kept: float = option(0.5, "convention", gt=0, le=1, help=
         "share of the sites that keep an adapter, rounded up to K; the paper and its code set K itself")  # fmt: skip
     select_share: float = option(0.2, "convention", gt=0, le=1, help=

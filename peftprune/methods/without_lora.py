@@ -43,8 +43,6 @@ class HeadOnly(Baseline):
 
 @dataclass(frozen=True)
 class FullConfig(Options):
-    """Options of full."""
-
     lr_scale: float = option(0.02, "convention", gt=0, help=
         "factor on the run's learning rate, for all weights; an adapter's rate moves all weights away from the "
         "pre-trained model at once, so the default turns 0.001 into 0.00002, a common rate for full "

@@ -4,8 +4,6 @@ A name is, in this order, a folder with a `config.json` (or the path of a config
 `peftprune.models.bundled` and `peftprune.models.packaged`), or a model on the hub.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import socket

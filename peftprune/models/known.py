@@ -1,7 +1,5 @@
 """Which well-known base model a configuration describes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _SIZES = {

@@ -4,8 +4,6 @@
 tasks one with a fresh task head.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@
 and not the originals. The packages are only located, not imported: that would load torch and more.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

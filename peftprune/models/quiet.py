@@ -1,7 +1,5 @@
 """Silence the libraries below while a block runs."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Scores from weights and activations."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Scores from the adapter's weights alone."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import Tensor

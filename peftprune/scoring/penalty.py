@@ -1,7 +1,5 @@
 """The orthogonality penalty of AdaLoRA and its successors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Literal
 

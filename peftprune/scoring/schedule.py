@@ -1,7 +1,5 @@
 """Schedules of a budget over the steps of a run."""
 
-from __future__ import annotations
-
 
 def cubic_decay(start: float, end: float, progress: float) -> float:
     """Returns AdaLoRA's cubic decay, fast at first and slow at last: end + (start − end) · (1 − progress)³.

@@ -1,7 +1,5 @@
 """Selection by score: exact counts, and among equal scores the lower index first."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The singular values of an update B A, from its factors."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

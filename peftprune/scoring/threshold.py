@@ -1,7 +1,5 @@
 """Thresholding operators, which make gates exactly zero."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Principal components of a layer's inputs from their summed moments."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

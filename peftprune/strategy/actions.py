@@ -1,7 +1,5 @@
 """What a method declares of its decisions. `peftprune methods` shows it, and the contract tests verify it."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 Decides = Literal["at the start", "before training", "once", "repeatedly", "at the end"]

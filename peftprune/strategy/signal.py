@@ -1,7 +1,5 @@
 """`Signal`: the activation statistics that a strategy can request."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 
 

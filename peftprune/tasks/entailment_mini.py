@@ -17,8 +17,6 @@ The data offer no shortcuts:
        occurs in two splits.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import random

@@ -1,7 +1,5 @@
 """Carves validation data from a task, so that settings are chosen without its reported split."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

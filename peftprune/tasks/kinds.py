@@ -1,7 +1,5 @@
 """The kinds of task, and what each implies for labels, model and settings."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

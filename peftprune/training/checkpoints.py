@@ -1,7 +1,5 @@
 """Checkpoints: written whole, verified by checksum, and found again."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -5,8 +5,6 @@ tensors had when the model was wrapped. So ranks can change as with one process.
 does nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any
 

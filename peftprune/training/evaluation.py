@@ -1,19 +1,15 @@
 """Evaluate a trained arm: predictions and metrics per split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
+from transformers import Trainer
 
 from peftprune.errors import RunError
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 
 @dataclass(frozen=True)

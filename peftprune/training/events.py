@@ -4,8 +4,6 @@ It knows neither the method's name nor the task; see `peftprune.training.trainer
 of this package and the callback for any other trainer (`peftprune.callback.events`) share it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`ArmInputs`: model and data that all arms of a task share."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

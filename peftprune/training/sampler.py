@@ -4,8 +4,6 @@ Batches group examples of similar length, so that little padding is computed. St
 reads the same batch, except in phases that train on a subset of the data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 

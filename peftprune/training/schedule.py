@@ -1,7 +1,5 @@
 """The learning-rate factor of every step."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -6,8 +6,6 @@ excluded by the attention mask of the stream that a site reads. A call on anythi
 DeBERTa's relative positions, is told by its shape and not counted.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

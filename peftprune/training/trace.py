@@ -1,7 +1,5 @@
 """The trace of an allocation: the state of the sites after every applied plan, one row per event."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -17,8 +17,6 @@ Per optimizer step, with the hook that calls each event:
 Phases are step ranges of the one `train()` call. No method is named here.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """An adapter in memory, read from any format."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Reads adapter files with clear errors, and checks folders before they are written."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -3,8 +3,6 @@
 It stores neither lora_alpha nor the name of the base model.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -13,8 +13,6 @@ The header's text entry `peftprune` is a JSON object:
 `peft_contents(read_adapter(file))` gives PEFT's two files back bit for bit.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

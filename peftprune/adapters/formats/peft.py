@@ -4,8 +4,6 @@ Adapters are written with every scaling in B, so that r = lora_alpha = the large
 `alpha_pattern`; sites are named in full. An unchanged adapter of PEFT's keeps its own configuration.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Detects the format of an adapter and reads it."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ Each JSON file beside this one is a transformers configuration cut down to the f
 sizes, vocabulary). There are no weights here: those come from the hub or a folder, see `peftprune.models.find`.
 """
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from importlib import resources

@@ -1,7 +1,5 @@
 """Loads the base model that an arm was trained on."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Selects one finished arm of a study."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Writes a stored arm as an adapter or a merged model."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from contextlib import suppress

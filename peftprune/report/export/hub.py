@@ -1,7 +1,5 @@
 """Uploads an exported folder to the Hugging Face Hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from peftprune.errors import RunError

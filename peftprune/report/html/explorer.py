@@ -1,7 +1,5 @@
 """The allocation explorer: every arm's allocation over training as plain data, and the grid that shows it."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The rules of a fair comparison, as the README lists them."""
 
-from __future__ import annotations
-
 RULES = (
     "The same seed gives the same initial head, batch order, evaluation data and, where shapes allow, dropout stream.",
     "All methods share one scaling, learning rate, batch size, schedule and weight decay, unchanged by pruning.",

@@ -1,7 +1,5 @@
 """The page: the values that the template shows, and the rendered HTML."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The ledger, settings, tasks, versions and methods of a study, as tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Selects and checks where the arms are trained: on this machine, on a Ray cluster, or by Slurm."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

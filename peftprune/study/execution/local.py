@@ -3,8 +3,6 @@
 Every process trains one arm at a time. This one also shows the events that the others write.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -4,8 +4,6 @@ On a node that shares the study's folder, a task writes into it. On any other no
 returns the arm's files to the driver. Ray schedules the tasks and repeats those whose process or node was lost.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import secrets

@@ -4,8 +4,6 @@ The study's folder must be on a file system that the nodes share. Tasks lock the
 task or a second job trains no arm twice.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 import shutil

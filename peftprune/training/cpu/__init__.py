@@ -1,7 +1,5 @@
 """Faster ways to compute the same training step on a CPU. They change no distribution and no decision."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -1,7 +1,5 @@
 """Attention with dropout as plain matrix products, which are faster on a CPU than torch's fallback."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ resumed, or what other arms do. It is also cheap: a 16-bit word of a raw generat
 `torch.nn.functional.dropout` on a CPU draws every element from a distribution.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Hold weights and inputs in the precision in which autocast multiplies them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
