@@ -73,14 +73,12 @@ def add_gates(sites: SiteSet, kind: str, value: float) -> None:
 
 
 def freeze(sites: SiteSet, tensors: Sequence[str]) -> None:
-    """Stops training "A", "B" or both at every site."""
     for group in sites.groups():
         for name in tensors:
             getattr(group[0].live(), name).requires_grad_(False)
 
 
 def set_scaling(sites: SiteSet, factors: Mapping[str, float]) -> None:
-    """Sets the factor on B A of the named sites."""
     for name, factor in factors.items():
         site = sites[name]
         site._layer.scaling[site._adapter] = factor
@@ -184,7 +182,6 @@ def _sized_by_rank(site: Site) -> list[tuple[nn.Parameter, int]]:
 
 
 def _zeros(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """Returns zeros of the tensor's shape, but for `size` along `dim`."""
     shape = list(tensor.shape)
     shape[dim] = size
     return tensor.new_zeros(shape)
@@ -249,7 +246,6 @@ def _draw_rows(site: Site, count: int, rng: torch.Generator | None) -> Tensor:
 
 
 def _restore(sites: SiteSet, site: Site, rank: int, optimizer: Optimizer | None) -> None:
-    """Gives a dropped site its modules back and its parameters a place in the optimizer."""
     like = next(iter(sites.groups()), [None])[0]
     if like is None or like._gate_parameter is not None:
         raise RunError(f"plan.reinit[{site.name!r}]: a dropped site cannot return where no site is left, or to gates")
@@ -306,7 +302,6 @@ def _assign(site: Site, values: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def _zero(site: Site, masks: Mapping[str, Tensor], optimizer: Optimizer | None) -> None:
-    """Zeroes entries of parameters, and of the optimizer's state where there is one."""
     for name, mask in masks.items():
         param = getattr(site.live(), name)
         state = optimizer.state.get(param, {}) if optimizer is not None else {}

@@ -78,7 +78,6 @@ def _check_layer(name: str, layer: LoraLayer, adapter: str) -> None:
 
 
 def base_cost(model: PeftModel) -> BaseCost:
-    """Returns the frozen model's cost, for the ledger's FLOPs."""
     try:
         return BaseCost.of(model.get_base_model())
     except AttributeError:

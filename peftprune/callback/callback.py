@@ -113,12 +113,10 @@ class PruningCallback(TrainerCallback):
 
     @property
     def ledger(self) -> Ledger:
-        """What the run held and spent; empty before training."""
         return self.events.ledger if self.events is not None else Ledger()
 
     @property
     def trace(self) -> Trace:
-        """The state of the sites after every decision; empty before training."""
         return self.events.trace if self.events is not None else Trace()
 
     def summary(self) -> dict[str, Any]:

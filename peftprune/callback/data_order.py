@@ -150,7 +150,6 @@ class ProcessBatches(Sampler[list[int]]):
         self.drop_last = False
 
     def start_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -111,7 +111,6 @@ class UserTrainerEvents(PruningEvents):
         super().on_log(args, state, control, logs=logs, **kwargs)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Removes every hook and sums the ledger over all processes."""
         super().on_train_end(args, state, control, **kwargs)
         if args.load_best_model_at_end:
             self._report_best(args, state)

@@ -44,7 +44,6 @@ class StepParamGroups:
         optimizer.param_groups = groups
 
     def restore(self, optimizer: Optimizer) -> None:
-        """Restores the optimizer's own groups."""
         if self._own is not None:
             optimizer.param_groups, self._own = self._own, None
 

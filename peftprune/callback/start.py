@@ -37,12 +37,8 @@ class Prepared:
 class Start:
     """The sites of a model and how a method starts there.
 
-    Attributes:
-        sites: the sites, as they are now.
-        spec: the adapters that the method starts with.
-        ranks: site to starting rank; the user's own ranks may take the place of the spec's.
-        base_parameters: frozen parameters of the base model.
-        prepared: what `prepare` recorded; None for a model that it did not change.
+    `spec` holds the adapters that the method starts with; the user's own `ranks` may take the place of its ranks.
+    `base_parameters` counts the frozen ones, and `prepared` is None for a model that `prepare` did not change.
     """
 
     sites: SiteSet
@@ -53,7 +49,6 @@ class Start:
 
     @property
     def changes_model(self) -> bool:
-        """Whether `begin` would change the adapter."""
         spec = self.spec
         frozen = any(not group.trained for group in spec.groups.values())
         scaled = spec.scaling is not None or bool(spec.relative_scaling)

@@ -15,7 +15,6 @@ class TokenCounter:
         self._tokens: Tensor | int = 0
 
     def start(self) -> None:
-        """Starts counting: a step begins."""
         self._counting = True
         self._samples = self._padded = 0
 
@@ -33,7 +32,6 @@ class TokenCounter:
         return found
 
     def remove(self) -> None:
-        """Removes the hook from the model."""
         self._handle.remove()
 
     def _count(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

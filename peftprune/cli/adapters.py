@@ -22,7 +22,6 @@ NoHead = Annotated[
 
 
 def register(app: typer.Typer, errors_shown: Wrapper) -> None:
-    """Adds the commands to the application."""
     for command in (export, inspect, prune, convert):
         app.command()(errors_shown(command))
 

@@ -196,7 +196,6 @@ class AdaLoRAPeft(Baseline):
 
 
 def _layers(model: Any) -> list[tuple[str, Any]]:
-    """Returns PEFT's AdaLoRA layers with their names in the base model."""
     from peft.tuners.adalora import AdaLoraLayer
 
     inner = model.base_model.model

@@ -22,18 +22,15 @@ EXAMPLE = "rank 8 at query and value of 12 layers of width 768, 1,000 steps over
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Returns what `describe_method` returns for every registered method."""
     return [describe_method(name) for name in names()]
 
 
 def describe_method(name: str) -> dict[str, Any]:
     """Describes a registered method.
 
-    Returns:
-        `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `decides`, `actions`, `signals`,
-        `exemption`: what the class declares. `summary` and `description`: its documentation. `plan`: what
-        `planned` returns, or `error` alone where the method cannot plan the example. `options`: name, default, range,
-        source of the default and meaning of each.
+    `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `decides`, `actions`, `signals`, `exemption`:
+    what the class declares. `summary` and `description`: its documentation. `plan`: what `planned` returns, or `error`
+    alone where the method cannot plan the example. `options`: name, default, range, source and meaning of each.
     """
     cls = load(name)
     year = re.search(r"\b(?:19|20)\d\d\b", cls.source)
@@ -58,10 +55,9 @@ def describe_method(name: str) -> dict[str, Any]:
 def planned(cls: Any) -> dict[str, Any]:
     """Describes what a method plans with its default options for `EXAMPLE`.
 
-    Returns:
-        `phases`: name, kind and steps of each. `initial_size`: parameters at the start over those of the budget, None
-        without adapters. `frozen`: factors that are not trained. `gate`: "none", "rank" or "site". `penalty`,
-        `multipliers`: whether the method has a training penalty, and multipliers on components that vary over steps.
+    `phases`: name, kind and steps of each. `initial_size`: parameters at the start over those of the budget, None
+    without adapters. `frozen`: factors that are not trained. `gate`: "none", "rank" or "site". `penalty`,
+    `multipliers`: whether the method has a training penalty, and multipliers on components that vary over steps.
     """
     try:
         method = cls()

@@ -150,7 +150,6 @@ def check_memory(sites: Sequence[SiteShape], available: int) -> None:
 
 
 def _available(device: torch.device) -> int:
-    """Returns the free bytes on the device that sums the moments."""
     import torch
 
     if device.type == "cuda":

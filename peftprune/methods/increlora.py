@@ -160,7 +160,6 @@ class IncreLoRA(SVDStrategy):
         return plan
 
     def scores(self, view: StepView) -> dict[str, float]:
-        """Returns site to its score, at least 0."""
         return {n: float(self.sensitivity.score(n)) if n in self.sensitivity.mean else 0.0 for n in view.sites}
 
     def _grow(self, view: StepView, *, last: bool) -> PruningPlan:

@@ -152,7 +152,6 @@ class LoRPA(RankPruningStrategy):
         return "hadamard" if self.config.form == "hadamard" and site.d_in == site.d_out else "outer"
 
     def _kept_values(self, view: StepView, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """Returns the new values of the kept components, for the options that change them."""
         values: dict[str, dict[str, Tensor]] = {}
         for name, indices in keep.items():
             index, site = list(indices), view.sites[name]

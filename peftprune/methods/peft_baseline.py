@@ -199,8 +199,7 @@ class PeftBaseline(Baseline):
 def peft_method(name: str) -> type[PeftBaseline]:
     """Returns the class of `peft:NAME`.
 
-    Raises:
-        UsageError: for a name that PEFT does not have, or a method that a configuration alone does not start.
+    Raises UsageError for a name that PEFT does not have, or a method that a configuration alone does not start.
     """
     kinds = {kind.lower().replace("_", "-"): kind for kind in _config_classes()} | dict.fromkeys(_INITIAL, "LORA")
     if name in _REFUSED:

@@ -40,7 +40,6 @@ class SVDStrategy(RankPruningStrategy):
         return scoring.TripletSensitivity(self.config.beta1, self.config.beta2)
 
     def scores(self, view: StepView) -> dict[str, Any]:
-        """Returns site to the (rank,) scores of its components."""
         return {name: self.sensitivity.scores(site) for name, site in view.sites.items() if site.rank}
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
@@ -49,7 +48,6 @@ class SVDStrategy(RankPruningStrategy):
         return [p for p in phases if p.share != 0]
 
     def ranges(self, budget: ArmBudget) -> dict[str, PhaseRange]:
-        """Returns the phases with their steps, by name."""
         return {phase.name: phase for phase in phase_ranges(self.phases(budget), budget)}
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:

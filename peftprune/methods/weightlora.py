@@ -120,7 +120,6 @@ class WeightLoRA(RankPruningStrategy):
         )
 
     def _fit(self, kept: Sequence[str], view: StepView) -> tuple[dict[str, list[int]], dict[str, int]]:
-        """Returns `keep` and `grow` of the plan that meets the budget at the kept sites."""
         if view.budget.paper:
             return {}, {}
         final: Mapping[str, int] = view.budget.solve([view.sites[n].shape for n in kept])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def train_head(model: nn.Module, head: Sequence[str]) -> None:
-    """Makes the head trainable, as every method does."""
     for name in head:
         model.get_submodule(name).requires_grad_(True)
 

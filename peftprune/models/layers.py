@@ -151,12 +151,9 @@ def language_model_head(model: nn.Module) -> nn.Module | None:
 def base_linear_cost(model: nn.Module) -> dict[str, Any]:
     """Returns what an analytic estimate of the base model's floating-point operations needs.
 
-    Returns:
-        `linear_params_per_layer`: weights (without biases) of the linear layers inside each transformer block, as
-            `{(stream, layer): count}`. `stream` determines the number of tokens, see `SiteShape.stream`.
-            A forward pass spends 2 * count operations per token.
-        `hidden_size`: width of the model.
-        `attention_layers`: number of attention operations, one per block and one more per block with cross-attention.
+    `linear_params_per_layer` maps (stream, layer) to the weights, without biases, of the linear layers inside a block:
+    a forward pass spends 2 operations per weight and token of the stream, see `SiteShape.stream`. `hidden_size` is the
+    model's width, and `attention_layers` counts one attention per block and one more with cross-attention.
     """
     params: Counter[tuple[Stream, int]] = Counter()
     attentions = set()
@@ -276,13 +273,11 @@ def _suffixes(linears: Sequence[_Linear]) -> Mapping[str, str]:
 
 
 def _endings(name: str) -> list[str]:
-    """Returns the dotted endings of a name, the shortest first."""
     parts = name.split(".")
     return [".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1)]
 
 
 def _kinds(linears: Sequence[_Linear]) -> dict[str, str]:
-    """Returns `SiteShape.kind` of every layer, by name."""
     suffixes = _suffixes(linears)
     kinds = {}
     for item in linears:

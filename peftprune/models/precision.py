@@ -23,10 +23,8 @@ LoadIn = Literal["8bit", "4bit"]
 class BaseForm:
     """How to load a base model. The default is float32 on the CPU; the trainer moves it.
 
-    Attributes:
-        dtype: dtype of the weights.
-        load_in: quantise the linear layers with bitsandbytes: "8bit" (LLM.int8) or "4bit" (NF4).
-        device_map: placement as transformers' `device_map` takes it, such as "auto".
+    `load_in` quantises the linear layers with bitsandbytes: "8bit" (LLM.int8) or "4bit" (NF4). `device_map` places the
+    model as in transformers, such as "auto".
     """
 
     dtype: BaseDtype = "float32"

@@ -33,7 +33,6 @@ class SmoothedSensitivity:
         self.uncertainty: dict[str, Tensor] = {}
 
     def update(self, name: str, param: Tensor, grad: Tensor) -> None:
-        """Adds one step's weight and gradient of the tensor `name`."""
         self.add(name, sensitivity(param, grad))
 
     def add(self, name: str, value: Tensor) -> None:
@@ -44,7 +43,6 @@ class SmoothedSensitivity:
         self.uncertainty[name] = self.beta2 * uncertainty + (1 - self.beta2) * (value - mean).abs()
 
     def score(self, name: str) -> Tensor:
-        """Returns Ī · U of the tensor `name`, in its shape."""
         return self.mean[name] * self.uncertainty[name]
 
     def keep(self, name: str, indices: Sequence[int], dim: int) -> None:
@@ -67,10 +65,8 @@ class SmoothedSensitivity:
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns both averages, for a checkpoint."""
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the result of `state_dict`."""
         self.mean = dict(state["mean"])
         self.uncertainty = dict(state["uncertainty"])

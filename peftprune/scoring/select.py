@@ -52,27 +52,15 @@ def until_share(scores: dict[str, float], share: float) -> list[str]:
     return kept
 
 
-def keep_top_global(
-    scores: Mapping[str, Tensor], unit_costs: Mapping[str, int], params: int, minimum: int = 0
-) -> dict[str, list[int]]:
+def keep_top_global(scores: Mapping[str, Tensor], unit_costs: Mapping[str, int], params: int) -> dict[str, list[int]]:
     """Returns the highest-scoring rank components of all sites together that fit a number of parameters.
 
     Components are taken in descending score. One that costs more than the remaining parameters is skipped, and cheaper
     ones with lower scores are still taken, so the remainder is less than the cost of any component that was not taken.
 
-    Args:
-        scores: site to the scores of its components, (r,), finite. Among equal scores the earlier site comes first,
-            then the lower index.
-        unit_costs: site to the cost of one of its components, above 0.
-        params: parameters to spend, at least 0.
-        minimum: the number of best components that every site keeps whatever their score, at least 0; sites with fewer
-            keep all.
-
-    Returns:
-        Each site's kept indices, ascending; an empty list where nothing is kept.
-
-    Raises:
-        UsageError: scores are not finite, or the minimum alone costs more than `params`.
+    By site, `scores` are those of its components, (r,), and `unit_costs` the cost of one, above 0. Among equal scores
+    the earlier site comes first, then the lower index. The result is each site's kept indices, ascending. Raises
+    UsageError for scores that are not finite.
     """
     if not scores:
         return {}
@@ -82,26 +70,10 @@ def keep_top_global(
     flat = flat.cpu().double()
     if not bool(torch.isfinite(flat).all()):
         raise UsageError.of("scores", "(some)", "are not all finite", "Check the loss; lower the learning rate")
-    site = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    cost = torch.tensor([int(unit_costs[name]) for name in scores])[site]
+    costs = torch.tensor([int(unit_costs[name]) for name in scores])
+    cost = torch.repeat_interleave(costs, torch.tensor(sizes))
     order = torch.sort(flat, descending=True, stable=True).indices
-    first = torch.zeros(len(flat), dtype=torch.bool)
-    if minimum > 0:
-        # A second stable sort, by site, keeps each site's components in descending score.
-        by_site = order[torch.sort(site[order], stable=True).indices]
-        starts = torch.cumsum(torch.tensor([0, *sizes[:-1]]), 0)
-        place = torch.arange(len(flat)) - starts[site[by_site]]
-        first[by_site[place < minimum]] = True
-    left = params - int(cost[first].sum())
-    if left < 0:
-        raise UsageError.of(
-            "params",
-            params,
-            f"do not suffice for {minimum} components at each site",
-            "Allow more, or lower the minimum",
-        )
-    kept = first
-    order = order[~first[order]]
+    kept, left = torch.zeros(len(flat), dtype=torch.bool), params
     while len(order):
         order = order[cost[order] <= left]
         # Every round ends at a component that does not fit, which excludes all of its cost, so there are few rounds.

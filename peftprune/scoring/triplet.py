@@ -58,9 +58,7 @@ class TripletSensitivity:
             self.entries.grow(f"{name}/{tensor}", extra, dim)
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns both averages, for a checkpoint."""
         return self.entries.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the result of `state_dict`."""
         self.entries.load_state_dict(state)

@@ -192,7 +192,6 @@ class ArmBudget:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass over the training set."""
         return -(-self.num_examples // self.batch_size)
 
     def solve(

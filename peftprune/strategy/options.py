@@ -81,11 +81,7 @@ class NoOptions(Options):
 
 
 def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
-    """Builds a method's config from its options.
-
-    Raises:
-        UsageError: for an unknown, missing or invalid option.
-    """
+    """Builds a method's config from its options. Raises UsageError for an unknown, missing or invalid one."""
     known = {f.name: f for f in fields(config)}
     for name, value in options.items():
         if name not in known:
@@ -101,16 +97,9 @@ def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
 
 
 def check_range(owner: str, name: str, value: Any, declared: Field[Any]) -> None:
-    """Checks a value against the type and the range of its dataclass field.
+    """Checks a value against the type and the range of its dataclass field, made with `option` or not.
 
-    Args:
-        owner: what the field belongs to, for the error; may be empty.
-        name: the field's name.
-        value: the value to check.
-        declared: the field, made with `option` or not.
-
-    Raises:
-        UsageError: for a value of another type, outside the range or not among the choices.
+    Raises UsageError, naming the field after its `owner` if there is one.
     """
     types = _annotated(declared)
     optional = "None" in types

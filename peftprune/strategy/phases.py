@@ -58,7 +58,6 @@ class PhaseRange:
 
     @property
     def steps(self) -> int:
-        """Number of optimizer steps in the phase."""
         return self.stop - self.start
 
 

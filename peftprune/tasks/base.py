@@ -22,21 +22,15 @@ class TaskInfo:
     """What is known of a task without reading any data.
 
     Attributes:
-        name: the task's name.
-        kind: "classification", "regression" or "generation".
-        hub_path: dataset on the hub; None for generated data.
-        hub_config: configuration of that dataset.
+        hub_path: dataset on the hub; None for generated data. `hub_config` is its configuration.
         hub_revision: its branch, such as that of converted copies of data that came as programs; None: the main one.
         hub_text: its one or two text columns.
-        folder: the task's folder in the official GLUE layout; None for generated data.
-        train_file: name of the training file in `folder`.
-        evaluation_files: evaluation split -> file name in `folder`, the primary one first.
-        hub_splits: evaluation split -> split name on the hub.
+        folder: the task's folder in the official GLUE layout, which holds `train_file`; None for generated data.
+        evaluation_files, hub_splits, evaluation_sizes: evaluation split to file name in `folder`, the primary one
+            first, to split name on the hub, and to rows.
         columns: the one or two text columns in the files' header.
         label_names: class names in the order of their numbers on the hub; None for regression and generation.
         metrics: names from `peftprune.stats.metrics`, the primary one first.
-        train_size: rows of the official training split.
-        evaluation_sizes: evaluation split -> rows.
         evaluation_split: the reported split, in words for tables.
         prompt: what a decoder reads in a generation task: text that holds "{source}"; empty for other tasks.
     """
@@ -69,7 +63,6 @@ class TaskInfo:
 
     @property
     def num_labels(self) -> int:
-        """Outputs of the task head: the number of classes, otherwise 1."""
         return 1 if self.label_names is None else len(self.label_names)
 
     def find_file(self, folder: Path, name: str) -> Path | None:

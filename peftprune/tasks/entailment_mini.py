@@ -144,7 +144,6 @@ def article(noun: str) -> str:
 
 
 def plural(noun: str) -> str:
-    """Returns the plural of one of these nouns."""
     if noun.endswith("y") and noun[-2] not in "aeiou":
         return noun[:-1] + "ies"
     return "people" if noun == "person" else noun + "s"

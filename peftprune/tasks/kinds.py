@@ -10,11 +10,8 @@ Kind = Literal["classification", "regression", "generation"]
 class KindFacts:
     """What a kind of task implies without data or model.
 
-    Attributes:
-        name: the kind, as `Task.kind` and stored files hold it.
-        has_classes: labels are class indices.
-        writes_text: the model keeps its language-model head and generates text; otherwise it gets a fresh task head.
-        pipeline: the hub's name of what a model trained on it does.
+    With `has_classes` labels are class indices. With `writes_text` the model keeps its language-model head and
+    generates text; otherwise it gets a fresh task head. `pipeline` is the hub's name of what such a model does.
     """
 
     name: Kind

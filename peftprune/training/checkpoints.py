@@ -85,7 +85,6 @@ def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Returns whether there is a manifest and every file matches it."""
     try:
         sums = json.loads((checkpoint / MANIFEST_FILE).read_text())
         for name, expected in sums.items():
@@ -98,7 +97,6 @@ def is_complete(checkpoint: Path) -> bool:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Returns the optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 

@@ -18,12 +18,10 @@ ANCHOR = "peftprune_anchor"
 
 
 def world_size() -> int:
-    """Returns the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def process_index() -> int:
-    """Returns the index of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
@@ -71,7 +69,6 @@ class GradientAverage:
                 self._handles[id(param)] = param.register_post_accumulate_grad_hook(_average)
 
     def remove(self, model: nn.Module) -> None:
-        """Removes all hooks and marks from the model."""
         for handle in self._handles.values():
             handle.remove()
         self._handles.clear()

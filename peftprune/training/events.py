@@ -29,19 +29,16 @@ from peftprune.training.signals import Collectors
 from peftprune.training.trace import Trace
 
 StepCost = Callable[[int], tuple[int, int, int]]
+"""Step, from 0, to (examples, tokens, padded tokens)."""
 Progress = Callable[[int, int, str], None]
+"""Called after every step with (steps done, total steps, phase name)."""
 
 
 class PruningEvents(TrainerCallback):
     """Drives one method through one training run.
 
-    Args:
-        method, sites, budget, phases: of the run.
-        seed: the arm's seed, for the method's own random stream.
-        step_cost: step (from 0) to (examples, tokens, padded tokens); for the ledger.
-        base_cost: the frozen model's cost; for the ledger.
-        progress: called after every step with (steps done, total steps, phase name).
-        full_steps: forward-only phases also compute gradients, which are discarded; for the ledger.
+    `seed` is the arm's, for the method's own random stream. With `full_steps`, forward-only phases also compute
+    gradients, which are discarded; for the ledger.
     """
 
     def __init__(

@@ -12,18 +12,7 @@ from peftprune.training.tokenise import Example
 
 @dataclass(frozen=True)
 class ArmInputs:
-    """What all arms of a task have in common.
-
-    Attributes:
-        model: the pretrained model, shared by all arms.
-        head: names of its head's modules.
-        base_cost: for the ledger's FLOPs.
-        task: the task.
-        objective: how the model learns the task.
-        train: tokenised training examples.
-        evaluation: tokenised examples by split.
-        dtype: "float32" or "bfloat16".
-    """
+    """What all arms of a task have in common; `head` names the modules of the model's head."""
 
     model: LoadedModel
     head: tuple[str, ...]

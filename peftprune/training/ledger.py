@@ -21,13 +21,7 @@ from peftprune.strategy.spec import AdapterSpec
 
 @dataclass(frozen=True)
 class Counts:
-    """Adapter parameters at one moment.
-
-    Attributes:
-        stored: entries of A and B, tied tensors once; what a budget counts.
-        nonzero: those that are not zero.
-        expanded: entries when every sharing site gets its own copy, as PEFT's files hold them.
-    """
+    """Entries of A and B: tied tensors once, as a budget counts; not zero; and with a copy for every sharing site."""
 
     stored: int
     nonzero: int
@@ -65,7 +59,6 @@ def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Returns the bytes of the optimizer's state tensors."""
     return sum(
         v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)
     )
@@ -201,7 +194,6 @@ class Ledger:
         return self.final_params, headroom(sites, {})
 
     def add_final(self, sites: SiteSet, model: nn.Module) -> None:
-        """Counts the adapters after training and folding."""
         counts = count_adapter(sites)
         self.final_params = self.unique_params = counts.stored
         self.nonzero_params = counts.nonzero
@@ -220,7 +212,6 @@ class Ledger:
         self.head_params = sum(p.numel() for p in in_head)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
         return asdict(self) | {"flops": self.base_flops + self.adapter_flops, "seconds": self.seconds}
 
 
@@ -232,6 +223,5 @@ def trained_tensors(model: nn.Module, head: Sequence[str]) -> tuple[list[nn.Para
 
 
 def head_parameters(model: nn.Module, sites: SiteSet) -> int:
-    """Returns the number of trainable parameters outside the sites."""
     adapter = {id(p) for p in sites.parameters()}
     return sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in adapter)

@@ -226,5 +226,4 @@ _OF_KIND: dict[str, type[Objective]] = {
 
 
 def objective_of(task: Task, model: LoadedModel) -> Objective:
-    """Returns the objective of the task's kind."""
     return _OF_KIND[task.kind](task, model)

@@ -21,15 +21,9 @@ _MEGABATCH = 50
 class PhaseBatchSampler(Sampler[list[int]]):
     """Micro-batches of example indices for the whole run, one epoch at a time.
 
-    Args:
-        lengths: tokens of each training example.
-        strata: class of each example for stratified subsets; None samples without strata.
-        phases: the run's step ranges.
-        batch_size: examples per optimizer step.
-        seed: the arm's seed.
-        accumulation: micro-batches per optimizer step, at most `batch_size`.
-        last_parts: micro-batches of an epoch's last step, where it is incomplete; None: `accumulation`, or one per
-            example where there are fewer.
+    `lengths` holds the tokens of each training example and `strata` its class, or is None. An optimizer step has
+    `batch_size` examples in `accumulation` micro-batches. `last_parts` is the number of micro-batches of an epoch's
+    last step, where it is incomplete; None: `accumulation`, or one per example where there are fewer.
     """
 
     def __init__(
@@ -65,7 +59,6 @@ class PhaseBatchSampler(Sampler[list[int]]):
                 raise UsageError.of(f"phase {r.name}", r.phase.data, problem, cure)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the next iteration."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -111,7 +104,6 @@ class PhaseBatchSampler(Sampler[list[int]]):
         return shuffled + ([order[full:]] if full < len(order) else [])
 
     def subset(self, fraction: float) -> list[int]:
-        """Returns the stratified sample of this fraction, see `stratified_subset`."""
         if fraction not in self._subsets:
             self._subsets[fraction] = stratified_subset(len(self.lengths), self.strata, fraction, self.seed)
         return self._subsets[fraction]

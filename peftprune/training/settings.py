@@ -77,11 +77,9 @@ class TrainingSettings:
 
     @property
     def base_form(self) -> BaseForm:
-        """How the base model's weights are held."""
         return BaseForm(self.base_dtype or "float32", self.load_in, self.device_map)
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns plain values for JSON."""
         return asdict(self)
 
     def identity(self, kind: str) -> dict[str, Any]:

@@ -88,7 +88,6 @@ class Collectors:
         return found
 
     def remove(self) -> None:
-        """Removes all hooks from the model."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()

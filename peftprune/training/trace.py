@@ -28,7 +28,6 @@ class Trace:
         self._born: dict[str, int] = {}
 
     def begin(self, sites: SiteSet, phase: str) -> None:
-        """Records the state before the first step."""
         self._born = sites.ranks
         self._components = {name: list(range(rank)) for name, rank in self._born.items()}
         self._append(sites, 0, phase, "initial ranks", {}, with_density=False)
@@ -46,11 +45,9 @@ class Trace:
         self._append(sites, step, phase, plan.reason, scores, with_density=bool(plan.zero))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the whole trace as plain values."""
         return {"rows": self.rows, "last": self._last, "components": self._components, "born": self._born}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores `state_dict`."""
         self.rows = list(state["rows"])
         self._last = dict(state["last"])
         self._components = dict(state["components"])

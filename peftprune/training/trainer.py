@@ -43,15 +43,8 @@ from peftprune.training.schedule import learning_rate_factors
 class PruningTrainer(Trainer):
     """`transformers.Trainer` with a fixed batch order, schedule segments, forward-only phases and safe checkpoints.
 
-    Args:
-        model, train_dataset, data_collator: as for `Trainer`.
-        args: training arguments; `max_steps` is the whole run.
-        sampler: yields the micro-batches.
-        callback: the events and phases of the run.
-        groups: optimizer settings for "A", "B", "gate" and "head".
-        warmup_ratio: share of each schedule segment that warms up.
-        loss: (outputs, labels, number of examples in the step or None) to the loss.
-        checkpoints: folder of the arm's checkpoints.
+    `args.max_steps` is the whole run, `sampler` yields the micro-batches, and `groups` are the optimizer settings for
+    "A", "B", "gate" and "head". `warmup_ratio` is the share of each schedule segment.
     """
 
     def __init__(

@@ -51,11 +51,9 @@ class Factors:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A LoRA adapter.
+    """A LoRA adapter, with the format and the path that it was read from.
 
     Attributes:
-        format: the format it was read from.
-        path: the file or folder it was read from.
         sites: fully qualified module name to its factors, in layer order.
         others: the other trained tensors, such as a head's, by their names in the base model's state dict.
         config: PEFT's `adapter_config.json`; constructed for loralib, which has none.

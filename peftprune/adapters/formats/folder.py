@@ -82,5 +82,4 @@ def check_out(out: Path, overwrite: bool, *sources: Path) -> Path:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Returns the size of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

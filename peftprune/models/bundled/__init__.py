@@ -21,7 +21,6 @@ HUB_NAMES = {
 
 @cache
 def bundled_names() -> tuple[str, ...]:
-    """Returns the names of the bundled shapes, sorted."""
     files = resources.files(__name__).iterdir()
     return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
 

@@ -34,7 +34,6 @@ class Base:
 
 
 def auto_class(chosen: Chosen) -> Any:
-    """Returns the transformers class that loads an arm's base model."""
     import transformers
 
     file = chosen.folder.adapter / CONFIG_FILE

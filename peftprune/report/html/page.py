@@ -24,7 +24,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
-    """Returns the report's HTML; see `write_report`."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

@@ -50,7 +50,6 @@ class MethodEntry:
 
 
 def ledger_tables(frames: Frames) -> list[Table]:
-    """Returns what every arm held, what it spent, and its seconds by phase."""
     ledger = frames.ledger
     if ledger.empty:
         return []
@@ -81,7 +80,6 @@ def ledger_tables(frames: Frames) -> list[Table]:
 
 
 def setup_tables(study: StoredStudy) -> list[Table]:
-    """Returns model, tasks, budgets, settings, versions and hardware."""
     request, others = study.request, _other_settings(study)
     about = {
         "model": request["model"],

@@ -37,7 +37,6 @@ class Drawing:
 
 
 def drawings(frames: Frames) -> Iterator[Drawing]:
-    """Yields every kind of figure that the study has something to show for."""
     for kind, title in KINDS.items():
         try:
             figure = draw(frames, kind)

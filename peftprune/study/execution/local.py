@@ -118,7 +118,6 @@ def _worker(packed: bytes, index: int, threads: int, reporter: Reporter) -> Iter
 
 
 def forward_event(line: str, listener: Reporter) -> None:
-    """Calls the listener with an event that an `EventWriter` wrote."""
     with contextlib.suppress(ValueError):  # a line is cut off if its writer was killed
         event, *values = json.loads(line)
         getattr(listener, event)(*values)

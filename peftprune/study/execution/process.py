@@ -61,7 +61,6 @@ def unpack(packed: bytes) -> Work:
 
 
 def send(packed: bytes, pipe: IO[bytes]) -> None:
-    """Writes packed work to the standard input of a training process."""
     pipe.write(len(packed).to_bytes(_LENGTH) + packed)
     pipe.flush()
 
@@ -154,7 +153,6 @@ class EventWriter(logging.Handler):
 
 
 def main() -> None:
-    """Trains the unfinished arms of the work on standard input."""
     packed = _read_input(int.from_bytes(_read_input(_LENGTH)))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     writer = EventWriter(sys.stdout)

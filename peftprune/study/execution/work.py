@@ -45,17 +45,10 @@ class Listener(Protocol):
 
 @dataclass(frozen=True)
 class StudyArm:
-    """One planned arm of a study.
+    """One planned arm of a study: its task and budget by name, its method, seed and plan.
 
-    Attributes:
-        task: name of the task.
-        budget: label of the budget.
-        spec: the method.
-        seed: the arm's seed.
-        plan: the arm, solved into integers.
-        config: everything that changes the arm's result; its hash identifies the arm.
-        name: the arm's name in messages.
-        depends_on: the arm whose outcome this one needs.
+    `config` holds everything that changes the arm's result; its hash identifies the arm. `name` is the arm's in
+    messages, and `depends_on` the arm whose outcome this one needs.
     """
 
     task: str
@@ -111,15 +104,9 @@ class LazySetup:
 class Work:
     """A planned study, with everything that a process needs to train its arms.
 
-    Attributes:
-        study: the study's folder.
-        arms: the arms, in the order of the tables.
-        setups: model, data and sites by task name.
-        dtype: "float32" or "bfloat16".
-        threads: CPU threads per arm.
-        device: the device that the arms are planned for: the name of a GPU, or "cpu".
-        versions: the package versions that the arms are planned for.
-        token: random name of this attempt at the study; arms that failed in others are retried.
+    `arms` are in the order of the tables, and `setups` hold model, data and sites by task name. `device` (the name of a
+    GPU, or "cpu") and `versions` are those that the arms are planned for. `token` is the random name of this attempt at
+    the study; arms that failed in others are retried.
     """
 
     study: StudyFolder
@@ -138,7 +125,6 @@ class Work:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all arms together."""
         return sum(arm.plan.budget.total_steps for arm in self.ordered)
 
     def unfinished(self) -> dict[int, StudyArm]:

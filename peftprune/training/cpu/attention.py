@@ -29,16 +29,9 @@ def matmul_attention(
 ) -> tuple[Tensor, None]:
     """Returns softmax(query keyᵀ · scaling + mask), after dropout, times value: (batch, length, heads, width).
 
-    Everything but training with dropout uses torch's `scaled_dot_product_attention`, as a loaded model does.
-
-    Args:
-        module: the attention layer.
-        query: (batch, heads, length, width).
-        key, value: (batch, key heads, key length, width).
-        attention_mask: True where a key is visible, or numbers to add; None where all are visible.
-        dropout: probability that a weight is dropped.
-        scaling: factor on the products, 1 / √width by default.
-        is_causal: without a mask, whether later keys are hidden.
+    Everything but training with dropout uses torch's `scaled_dot_product_attention`, as a loaded model does. Query is
+    (batch, heads, length, width), key and value are (batch, key heads, key length, width). The mask is True where a key
+    is visible, or holds numbers to add; scaling is 1 / √width by default.
     """
     stream: MaskStream | None
     stream, name = getattr(module, _STREAM, (None, ""))

@@ -40,13 +40,11 @@ class MaskStream:
         self._recomputes = False
 
     def begin_step(self, step: int) -> None:
-        """Announces an optimizer step, counted from 0."""
         self._step, self._rows = step, 0
         # Processes that train together hold different rows of a step.
         self._first_row = process_index() << 32
 
     def begin_batch(self, rows: int) -> None:
-        """Announces the step's next micro-batch."""
         self._first_row += self._rows
         self._rows = rows
         self._calls = {}
