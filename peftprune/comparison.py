@@ -27,7 +27,7 @@ from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
 from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.tuning import parse_tuning, tuned
+from peftprune.study.tuning import TrialsLeftError, parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
@@ -284,7 +284,8 @@ def compare(
         progress: whether to show progress. Default: only on a terminal.
 
     Returns:
-        The comparison of what this call asks for, which includes failed arms; see its `failures`.
+        The comparison of what this call asks for, which includes failed arms; see its `failures`. With Slurm and
+        `tune` it is that of the trials until they are done; the same call then goes on.
         `Comparison.load(output_dir)` reads all that the folder holds.
 
     Raises:
@@ -333,5 +334,11 @@ def compare(
     if reuse is not None:
         unpack(Path(reuse), study.path)
     if tuning is not None:
-        request = tuned(tuning, request, lambda r: run(r, StudyFolder(study.path / TRIALS)))
+        trials_folder = StudyFolder(study.path / TRIALS)
+        try:
+            request = tuned(tuning, request, lambda r: run(r, trials_folder))
+        except TrialsLeftError:
+            if backend != "slurm":
+                raise
+            return Comparison.load(trials_folder.path)
     return run(request, study)

@@ -132,3 +132,19 @@ def test_an_array_job_gives_what_one_process_gives(
     submit(works[1], tasks="auto", gpus=0, options="")
     assert same(left_in(tmp_path / "a"), left_in(tmp_path / "b"))
     assert write_job(works[1], tasks="auto", gpus=0, options="") is None
+
+
+def test_a_tuned_study_says_to_type_the_command_again(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted: list[object] = []
+    monkeypatch.setattr("peftprune.study.execution.slurm.submit", lambda work, **_: submitted.append(work))
+    settings = "--budget rank=2,steps=2 --max-train-samples 400 --max-eval-samples 20 --methods lora --max-length 16"
+    done = run(
+        *["compare", "--output-dir", tmp_path / "s", "--model", tiny_bert, "--backend", "slurm", *settings.split()],
+        *["--tune", "learning_rate=1e-3,1e-2"],
+    )
+    assert done.exit_code == 0, done.output
+    assert len(submitted) == 1
+    assert f"The trials are submitted. Progress: peftprune status {tmp_path}/s/tuning." in done.stdout
+    assert "type the same command again" in done.stdout

@@ -27,7 +27,7 @@ from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.tasks.holdout import carve
 from tests.helpers import classification_task, same, texts
-from tests.killing import left_in
+from tests.killing import Heard, left_in
 
 RATES = "learning_rate=1e-3,3e-3,1e-2"
 SETTINGS = {"batch_size": 8, "dtype": "float32", "checkpoints": 2, "max_length": 32, "threads": 1, "workers": 1}
@@ -328,6 +328,33 @@ def test_a_trial_that_failed_otherwise_or_has_not_run_ends_the_search() -> None:
             choose(study, ("tiny", "rank=4"), trials, 1e-3)
 
 
+def test_every_cell_goes_on_as_far_as_it_can_before_trials_that_are_left_end_the_search() -> None:
+    from peftprune.study.arguments import parse_budgets
+    from peftprune.study.request import StudyRequest
+    from peftprune.training.settings import resolve_settings
+
+    class Queued(Scored):
+        """The grid has run, and what lies beyond it waits in a queue."""
+
+        def _folder(self, score: float | None) -> Any:
+            folder = super()._folder(score)
+            if score is not None and score > 0.02:
+                folder.result = folder.error = lambda: None
+            return folder
+
+    asked = []
+
+    def run(request: Any) -> Any:
+        asked.append([*request.budgets])
+        return Queued(request, lambda method, rate, seed: rate)
+
+    budgets, settings = parse_budgets(["rank=2", "rank=4"]), resolve_settings({})
+    request = StudyRequest(parse(f"lora,{LORPA}"), budgets, [0], "attention", {}, settings, "m", None, [task()])
+    with pytest.raises(searching.TrialsLeftError, match=r"lora@0\.0333 has not run"):
+        search(parsed(RATES), request, run)
+    assert asked == [["rank=2", "rank=4"], ["rank=2"], ["rank=4"]]
+
+
 # --- real arms --------------------------------------------------------------------------------------------------------
 
 
@@ -494,6 +521,34 @@ def test_tuned_options_and_rates_reach_the_final_arms_the_report_and_the_plot(ti
     assert again.as_dict() == found.request["tuning"]["asked"]
     loaded = Comparison.load(tmp_path / "study")
     assert loaded.tuning().equals(trials)
+
+
+def test_with_slurm_the_same_call_goes_on_from_the_trials_to_the_final_arms(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queued: list[queue.Work] = []
+    monkeypatch.setattr("peftprune.study.execution.slurm.submit", lambda work, **_: queued.append(work))
+
+    def diverging(plan: Any, *rest: Any) -> Any:
+        if plan.settings.learning_rate > 5e-3:
+            raise DivergedError("loss: nan by step 3 is not finite")
+        return train(plan, *rest)
+
+    train = queue.run_arm
+    monkeypatch.setattr(queue, "run_arm", diverging)
+    study, short = tmp_path / "study", "rank=4,steps=2"
+    for _ in range(5):
+        found = compare("lora", study, tiny_bert, backend="slurm", budget=short)
+        if found.path == study:
+            break
+        assert found.path == study / "tuning"
+        queued[-1].run(Heard())  # type: ignore[arg-type]
+        assert not queued[-1].unfinished(), "a diverged trial is not submitted again"
+    assert found.path == study
+    assert found.runs()["status"].tolist() == ["pending"]
+    queued[-1].run(Heard())  # type: ignore[arg-type]
+    assert not found.failures
+    assert _chosen(found) == _chosen(compare("lora", tmp_path / "local", tiny_bert, budget=short))
 
 
 @pytest.mark.slow

@@ -189,6 +189,10 @@ def compare(
     result = peftprune.compare(**arguments)
     folder = shlex.quote(str(result.path))
     if arguments.get("backend") == "slurm":
+        if arguments.get("tune") is not None and "tuning" not in result.request:
+            cure = "When they are done, type the same command again, which goes on with what they chose"
+            typer.echo(f"The trials are submitted. Progress: peftprune status {folder}. {cure}")
+            return
         typer.echo(f"Progress: peftprune status {folder}. When it is done: peftprune report {folder}")
         return
     tables.show_comparison(result)

@@ -173,6 +173,10 @@ def _values(part: str, label: str, option: str, text: str, methods: Sequence[Met
     return tuple(found)
 
 
+class TrialsLeftError(RunError):
+    """A trial has neither a result nor diverged, so that nothing can be chosen yet."""
+
+
 class Trial(NamedTuple):
     """A method at one point.
 
@@ -240,8 +244,8 @@ class Choice:
 def choose(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial], default: float) -> dict[str, Choice]:
     """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
 
-    A diverged trial is a trial, and the worst one. Raises RunError if a trial failed for another reason, or has not
-    run.
+    A diverged trial is a trial, and the worst one. Raises TrialsLeftError if a trial failed for another reason, or has
+    not run.
     """
     task, budget = cell
     seeds: dict[str, list[float]] = {}
@@ -252,7 +256,7 @@ def choose(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial], default:
         result, error = folder.result(), folder.error()
         if result is None and not (error or {}).get("diverged"):
             why = "has not run" if error is None else f"failed: {error['error']}"
-            raise RunError(f"tune: the trial {study.name(key)} {why}. Run the same command again")
+            raise TrialsLeftError(f"tune: the trial {study.name(key)} {why}. Run the same command again")
         seeds.setdefault(key["method"], []).append(-math.inf if result is None else result["metrics"][metric])
     means = {label: float(np.mean(scores)) for label, scores in seeds.items()}
     found = {
@@ -287,6 +291,7 @@ def search(
     tasks = {task.name: task for task in request.tasks}
     open_cells = dict.fromkeys(product(tasks, request.budgets), (0, 0))
     found: dict[tuple[str, str, str], Choice] = {}
+    left: TrialsLeftError | None = None
     # All cells together first, since their arms can run side by side.
     groups = [list(open_cells)]
     while groups:
@@ -304,13 +309,19 @@ def search(
             )
         )
         for cell in group:
-            choices = choose(study, cell, trials, request.settings.learning_rate)
+            try:
+                choices = choose(study, cell, trials, request.settings.learning_rate)
+            except TrialsLeftError as error:
+                left = left or error
+                continue
             found |= {(*cell, label): choice for label, choice in choices.items()}
             edges = {choice.edge for choice in choices.values()}
             wider = low + ("low" in edges and low < _EXTENSIONS), high + ("high" in edges and high < _EXTENSIONS)
             if wider != (low, high):
                 open_cells[cell] = wider
                 groups.append([cell])
+    if left is not None:
+        raise left
     return found
 
 
@@ -318,7 +329,7 @@ def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], S
     """Trains the trials of a request and returns it with what they chose; `run` is that of `search`.
 
     The reported splits of its tasks are not read before the choice. Raises UsageError if a budget is the paper's, a
-    learning rate is named, or a task leaves no validation data, and RunError if a trial failed, unless it diverged.
+    learning rate is named, or a task leaves no validation data, and TrialsLeftError as `search` does.
     """
     if "paper" in request.budgets:
         problem = "takes the learning rates that papers name"

@@ -52,7 +52,7 @@ def submit(work: Work, *, tasks: Workers, gpus: float, options: str) -> None:
 
 
 def write_job(work: Work, *, tasks: Workers, gpus: float, options: str) -> Path | None:
-    """Writes the packed work and the script of its array job; see `submit`. Returns None if every arm is finished.
+    """Writes the packed work and the script of its array job; see `submit`. Returns None if no arm is left.
 
     The script is in a new folder under `slurm/` in the study's folder, where the tasks' logs go too.
     """

@@ -128,8 +128,8 @@ class Work:
         return sum(arm.plan.budget.total_steps for arm in self.ordered)
 
     def unfinished(self) -> dict[int, StudyArm]:
-        """Returns the arms that have no result now, by their index in `ordered`."""
-        return {i: arm for i, arm in enumerate(self.ordered) if self.folder(arm).result() is None}
+        """Returns the arms that are to be trained now, by their index in `ordered`."""
+        return {i: arm for i, arm in enumerate(self.ordered) if self._is_open(arm)}
 
     def only(self, index: int) -> Work:
         """Returns the work for one arm, by its index in `ordered`, and for the arms that it depends on."""
@@ -188,7 +188,7 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure in this attempt."""
+        """Returns whether the arm has neither a result nor a failure in this attempt, nor has diverged in any."""
         folder = self.folder(arm)
         return folder.result() is None and not folder.failed_in(self.token)
 
