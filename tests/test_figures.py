@@ -70,7 +70,7 @@ def _drawn(labels: Sequence[Any], limits: tuple[float, float], axis: int) -> lis
 
 def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
     study = store(tmp_path, tasks=["rte", "mrpc"])
-    for kind in KINDS.keys() - {"rates"}:
+    for kind in KINDS.keys() - {"rates", "trials", "robustness"}:
         assert draw(Frames(study), kind).axes
 
 
@@ -81,7 +81,7 @@ def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
         ("density", {"methods": ["plain", "cut"]}),
         ("sharing", {"methods": ["plain", "sparse"]}),
         ("average-ranks", {}),
-        ("rates", {}),
+        *((kind, {}) for kind in ("rates", "trials", "robustness")),
         ("differences", {"methods": ["plain"]}),
         ("stability", {"methods": ["plain"], "seeds": [0]}),
         ("ranks", {"methods": ["plain"], "failed": [("plain", 0), ("plain", 1)]}),

@@ -10,13 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import peftprune
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.tuning import expected_best, half_decades, trial_means
 from peftprune.comparison import Comparison
 from peftprune.errors import DivergedError, RunError, UsageError
 from peftprune.methods.request import parse
+from peftprune.report.figures import draw, save
 from peftprune.report.html.page import _cell_tables
 from peftprune.study import tuning as searching
 from peftprune.study.command import command
@@ -28,6 +31,7 @@ from peftprune.tasks.base import make_dataset
 from peftprune.tasks.holdout import carve
 from tests.helpers import classification_task, same, texts
 from tests.killing import Heard, left_in
+from tests.reference import tuning as reference
 
 RATES = "learning_rate=1e-3,3e-3,1e-2"
 SETTINGS = {"batch_size": 8, "dtype": "float32", "checkpoints": 2, "max_length": 32, "threads": 1, "workers": 1}
@@ -355,6 +359,75 @@ def test_every_cell_goes_on_as_far_as_it_can_before_trials_that_are_left_end_the
     assert asked == [["rank=2", "rank=4"], ["rank=2"], ["rank=4"]]
 
 
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 11])
+def test_the_expected_best_is_that_of_all_subsets(count: int) -> None:
+    scores = np.random.default_rng(count).integers(0, 5, count) / 4
+    found = expected_best(scores.tolist())
+    assert found == pytest.approx(reference.expected_best(scores.tolist()), abs=1e-12)
+    assert expected_best(np.linspace(0, 1, 1_000).tolist())[-1] == 1
+
+
+def trials_frame(*rows: tuple[str, float, str, list[float]]) -> pd.DataFrame:
+    """Trials of one cell: method, rate, option and the scores of the seeds; NaN for a diverged one."""
+    columns = ["method", "learning_rate", "option", "seed", "score"]
+    return pd.DataFrame(
+        [(method, rate, option, i, s) for method, rate, option, scores in rows for i, s in enumerate(scores)],
+        columns=columns,
+    )
+
+
+def test_a_trial_with_a_diverged_seed_has_the_lowest_score() -> None:
+    found = trials_frame(("a", 1e-3, "", [0.5, 0.7]), ("a", 1e-2, "", [0.9, np.nan]), ("b", 1e-3, "", [0.1, 0.3]))
+    assert trial_means(found)["score"].tolist() == pytest.approx([0.6, 0.2, 0.2])
+    assert trial_means(trials_frame(("a", 1e-3, "", [np.nan])))["score"].isna().all()
+
+
+def test_half_decades_within_one_standard_error_of_the_best() -> None:
+    # The variance at the best points is 0.02 and 0, 0.01 on average: a standard error of 0.1 / √2 over two seeds.
+    error = 0.1 / 2**0.5
+    rows = [
+        ("peak", 1e-4, "", [0.5, 0.5]),
+        ("peak", 1e-3, "", [0.8, 1.0]),
+        ("peak", 1e-2, "", [0.5, 0.5]),
+        ("flat", 1e-4, "", [0.6, 0.6]),
+        ("flat", 1e-3, "", [0.59, 0.59]),
+        ("flat", 1e-2, "", [0.6, 0.6]),
+        ("option", 1e-4, "r=1", [0.2, 0.2]),
+        ("option", 1e-4, "r=2", [0.7, 0.7]),
+        ("option", 1e-2, "r=1", [0.7, 0.7]),
+        ("option", 1e-2, "r=2", [np.nan, 0.7]),
+    ]
+    found = half_decades(trials_frame(*rows[:6]))
+    assert found.index.tolist() == ["peak", "flat"]
+    assert found["peak"] == pytest.approx(2 * 2 * error / 0.4)
+    assert found["flat"] == pytest.approx(4)
+    assert half_decades(trials_frame(*rows))["option"] == pytest.approx(4)
+    assert half_decades(trials_frame(("a", 1e-3, "", [0.5]), ("a", 1e-2, "", [0.5]))).empty
+
+
+def test_the_plots_show_every_method_and_cell(tmp_path: Path) -> None:
+    rng, rates = np.random.default_rng(0), (3e-4, 1e-3, 3e-3, 1e-2)
+    wide = [("lora", r, "", list(peak(r, 1e-3) + rng.normal(0, 0.03, 3))) for r in rates]
+    narrow = [("lorpa", r, "", list(1 - 2 * abs(np.log10(r / 3e-3)) + rng.normal(0, 0.03, 3))) for r in rates]
+    narrow[-1][-1][0] = np.nan
+    trials = [trials_frame(*wide, *narrow).assign(task=name, budget="rank=4") for name in ("rte", "mrpc")]
+    study = SimpleNamespace(primary={"rte": "accuracy", "mrpc": "f1"}, tasks=["rte", "mrpc"], budgets=["rank=4"])
+    frames: Any = SimpleNamespace(trials=pd.concat(trials), study=study)
+    drawn = draw(frames, "trials")
+    assert [ax.get_ylabel() for ax in drawn.axes[:2]] == ["expected best accuracy", "expected best f1"]
+    assert [line.get_xdata().tolist() for line in drawn.axes[0].lines] == [[1, 2, 3, 4]] * 2
+    save(drawn, tmp_path / "trials.png")
+    drawn = draw(frames, "robustness")
+    assert {t.get_text() for t in drawn.axes[0].get_yticklabels()} == {"lora", "lorpa"}
+    save(drawn, tmp_path / "robustness.png")
+    one: Any = SimpleNamespace(trials=frames.trials.query("seed == 0"), study=study)
+    with pytest.raises(UsageError, match="tuned over two seeds"):
+        draw(one, "robustness")
+
+
 # --- real arms --------------------------------------------------------------------------------------------------------
 
 
@@ -507,7 +580,8 @@ def test_tuned_options_and_rates_reach_the_final_arms_the_report_and_the_plot(ti
     assert config["settings"]["learning_rate"] == row["point"]["learning_rate"]
     trials = found.tuning()
     assert set(trials.loc[trials["method"] == "lorpa", "option"]) == {"initial_rank=8", "initial_rank=16"}
-    found.plot("rates", tmp_path / "rates.png")
+    for kind in ("rates", "trials"):
+        found.plot(kind, tmp_path / f"{kind}.png")
     shown = _cell_tables(Frames(found), next(found.cells()))
     assert shown["choices"].caption == "How the settings were found"
     assert [row.cells[0].text for row in shown["choices"].rows] == ["lora", "lorpa"]

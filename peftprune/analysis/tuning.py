@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from peftprune.errors import UsageError
@@ -62,6 +64,51 @@ def choices(study: StoredStudy, found: pd.DataFrame) -> pd.DataFrame:
         rows.append(row | {name: choice[name] for name in _CHOICE})
     spent = found.groupby(CELL)[list(_COSTS)].sum().add_prefix("tuning_")
     return pd.DataFrame(rows, columns=[*CELL, "learning_rate", "option", *_CHOICE]).merge(spent, "left", CELL)
+
+
+def trial_means(found: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per method and point of one cell's `trials`, with the mean `score` over the tuning seeds.
+
+    A point where a seed diverged has the lowest score of the cell.
+    """
+    scores = found["score"].astype(float).fillna(-np.inf)
+    means = found.assign(score=scores).groupby(["method", "learning_rate", "option"], sort=False)["score"].mean()
+    finite = means[np.isfinite(means)]
+    return means.where(np.isfinite(means), finite.min()).reset_index()
+
+
+def expected_best(scores: Sequence[float]) -> list[float]:
+    """Returns, for k = 1 … n, the expected best of k of the n scores that are drawn without replacement.
+
+    The share of draws whose best is among the i lowest scores is C(i, k) / C(n, k).
+    """
+    ranked, count = np.sort(scores), len(scores)
+    among, share, found = np.arange(count + 1), np.ones(count + 1), []
+    for k in range(count):
+        share = share * np.maximum(among - k, 0) / (count - k)
+        found.append(float(np.diff(share) @ ranked))
+    return found
+
+
+def half_decades(found: pd.DataFrame) -> pd.Series[float]:
+    """Returns, by method, the half-decades of learning rate within one standard error of the best mean score.
+
+    `found` are one cell's `trials`; with one tuning seed nothing is returned. The standard error is that of the mean at
+    a method's best point, with the methods' variances averaged. Between the rates that were tried the best scores of a
+    method's own option are interpolated, on a logarithmic axis; beyond them nothing counts.
+    """
+    means = trial_means(found)
+    best = means.loc[means.groupby("method", sort=False)["score"].idxmax(), ["method", "learning_rate", "option"]]
+    spread = found.merge(best).groupby("method")["score"].agg(["var", "count"])
+    error = np.sqrt(spread["var"].mean() / spread["count"].max())
+    widths = {}
+    for method, rows in means.groupby("method", sort=False):
+        scores = rows.groupby("learning_rate")["score"].max()
+        least, ends = scores.max() - error, np.stack([scores[:-1], scores[1:]])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        inside = np.where(low >= least, 1.0, np.clip((high - least) / np.where(high > low, high - low, 1.0), 0, 1))
+        widths[str(method)] = float(inside @ np.diff(np.log10(scores.index))) / 0.5
+    return pd.Series({} if np.isnan(error) else widths, dtype=float)
 
 
 def with_choices(table: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:

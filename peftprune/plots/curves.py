@@ -25,6 +25,7 @@ def learning_curves(
     *,
     phases: Mapping[str, Sequence[Phase]] | None = None,
     title: str = "",
+    xlabel: str = "optimizer step",
     ylabel: str = "training loss",
     legend: bool = True,
 ) -> Axes:
@@ -53,7 +54,7 @@ def learning_curves(
     _mark_phases(drawn, list(series), phases or {})
     drawn.margins(x=0.02)
     drawn.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    finish(drawn, title=title, xlabel="optimizer step", ylabel=ylabel)
+    finish(drawn, title=title, xlabel=xlabel, ylabel=ylabel)
     if legend:
         legend_beside(drawn)
     return drawn

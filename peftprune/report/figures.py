@@ -13,6 +13,7 @@ from peftprune import plots
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import KEY, in_cell
+from peftprune.analysis.tuning import expected_best, half_decades, trial_means
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.report.findings import in_words
 from peftprune.study.stored_study import StoredStudy
@@ -34,6 +35,8 @@ KINDS: Mapping[str, str] = {
     "cost": "Seconds by phase, relative to the first method",
     "average-ranks": "Average rank over tasks, with the critical difference",
     "rates": "Validation score over learning rates, mean and range of the tuning seeds",
+    "trials": "Expected best validation score of some of the trials, drawn without replacement",
+    "robustness": "Learning rates within one standard error of the best validation score",
 }
 """Maps each kind to its title."""
 
@@ -310,6 +313,33 @@ def _rates(frames: Frames) -> Figure:
     return figure
 
 
+def _trials(frames: Frames) -> Figure:
+    if frames.trials.empty:
+        raise _nothing("trials", "no learning rate was tuned")
+    found = _by_cell(frames, frames.trials)
+    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
+    for ax, rows in zip(axes, found.values(), strict=True):
+        groups = trial_means(rows).groupby("method", sort=False)["score"]
+        series = {str(method): (range(1, len(s) + 1), expected_best(s.tolist())) for method, s in groups}
+        metric = frames.study.primary[str(rows["task"].iloc[0])]
+        plots.learning_curves(ax, series, xlabel="trials", ylabel=f"expected best {metric}", legend=False)
+    plots.common_legend(figure, axes)
+    return figure
+
+
+def _robustness(frames: Frames) -> Figure:
+    widths = {title: half_decades(rows) for title, rows in _by_cell(frames, frames.trials).items()}
+    found = {title: width for title, width in widths.items() if not width.empty}
+    if not found:
+        raise _nothing("robustness", "it requires learning rates that were tuned over two seeds")
+    figure, axes = plots.facets(list(found), width=9.0, height=0.3 * max(map(len, found.values())) + 0.9)
+    for ax, width in zip(axes, found.values(), strict=True):
+        plots.cost_by_phase(
+            ax, width.index.tolist(), {"width": width.to_numpy()}, unit="half-decades of learning rate", legend=False
+        )
+    return figure
+
+
 _DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
     "ranks": _ranks,
     "lines": _lines,
@@ -323,6 +353,8 @@ _DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
     "cost": _cost,
     "average-ranks": _average_ranks,
     "rates": _rates,
+    "trials": _trials,
+    "robustness": _robustness,
 }
 
 
