@@ -40,6 +40,16 @@ Targets = Annotated[
 ]
 Epochs = Annotated[float | None, _training(help="Passes over the training data.", show_default="3")]
 BatchSize = Annotated[int | None, _training(help="Examples per optimizer step.", show_default="32")]
+Seeds = Annotated[str, _study(help="Number of seeds (3), or a list of them (11,12).")]
+Tune = Annotated[
+    list[str] | None,
+    _tuning(
+        help="Choose for each method on validation data: learning_rate=3e-4,1e-3,3e-3, or "
+        "learning_rate=log(1e-4,1e-1) with --trials; also METHOD.option=v1,v2. Repeat it for several.",
+    ),
+]
+Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
+TuningSeeds = Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
@@ -81,7 +91,7 @@ def compare(
     ] = None,
     methods: Methods = "lora,lorpa,prilora,lora-drop",
     budget: Annotated[list[str], _study(help=f"{_BUDGET_HELP} Repeat it for several budgets.")] = ["rank=8"],  # noqa: B006
-    seeds: Annotated[str, _study(help="Number of seeds (3), or a list of them (11,12).")] = "1",
+    seeds: Seeds = "1",
     output_dir: Annotated[Path | None, _study(help="Folder of the study.", show_default="runs/TASK")] = None,
     task: Annotated[str, _data(help="Name of a task, or several: rte,mrpc. See `peftprune tasks`.")] = (
         "entailment-mini"
@@ -136,15 +146,9 @@ def compare(
     prompt: Annotated[
         str | None, _generation(help='Prompt of the model, with "{source}" in it.', show_default="the task's")
     ] = None,
-    tune: Annotated[
-        list[str] | None,
-        _tuning(
-            help="Choose for each method on validation data: learning_rate=3e-4,1e-3,3e-3, or "
-            "learning_rate=log(1e-4,1e-1) with --trials; also METHOD.option=v1,v2. Repeat it for several.",
-        ),
-    ] = None,
-    trials: Annotated[int | None, _tuning(help="Number of rates of log(low,high).")] = None,
-    tuning_seeds: Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")] = "1",
+    tune: Tune = None,
+    trials: Trials = None,
+    tuning_seeds: TuningSeeds = "1",
     refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
     margin: Annotated[
         str | None,
@@ -341,20 +345,32 @@ def plan(
     train_examples: Annotated[int | None, _data(help="Number of training examples, instead of the task's.")] = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    seeds: Seeds = "1",
+    tune: Tune = None,
+    trials: Trials = None,
+    tuning_seeds: TuningSeeds = "1",
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Solve the budget for every method, without weights or data: ranks, parameters, steps, compute."""
     from peftprune.cli import console as tables
-    from peftprune.study.arguments import parse_targets
+    from peftprune.methods.request import parse
+    from peftprune.study.arguments import parse_seeds, parse_targets
     from peftprune.study.planning import plan_methods
+    from peftprune.study.size import size_in_words, tuning_size
+    from peftprune.study.tuning import parse_tuning
 
     targets, length = parse_targets(target_modules), {"epochs": epochs, "batch_size": batch_size}
+    final_seeds = parse_seeds(seeds)
+    tuning = parse_tuning(tune, trials, tuning_seeds, False, parse(methods), final_seeds)
     plans = plan_methods(methods, model, budget, targets, task, train_examples, **length)
+    steps = {label: sum(p["steps"] for p in found["phases"]) for label, found in plans.items()}
+    size = tuning_size(tuning, steps, len(final_seeds))
     if as_json:
-        sys.stdout.write(json.dumps({"methods": plans}, indent=1) + "\n")
+        sys.stdout.write(json.dumps({"methods": plans, "size": size}, indent=1) + "\n")
     else:
         tables.show_plans(plans, model)
+        tables.print_text(size_in_words(size))
 
 
 @app.command("methods")

@@ -24,7 +24,7 @@ from peftprune.tasks.holdout import carve
 
 _FIRST_SEED = 10_000
 """Tuning seeds that are given as a number count from here, beyond the seeds of the final arms."""
-_EXTENSIONS = 2
+EXTENSIONS = 2
 """Times that the grid grows towards each side on which a method's best point lies."""
 _RATE = "learning_rate"
 Point = dict[str, Any]
@@ -98,7 +98,7 @@ def parse_tuning(
     if tune is None:
         given = {"trials": (trials, None), "tuning_seeds": (tuning_seeds, 1), "refit": (refit, False)}
         for name, (value, default) in given.items():
-            if value != default:
+            if str(value) != str(default):
                 raise UsageError.of(name, value, "has no meaning without tune", f'Add tune="{_RATE}=3e-4,1e-3,3e-3"')
         return None
     parts = [tune] if isinstance(tune, str) else tune
@@ -316,7 +316,7 @@ def search(
                 continue
             found |= {(*cell, label): choice for label, choice in choices.items()}
             edges = {choice.edge for choice in choices.values()}
-            wider = low + ("low" in edges and low < _EXTENSIONS), high + ("high" in edges and high < _EXTENSIONS)
+            wider = low + ("low" in edges and low < EXTENSIONS), high + ("high" in edges and high < EXTENSIONS)
             if wider != (low, high):
                 open_cells[cell] = wider
                 groups.append([cell])
