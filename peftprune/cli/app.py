@@ -138,6 +138,14 @@ def compare(
     lora_dropout: Annotated[float | None, _training(help="Dropout on the input of adapters.", show_default="0")] = None,
     dtype: Annotated[str | None, _training(help="auto, float32 or bfloat16.", show_default="auto")] = None,
     checkpoints: Annotated[int | None, _training(help="Checkpoints per run.", show_default="5")] = None,
+    select: Annotated[
+        str | None,
+        _training(
+            help="State to report: last, or the best checkpoint on validation data (validation) or on the reported "
+            "split (paper).",
+            show_default="last",
+        ),
+    ] = None,
     max_target_length: Annotated[int | None, _generation(help="Tokens per target.", show_default="128")] = None,
     max_new_tokens: Annotated[
         int | None, _generation(help="Most tokens to generate.", show_default="--max-target-length")

@@ -84,7 +84,8 @@ def budget_in_words(label: str) -> str:
 
 def cell_title(cell: StoredStudy) -> str:
     """Returns task and budget of one cell in words."""
-    return f"{cell.tasks[0]}, {budget_in_words(cell.budgets[0])}"
+    chosen = ", best checkpoint on the reported split" if cell.request["settings"].get("select") == "paper" else ""
+    return f"{cell.tasks[0]}, {budget_in_words(cell.budgets[0])}{chosen}"
 
 
 def question(study: StoredStudy, baseline: str) -> str:

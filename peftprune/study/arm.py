@@ -36,6 +36,7 @@ from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.inputs import ArmInputs
 from peftprune.training.ledger import Ledger, release_memory
 from peftprune.training.sampler import PhaseBatchSampler
+from peftprune.training.selection import Selection
 from peftprune.training.trace import density
 from peftprune.training.trainer import PruningTrainer
 
@@ -77,7 +78,8 @@ def run_arm(
         scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
-    scored = replace(scored, facts=scored.facts | outputs)
+    selected = {} if trainer.selection is None else trainer.selection.facts()
+    scored = replace(scored, facts=scored.facts | outputs | selected)
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": scored.metrics}
     facts |= outputs
     if sites:
@@ -141,6 +143,9 @@ def make_trainer(
         base_cost=replace(inputs.base_cost, backward=method.backward, multiplied=entries, multiplied_trained=trained),
         progress=progress,
     )
+    selection = None
+    if inputs.held_out is not None:
+        selection = Selection(*inputs.held_out, settings, last_only=not sites and plan.spec.decided_in_training)
     trainer = PruningTrainer(
         model=model,
         args=_arguments(plan, inputs, seed, folder.checkpoints),
@@ -152,6 +157,7 @@ def make_trainer(
         train_dataset=inputs.train,  # type: ignore[arg-type]
         data_collator=inputs.objective.collator,
         checkpoints=folder.checkpoints,
+        selection=selection,
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":

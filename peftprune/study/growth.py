@@ -41,16 +41,19 @@ def difference(stored: Mapping[str, Any], now: Mapping[str, Any], old: Configs, 
     `old` and `new` are configurations of their arms, as far as they are known.
     """
     unread = [settings_of_other_kinds(t["kind"]) for t in (*stored["tasks"], *now["tasks"])]
-    settings = [n for n in now["settings"] if n not in _WITHOUT_EFFECT.union(*unread)]
+    before = {"select": "last", **stored["settings"]}
+    # Where a checkpoint is selected, their number decides which ones there are.
+    ignored = _WITHOUT_EFFECT - ({"checkpoints"} if now["settings"].get("select", "last") != "last" else set())
+    settings = [n for n in now["settings"] if n not in ignored.union(*unread)]
     pairs = [(n, stored.get(n, now[n]), now[n]) for n in ("target_modules", "dtype", "threads")]
     pairs.append(("tune", (stored.get("tuning") or {}).get("asked"), (now.get("tuning") or {}).get("asked")))
-    pairs += [(n, stored["settings"].get(n, now["settings"][n]), now["settings"][n]) for n in settings]
+    pairs += [(n, before.get(n, now["settings"][n]), now["settings"][n]) for n in settings]
     if any(b["label"] == "paper" for b in (*stored["budgets"], *now["budgets"])):
         # Only named settings override those of a paper.
         pairs += [(n, stored["given"].get(n), now["given"].get(n)) for n in settings]
-    before = {t["name"]: t for t in stored["tasks"]}
+    known_tasks = {t["name"]: t for t in stored["tasks"]}
     for task in now["tasks"]:
-        known = before.get(task["name"], task)
+        known = known_tasks.get(task["name"], task)
         pairs += [(f"task {task['name']}: {n.replace('_', ' ')}", known.get(n, task[n]), task[n]) for n in _TASK]
     found = [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
     return next(iter([*found, *_methods(stored, now, old, new), *_contents(stored, now, old, new)]), None)

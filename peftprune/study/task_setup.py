@@ -30,9 +30,9 @@ from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
 from peftprune.training.evaluation import metric_name
 from peftprune.training.inputs import ArmInputs
-from peftprune.training.objectives import objective_of
+from peftprune.training.objectives import Objective, Splits, objective_of
 from peftprune.training.settings import TrainingSettings
-from peftprune.training.tokenise import sample
+from peftprune.training.tokenise import Example, sample
 
 _NUMERICS = 2
 """Numerics version; bump it when an identical configuration gives different results."""
@@ -104,8 +104,20 @@ class Setup:
                 train=train,
                 evaluation={s: tokenise(d, settings, s) for s, d in task.evaluation.items()},
                 dtype=dtype,
+                held_out=self._held_out(train, settings),
             )
         return self._inputs[key]
+
+    def _held_out(self, train: list[Example], settings: TrainingSettings) -> tuple[Objective, Splits] | None:
+        """Returns what scores the checkpoints to select from, as `ArmInputs` holds it."""
+        if settings.select == "last":
+            return None
+        split, rows = next(iter(self.task.evaluation.items()))
+        if settings.select == "validation":
+            assert self.task.validation is not None
+            split, rows = "validation", self.task.validation
+        objective = objective_of(replace(self.task, evaluation={split: rows}), self.model)
+        return objective.fitted(train), {split: objective.tokenise(rows, settings, split)}
 
     def describe(self) -> dict[str, Any]:
         """Returns the task as `study.json` holds it."""
@@ -128,6 +140,11 @@ class Setup:
         for split, rows in self.task.evaluation.items():
             if len(rows) < self.all_examples[split]:
                 words.append(f"a fixed sample of {len(rows):,} of {self.all_examples[split]:,} examples ({split})")
+        select, held_out = self.settings.select, self.task.validation
+        if select == "validation" and held_out is not None:
+            words.append(f"best checkpoint on {len(held_out):,} validation examples")
+        elif select == "paper":
+            words.append("best checkpoint on the reported split itself")
         return ", ".join(filter(None, [*words, self.objective.decoding(self.settings)]))
 
     def arm_config(self, spec: MethodSpec, plan: ArmPlan, seed: int, found: dict[str, Any]) -> dict[str, Any]:

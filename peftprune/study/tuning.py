@@ -337,7 +337,11 @@ def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], S
     if _RATE in request.named_settings:
         problem = "is named beside tune, which chooses it"
         raise UsageError.of(_RATE, request.named_settings[_RATE], problem, "Keep one of them")
-    carved = {task.name: carve(task, refit=tuning.refit) for task in request.tasks}
+    select = request.settings.select == "validation"
+    if select and tuning.refit:
+        problem = "would train on the data that select=validation chooses on"
+        raise UsageError.of("refit", True, problem, "Leave one of them out")
+    carved = {task.name: carve(task, refit=tuning.refit, select=select) for task in request.tasks}
     choices = search(tuning, replace(request, tasks=[trial for trial, _, _ in carved.values()]), run)
     rows = [
         {"task": task, "budget": budget, "label": label, **asdict(choice)}

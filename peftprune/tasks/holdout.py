@@ -13,13 +13,14 @@ SHARE, LEAST, MOST = 0.2, 200, 1_000
 """Validation data is this share of the training data, at least and at most this many examples."""
 
 
-def carve(task: Task, *, refit: bool = False, seed: int = 0) -> tuple[Task, Task, dict[str, Any]]:
+def carve(task: Task, *, refit: bool = False, select: bool = False, seed: int = 0) -> tuple[Task, Task, dict[str, Any]]:
     """Returns the task to tune on, the task to train in the end, and what `study.json` says about the validation data.
 
     The first holds nothing of the reported split: it trains on the training data without the validation data, and
     evaluates on these. Validation data of the task's own is taken as it is; otherwise it is drawn from the seed, for
     classification with equal shares of every class. With `refit` the second trains on all training data, the validation
-    data included. Raises UsageError if too few training examples are left, or a class has none on one side.
+    data included; with `select` both hold the validation data, to select a checkpoint on. Raises UsageError if too few
+    training examples are left, or a class has none on one side.
     """
     if task.validation is not None:
         train, validation, origin = task.train, task.validation, "the task's own"
@@ -32,6 +33,8 @@ def carve(task: Task, *, refit: bool = False, seed: int = 0) -> tuple[Task, Task
         task, train=train, evaluation={"validation": validation}, validation=None, evaluation_split="validation"
     )
     final = task if refit else replace(task, train=train)
+    if select:
+        tuned, final = (replace(t, validation=validation) for t in (tuned, final))
     about = {"examples": len(validation), "train_examples": len(train), "origin": origin, "refit": refit}
     return tuned, final, about
 

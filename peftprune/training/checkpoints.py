@@ -31,10 +31,11 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 @contextmanager
-def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
+def new_checkpoint(folder: Path, step: int, kept: int | None = None) -> Iterator[Path]:
     """Yields the path to write a checkpoint to, in `folder / INCOMPLETE`.
 
-    At the end it gets a manifest and moves to `folder`; then all but the newest `KEPT_CHECKPOINTS` are removed.
+    At the end it gets a manifest and moves to `folder`; then all but the newest `KEPT_CHECKPOINTS` and that of the step
+    `kept` are removed.
     """
     aside = folder / INCOMPLETE
     shutil.rmtree(aside, ignore_errors=True)
@@ -47,7 +48,8 @@ def new_checkpoint(folder: Path, step: int) -> Iterator[Path]:
         # On a full disk half a checkpoint would leave no room for the report of the failure.
         shutil.rmtree(aside, ignore_errors=True)
     for old in checkpoints_in(folder)[KEPT_CHECKPOINTS:]:
-        shutil.rmtree(old)
+        if step_of(old) != kept:
+            shutil.rmtree(old)
 
 
 def write_manifest(checkpoint: Path) -> None:

@@ -140,7 +140,7 @@ class Regression(Objective):
     def __init__(self, task: Task, model: LoadedModel) -> None:
         super().__init__(task, model)
         self.mean, self.deviation = 0.0, 1.0
-        self.in_head = True
+        self.in_head = False
 
     def identity(self, settings: TrainingSettings) -> dict[str, Any]:
         return {"targets": "standardised"}

@@ -38,6 +38,11 @@ class TrainingSettings:
         choices=("auto", "float32", "bfloat16"),
     )
     checkpoints: int = setting(5, "number of checkpoints saved during a run", ge=0)
+    select: Literal["last", "validation", "paper"] = setting(
+        "last",
+        "state to report: the last, or the best checkpoint on validation data or (paper) on the reported split itself",
+        choices=("last", "validation", "paper"),
+    )
     max_eval_samples: int | None = setting(None, "size of a fixed sample of each evaluation split; None: all", ge=2)
     max_target_length: int = setting(
         128, "tokens of a target in training, its end included; longer ones are truncated", "generation", ge=2
@@ -70,6 +75,10 @@ class TrainingSettings:
         if self.prompt is not None and self.prompt.count("{source}") != 1:
             cure = 'Write "Summarise: {source}", for example'
             raise UsageError.of("prompt", self.prompt, "does not hold {source} once", cure)
+        if self.select != "last" and not self.checkpoints:
+            raise UsageError.of(
+                "select", self.select, "has no checkpoints to choose from", "Give 1 or more checkpoints"
+            )
         if self.gradient_accumulation_steps > self.batch_size:
             problem = f"is above batch_size ({self.batch_size})"
             cure = "batch_size counts the examples of a whole optimizer step"
@@ -89,7 +98,9 @@ class TrainingSettings:
         hashes of their arms stay.
         """
         # Where the weights lie depends on the machine, which an arm's identity holds apart.
-        ignored = {"dtype", "checkpoints", "device_map", *settings_of_other_kinds(kind)}
+        ignored = {"dtype", "device_map", *settings_of_other_kinds(kind)}
+        # Checkpoints are what is selected from.
+        ignored |= {"checkpoints", "select"} if self.select == "last" else set()
         ignored |= {n for n in ("max_eval_samples", "base_dtype", "load_in") if getattr(self, n) is None}
         return {name: value for name, value in self.as_dict().items() if name not in ignored}
 

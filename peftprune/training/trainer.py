@@ -18,6 +18,7 @@ Phases are step ranges of the one `train()` call. No method is named here.
 """
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,10 +35,19 @@ from peftprune.errors import RunError
 from peftprune.strategy.phases import phase_at
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.spec import ParameterGroup
-from peftprune.training.checkpoints import INCOMPLETE, new_checkpoint, read_state, usable_checkpoint, write_state
+from peftprune.training.checkpoints import (
+    INCOMPLETE,
+    checkpoint_path,
+    is_complete,
+    new_checkpoint,
+    read_state,
+    usable_checkpoint,
+    write_state,
+)
 from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.schedule import learning_rate_factors
+from peftprune.training.selection import Selection
 
 
 class PruningTrainer(Trainer):
@@ -45,6 +55,7 @@ class PruningTrainer(Trainer):
 
     `args.max_steps` is the whole run, `sampler` yields the micro-batches, and `groups` are the optimizer settings for
     "A", "B", "gate" and "head". `warmup_ratio` is the share of each schedule segment.
+    `selection` scores the checkpoints, of which `run` restores the best; None keeps the last state.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class PruningTrainer(Trainer):
         train_dataset: Dataset[Any],
         data_collator: Callable[..., Any],
         checkpoints: Path,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__(
             model=model,
@@ -76,6 +88,7 @@ class PruningTrainer(Trainer):
         self.groups = groups
         self.warmup_ratio = warmup_ratio
         self.checkpoints = checkpoints
+        self.selection = selection
 
     def run(self) -> None:
         """Trains to the end, from the newest valid checkpoint if there is one."""
@@ -84,6 +97,13 @@ class PruningTrainer(Trainer):
         newest = usable_checkpoint(self.checkpoints)
         torch.manual_seed(stream_seed(self.args.seed, "dropout"))
         self.train(resume_from_checkpoint=None if newest is None else str(newest))
+        if self.selection is not None and self.selection.best != self.state.global_step:
+            # The method has decided nothing since, so that only the weights differ.
+            best = checkpoint_path(self.checkpoints, self.selection.best)
+            if not is_complete(best):
+                shutil.rmtree(self.checkpoints)
+                raise RunError(f"select: {best.name} is damaged. Run the same command again, which trains the arm anew")
+            super()._load_from_checkpoint(str(best))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
@@ -174,15 +194,22 @@ class PruningTrainer(Trainer):
         return str(self.checkpoints / INCOMPLETE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self.selection is not None:
+            self.selection.score(self)
+        kept = None if self.selection is None else self.selection.best
         with (
-            new_checkpoint(self.checkpoints, self.state.global_step) as checkpoint,
+            new_checkpoint(self.checkpoints, self.state.global_step, kept) as checkpoint,
             warnings.catch_warnings(action="ignore"),
         ):
             super()._save_checkpoint(model, trial)
-            write_state(checkpoint, self.pruning.state_dict())
+            scores = {} if self.selection is None else {"selection": self.selection.rows}
+            write_state(checkpoint, self.pruning.state_dict() | scores)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        self.pruning.load_state_dict(read_state(Path(resume_from_checkpoint)))
+        state = read_state(Path(resume_from_checkpoint))
+        self.pruning.load_state_dict(state)
+        if self.selection is not None:
+            self.selection.rows = list(state["selection"])
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
