@@ -36,7 +36,9 @@ def store(
     kinds: Sequence[str] = ENCODER,
     failed: Sequence[tuple[str, int]] = (),
 ) -> Comparison:
-    """Write a study whose methods behave as the first letters of their names say: p(lain), c(ut), sp(arse), sh(ared).
+    """Write a study whose methods behave as the first letters of their names say.
+
+    p(lain), c(ut), sp(arse), sh(ared), flat (one answer for every example), top (every answer right).
 
     Args:
         folder: an empty one.
@@ -141,6 +143,8 @@ def _write_arm(target: Any, arm: dict[str, Any], layers: int, kinds: Sequence[st
     truth = random.Random(arm["task"])
     labels = [truth.randint(0, 1) for _ in range(EXAMPLES)]
     guesses = [x if rng.random() < 0.75 else 1 - x for x in labels]
+    if label.startswith(("flat", "top")):
+        guesses = [1] * EXAMPLES if label.startswith("flat") else labels
     accuracy = sum(a == b for a, b in zip(labels, guesses, strict=True)) / EXAMPLES
     hits = sum(a and b for a, b in zip(labels, guesses, strict=True))
     params = 64 * sum(final.values())
@@ -157,7 +161,11 @@ def _write_arm(target: Any, arm: dict[str, Any], layers: int, kinds: Sequence[st
     write_jsonl(
         target.path / "history.jsonl",
         [
-            {"loss": 0.7 / (1 + s / 10) + rng.random() / 20, "learning_rate": 1e-3, "step": s}
+            {
+                "loss": 0.7 if label == "p-still" else 0.7 / (1 + s / 10) + rng.random() / 20,
+                "learning_rate": 1e-3,
+                "step": s,
+            }
             for s in range(2, steps + 1, 2)
         ],
     )
@@ -178,7 +186,7 @@ def _write_arm(target: Any, arm: dict[str, Any], layers: int, kinds: Sequence[st
             "phases": [{"name": "first", "start": 0, "stop": 8}, {"name": "second", "start": 8, "stop": steps}],
             "ledger": {
                 "peak_params": max(params, 64 * sum(start.values())),
-                "final_params": params,
+                "final_params": 0 if label == "x-head" else params,
                 "nonzero_params": int(params * 0.9),
                 "unique_params": params,
                 "expanded_params": params,

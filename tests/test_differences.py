@@ -72,7 +72,7 @@ def test_equal_predictions_give_no_difference_and_p_1(study: peftprune.Compariso
     assert (rows[["difference", "low", "high"]] == 0).all(axis=None)
     assert (rows["p_holm"] == 1).all()
     assert rows["detectable"].isna().all()
-    assert set(rows["verdict"]) == {"not distinguishable at this size"}
+    assert rows["verdict"].str.startswith("not distinguishable at this size").all()
 
 
 def test_p_is_corrected_over_methods(study: peftprune.Comparison) -> None:
@@ -183,7 +183,7 @@ def test_a_margin_is_stored_with_the_study_and_trains_nothing(study: peftprune.C
         assert same.request["margin"] == "accuracy=0.5,accuracy_mismatched=0.25"
         assert {p.name: p.stat().st_mtime_ns for p in (study.path / "arms").glob("*/result.json")} == arms
         rows = peftprune.Comparison.load(study.path).against().set_index(["method", "metric"])
-        assert rows.loc[("lora:again", "accuracy"), "verdict"] == "equivalent within 0.5"
+        assert rows.loc[("lora:again", "accuracy"), "verdict"].startswith("equivalent within 0.5")
         assert rows.loc[("lora:again", "accuracy_mismatched"), "margin"] == 0.25
         assert "margin" in compare_again(study).against()
         with pytest.raises(UsageError, match=r"margin: 7.0 allows any difference"):

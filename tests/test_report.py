@@ -352,7 +352,7 @@ POWERLESS = Verdict.CANNOT_REACH_SIGNIFICANCE
 def test_verdicts_in_words(study: Comparison, verdicts: list[Verdict], headline: str) -> None:
     frames = Frames(next(study.cells()))
     frame = frames.against[frames.against["metric"] == "accuracy"]
-    frames.against = frame.assign(verdict=verdicts)
+    frames.against = frame.assign(verdict=verdicts).drop(columns="learned", errors="ignore")
     answer = findings.cell_answer(frames, frames.study)
     assert answer.headline == headline
     assert [f.verdict for f in answer.findings] == verdicts

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import pandas as pd
+
 from peftprune.analysis.decisions import decisions, with_effect
 from peftprune.analysis.differences import against
 from peftprune.analysis.frontier import frontier
 from peftprune.analysis.history import costs, history, trace
+from peftprune.analysis.learned import learned, references, with_learned
 from peftprune.analysis.margins import Margin, margins
 from peftprune.analysis.mcnemar import mcnemar
 from peftprune.analysis.pooled import average_ranks, pooled
@@ -40,22 +43,21 @@ class Frames:
     runs = cached_property(lambda self: arm_rows(self.study))
     trials = cached_property(lambda self: trials(self.study))
     choices = cached_property(lambda self: choices(self.study, self.trials))
-    table = cached_property(
-        lambda self: with_choices(with_effect(method_rows(self.study, self.runs), self.decisions), self.choices)
-    )
+    learned = cached_property(lambda self: learned(self.study))
+    references = cached_property(lambda self: references(self.study))
+    table = cached_property(lambda self: with_choices(self._marked(method_rows(self.study, self.runs)), self.choices))
     allocation = cached_property(lambda self: site_rows(self.study))
     ledger = cached_property(lambda self: ledger_rows(self.study))
     trace = cached_property(lambda self: trace(self.study))
     history = cached_property(lambda self: history(self.study))
     costs = cached_property(lambda self: costs(self.study))
     decisions = cached_property(lambda self: decisions(self.study))
-    against = cached_property(
-        lambda self: with_effect(against(self.study, self.runs, self.baseline, self.margins), self.decisions)
-    )
+    against = cached_property(lambda self: self._marked(against(self.study, self.runs, self.baseline, self.margins)))
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
-    pooled = cached_property(
-        lambda self: with_effect(pooled(self.study, self.runs, self.baseline, self.margins), self.decisions)
-    )
-    average_ranks = cached_property(lambda self: average_ranks(self.study, self.runs))
+    pooled = cached_property(lambda self: self._marked(pooled(self.study, self.runs, self.baseline, self.margins)))
+    average_ranks = cached_property(lambda self: with_learned(average_ranks(self.study, self.runs), self.learned))
     frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
     stability = cached_property(lambda self: stability(self.study))
+
+    def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
+        return with_learned(with_effect(frame, self.decisions), self.learned)

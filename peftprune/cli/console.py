@@ -50,7 +50,7 @@ def show_comparison(study: StoredStudy) -> None:
         rows = in_cell(frames.table, cell)
         # The command prints whole messages below the tables.
         rows = rows.assign(status=rows["status"].map(_shortened))
-        print_table(main_table(rows, cell.metrics, cell_title(cell)))
+        print_table(main_table(rows, cell.metrics, cell_title(cell), in_cell(frames.references, cell)))
         print_text(
             f"Reported on: {cell.request['tasks'][0]['evaluation_split']}. {len(request['seeds'])} seed(s), "
             f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."

@@ -11,6 +11,7 @@ import pandas as pd
 
 from peftprune import plots
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.learned import NOTHING, by_method
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import KEY, in_cell
 from peftprune.analysis.tuning import expected_best, half_decades, trial_means
@@ -220,7 +221,7 @@ def _quality(frames: Frames) -> Figure:
             limits=what.limits,
             legend=False,
         )
-    plots.common_legend(figure, axes)
+    plots.common_legend(figure, axes, note=_idle(frames))
     return figure
 
 
@@ -235,7 +236,7 @@ def _curves(frames: Frames) -> Figure:
             losses = logged.pivot(index="seed", columns="step", values="loss")
             series[str(method)] = (losses.columns.to_numpy(), losses.to_numpy())
         plots.learning_curves(ax, series, legend=False)
-    plots.common_legend(figure, axes)
+    plots.common_legend(figure, axes, note=_idle(frames))
     return figure
 
 
@@ -243,8 +244,8 @@ def _differences(frames: Frames) -> Figure:
     if frames.against.empty:
         raise _nothing("differences", "it requires two methods that finished the same seed")
     others = [m for m in frames.study.methods if m != frames.baseline]
-    # The tables hold the effect; a figure has no room for it.
-    worded = in_words(frames.against.drop(columns="effect", errors="ignore"))
+    # The tables hold these notes; a figure has no room for them.
+    worded = in_words(frames.against.drop(columns=["effect", "learned"], errors="ignore"))
     found = dict(iter(worded.groupby(["task", "budget", "metric"], sort=False)))
     titles = [", ".join([str(metric), *_cell(frames.study, task, budget)]) for task, budget, metric in found]
     figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
@@ -407,6 +408,13 @@ def _unfinished(frames: Frames) -> str:
         if "done" not in states:
             names["failed" if "failed" in states else "not finished"].append(_panel(frames.study, *key))
     return "; ".join(f"{state}, therefore not shown: {'; '.join(found)}" for state, found in names.items() if found)
+
+
+def _idle(frames: Frames) -> str:
+    """Returns a note on the methods that learned nothing."""
+    rows = [row for row in by_method(frames.learned).to_dict("records") if row["state"] == NOTHING]
+    named = [f"{_panel(frames.study, *(row[n] for n in _GROUP))} ({row['learned']})" for row in rows]
+    return f"learned nothing: {'; '.join(named)}" if named else ""
 
 
 def _nothing(kind: str, why: str) -> UsageError:

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.learned import CEILING, NOTHING, UNTRAINED, by_method, undertuned
 from peftprune.analysis.runs import exempt, in_cell
 from peftprune.report.table import bounded, grouped, missing, p_text, rounded, span
 from peftprune.stats import Verdict, shared_deviation
@@ -23,7 +24,9 @@ _WORDS = {
     Verdict.UNDECIDED: "undecided",
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable at this size",
     Verdict.CANNOT_REACH_SIGNIFICANCE: "cannot reach significance with {size}",
+    Verdict.NOTHING_LEARNED: "nothing was learned",
 }
+NOTHING_LEARNED = "Nothing was learned: train longer or raise the rate."
 _FEW_SEEDS = 3
 _UNEQUAL = 0.05
 _HEADLINES = {
@@ -69,7 +72,7 @@ class Answer:
 def in_words(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns `Frames.against` or `Frames.pooled`, or rows of it, with verdicts in words."""
     words = [_verdict(row) for row in frame.to_dict("records")]
-    return (frame.assign(verdict=words) if words else frame).drop(columns="effect", errors="ignore")
+    return (frame.assign(verdict=words) if words else frame).drop(columns=["effect", "learned"], errors="ignore")
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
@@ -112,13 +115,22 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
         *_margin_limits(found, metric),
         *_exempt(runs),
         *_unfinished(runs),
+        *_learned(frames, cell),
     )
     headline = (
-        _headlines(findings, exempt(runs), frames.baseline)
+        without_verdict(frames, cell) or _headlines(findings, exempt(runs), frames.baseline)
         if findings
         else _nothing_compared(cell, runs, frames.baseline)
     )
     return Answer(cell_title(cell), headline, findings, limits)
+
+
+def without_verdict(frames: Frames, cell: StoredStudy) -> str:
+    """Returns the sentence that stands for a verdict where no arm learned, or all are at the ceiling; else ""."""
+    states = set(in_cell(frames.learned, cell)["state"]) - {UNTRAINED}
+    if states == {CEILING}:
+        return "Every arm is at the ceiling: take a harder task, less data or fewer steps."
+    return NOTHING_LEARNED if states == {NOTHING} else ""
 
 
 def pooled_answers(frames: Frames) -> list[Answer]:
@@ -173,6 +185,12 @@ def _headlines(findings: Sequence[Finding], outside: set[str], baseline: str) ->
 
 
 def _headline(findings: Sequence[Finding], baseline: str) -> str:
+    idle = [f.method for f in findings if f.verdict is Verdict.NOTHING_LEARNED]
+    findings = [f for f in findings if f.method not in idle]
+    if not findings:
+        return NOTHING_LEARNED
+    if idle:
+        return f"{_headline(findings, baseline)} {listed([baseline, *idle])} learned nothing."
     if all(f.verdict is Verdict.CANNOT_REACH_SIGNIFICANCE for f in findings):
         sizes = listed([*dict.fromkeys(f.size for f in findings)], "or")
         words = _WORDS[Verdict.CANNOT_REACH_SIGNIFICANCE].format(size=sizes)
@@ -203,13 +221,14 @@ def _margin(row: Mapping[Any, Any]) -> str:
 
 
 def _verdict(row: Mapping[Any, Any]) -> str:
-    """Returns the verdict of a row of `Frames.against` or `Frames.pooled` in words, with the `effect` of decisions."""
+    """Returns the verdict of a row of `Frames.against` or `Frames.pooled` in words, with `effect` and `learned`."""
     margin, verdict = _margin(row), row["verdict"]
     words = _WORDS[verdict].format(size=_size(row), margin=margin)
     inside = margin and -row["margin"] < row["low_holm"] and row["high_holm"] < row["margin"]
     if inside and verdict in (Verdict.BETTER, Verdict.WORSE):
         words += f", by less than {margin}"
-    return f"{words} ({row['effect']})" if row.get("effect") else words
+    notes = "; ".join(filter(None, (row.get("effect"), row.get("learned"))))
+    return f"{words} ({notes})" if notes else words
 
 
 def _size(row: Mapping[Any, Any]) -> str:
@@ -312,6 +331,18 @@ def _margin_limits(rows: Sequence[Mapping[Any, Any]], metric: str) -> list[str]:
         f"By the margin that was set, differences of less than {margin} in {metric} do not matter: a method is "
         "equivalent where its interval lies between both margins, and not worse where it lies above the lower one."
     ] * bool(margin)
+
+
+def _learned(frames: Frames, cell: StoredStudy) -> list[str]:
+    """Returns what the baseline shows of learning, and at one rate the methods that may need another."""
+    found = in_cell(frames.learned, cell)
+    base = by_method(found[found["method"] == frames.baseline])["learned"].tolist()
+    said = [f"Baseline {frames.baseline}: {text}." for text in base if text]
+    low = {} if cell.request.get("tuning") else undertuned(cell, found, in_cell(frames.history, cell))
+    if low:
+        names = listed([f"{method} ({why})" for method, why in low.items()])
+        said.append(f"At this one learning rate, these may be undertuned: {names}. --tune gives each method its own.")
+    return said
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:

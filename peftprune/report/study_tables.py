@@ -9,7 +9,20 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import budget_in_words, in_words
-from peftprune.report.table import Column, Table, column, count, interval, needed, number, p_value, plain, score, table
+from peftprune.report.table import (
+    Column,
+    Table,
+    column,
+    count,
+    interval,
+    needed,
+    number,
+    p_value,
+    plain,
+    score,
+    table,
+    with_reference,
+)
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
 _EFFECT = (
@@ -202,6 +215,8 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
     if "margin" in frame.columns:
         columns = (*columns[:-1], *_MARGIN, columns[-1])
         note += _MARGIN_NOTE
+    if "learned" in frame.columns:
+        columns = (*columns, plain("learned"))
     return table(caption, frame, columns, frame=name, place=place, note=note, detail=known.detail)
 
 
@@ -216,13 +231,14 @@ def tables_over_tasks(frames: Frames) -> list[Table | None]:
     ]
 
 
-def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table:
-    """Lays out scores, sizes, cost and status, one row per method.
+def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, references: pd.DataFrame) -> Table:
+    """Lays out scores, sizes, cost and status, one row per method, and one of `Frames.references`.
 
     Args:
         frame: rows of `Frames.table` of one task and budget.
         metrics: the task's metrics.
         place: task and budget in words.
+        references: rows of `Frames.references` of the same cell.
     """
     sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
     columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
@@ -230,8 +246,7 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table
         columns.append(number("budget_difference", 0, signed=True))
     if _some_exempt(frame):
         columns.append(plain("exemption"))
-    if "effect" in frame.columns:
-        columns.append(plain("effect"))
+    columns += [plain(name) for name in ("effect", "learned") if name in frame.columns]
     note = (
         "Scores: mean ± standard deviation over seeds. Parameters are the adapter’s, with tied tensors counted once: "
         "after training (final), at most (peak), and those that are not zero; the head’s are additional. TFLOP: "
@@ -239,10 +254,11 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str) -> Table
     )
     below = "Below each score: Student’s 95 % interval of the mean."
     columns.append(plain("status"))
-    return table("Scores, sizes and cost", frame, columns, frame="table", place=place, note=note, detail=below)
+    shown = table("Scores, sizes and cost", frame, columns, frame="table", place=place, note=note, detail=below)
+    return with_reference(shown, references)
 
 
-def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Table:
+def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str, references: pd.DataFrame) -> Table:
     """Lays out the main table as papers print it: scores, sizes and cost beside the difference in the primary metric.
 
     Args:
@@ -250,6 +266,7 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
             `paired_seeds`, `difference`, `difference_low_holm`, `difference_high_holm`, `p_holm` and `verdict`.
         metrics: the task's metrics, the primary one first.
         title: task and budget in words.
+        references: rows of `Frames.references` of the same cell.
     """
     baselines = frame["baseline"].dropna()
     columns = [plain("method"), *map(score, metrics), *map(count, ("seeds", "final_params", "peak_params")), *_COST]
@@ -260,13 +277,12 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str) -> Tabl
             p_value("p_holm", "p (Holm)", runs="paired_seeds"),
             plain("verdict"),
         ]
-    if "effect" in frame.columns:
-        columns.append(plain("effect"))
+    columns += [plain(name) for name in ("effect", "learned") if name in frame.columns]
     if _some_exempt(frame):
         columns.append(plain("exemption"))
     if (frame["status"] != "done").any():
         columns.append(plain("status"))
-    return table(title, frame, columns, frame="table")
+    return with_reference(table(title, frame, columns, frame="table"), references)
 
 
 def _some_exempt(frame: pd.DataFrame) -> bool:

@@ -7,8 +7,9 @@ compared with the store.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -91,6 +92,16 @@ def table(
     named = zip(rows.index, rows.to_dict("records"), strict=True) if isinstance(rows, pd.DataFrame) else enumerate(rows)
     shown = (Row(str(key), tuple(column.cell(record) for column in columns)) for key, record in named)
     return Table(caption, tuple(columns), tuple(shown), frame, place, note, detail)
+
+
+def with_reference(shown: Table, rows: pd.DataFrame) -> Table:
+    """Adds rows that stand beside those of the frame; columns that they lack stay empty."""
+    added = []
+    for record in rows.to_dict("records"):
+        filled = defaultdict(lambda: None, record)
+        cells = (column.cell(filled) for column in shown.columns)
+        added.append(Row("", tuple(Cell(tuple(Part(part.text) for part in cell.parts)) for cell in cells)))
+    return replace(shown, rows=(*shown.rows, *added))
 
 
 def facts(caption: str, frame: str, values: Mapping[str, Any], note: str = "") -> Table:

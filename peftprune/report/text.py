@@ -49,7 +49,8 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, 
     "markdown" and "latex" (for the package booktabs) give one table per task and budget, with its title, rounded. "csv"
     gives `Comparison.table` at full precision, with the columns of `Comparison.against` for each task's primary metric,
     their interval as `difference_low` and `difference_high` (with `_holm`: as Holm's procedure corrects it). "json"
-    gives the rows of table, differences, pooled and average_ranks at full precision, null where there is no value.
+    gives the rows of table, references, differences, pooled and average_ranks at full precision, null where there is no
+    value.
 
     Args:
         study: a stored study.
@@ -68,6 +69,7 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, 
 def _json(frames: Frames) -> str:
     found = {
         "table": frames.table,
+        "references": frames.references,
         "against": in_words(frames.against),
         "pooled": in_words(frames.pooled),
         "average_ranks": frames.average_ranks,
@@ -97,8 +99,11 @@ def _with_differences(frames: Frames) -> pd.DataFrame:
 
 def _paper_tables(frames: Frames, write: Callable[[Table], str]) -> str:
     """Returns one table per task and budget."""
-    whole, cells = _with_differences(frames), frames.study.cells()
-    return "\n".join(write(paper_table(in_cell(whole, cell), cell.metrics, cell_title(cell))) for cell in cells)
+    whole, references = _with_differences(frames), frames.references
+    return "\n".join(
+        write(paper_table(in_cell(whole, cell), cell.metrics, cell_title(cell), in_cell(references, cell)))
+        for cell in frames.study.cells()
+    )
 
 
 def _markdown_table(table: Table) -> str:

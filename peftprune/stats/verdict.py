@@ -30,6 +30,8 @@ class Verdict(Enum):
     UNDECIDED = "undecided"
     NOT_DISTINGUISHABLE = "not distinguishable"
     CANNOT_REACH_SIGNIFICANCE = "cannot reach significance"
+    NOTHING_LEARNED = "nothing was learned"
+    """Readers of a study decide it, not `verdict`: neither method learned anything."""
 
 
 def verdict(

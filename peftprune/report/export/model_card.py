@@ -7,6 +7,7 @@ from typing import Any
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure, sample
+from peftprune.analysis.runs import KEY
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
 from peftprune.stats.metrics import METRICS
@@ -90,6 +91,9 @@ def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mappin
     }
     if result["exemption"]:
         of_run["Exempt from the budget"] = result["exemption"]
+    marks = Frames(chosen.cell).learned.set_index(KEY)["learned"]
+    if words := marks[tuple(key[name] for name in KEY)]:
+        of_run["Learned"] = words
     parts = [f"# {result['label']} on {key['task']}", _table(("", ""), list(of_run.items()))]
     rows = [(row["metric"], row["split"], f"{row['value']:.4f}", _interval(row)) for row in found]
     parts += ["## Scores", _table(("metric", "split", "score", "95 % interval"), rows)]

@@ -71,7 +71,7 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     differences = in_words(in_cell(frames.against, cell))
     return {
         "title": title,
-        "main": main_table(in_cell(frames.table, cell), cell.metrics, title),
+        "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
         "differences": study_table("against", differences, title),
         "detectable": detectable(differences),
         "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
