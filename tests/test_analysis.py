@@ -261,7 +261,8 @@ def test_a_failed_arm_is_left_out_and_named(study: peftprune.Comparison, tmp_pat
     assert row["seeds"] == 1
     assert row["status"] == "1 of 2 failed: ValueError: went wrong"
     against = copy.against().set_index(["task", "budget", "method", "metric"])
-    assert against.loc[("small", BUDGETS[0], "lorpa", "accuracy"), "verdict"] == "cannot reach significance with 1 seed"
+    verdict = against.loc[("small", BUDGETS[0], "lorpa", "accuracy"), "verdict"]
+    assert verdict.startswith("cannot reach significance with 1 seed")
     assert len(copy.mcnemar()) == len(study.mcnemar()) - 1
     pooled = copy.pooled().set_index(["budget", "method"])
     assert pooled.loc[(BUDGETS[0], "lorpa"), "pairs"] == 3
