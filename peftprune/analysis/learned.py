@@ -69,7 +69,7 @@ def references(study: StoredStudy) -> pd.DataFrame:
         labels = {what.split: frame.loc[frame["split"] == what.split, "label"] for what in measures.values()}
         first = labels[measures[cell.metrics[0]].split]
         answer = first.mode()[0] if kind.has_classes else first.mean()
-        row = {"task": cell.tasks[0], "budget": cell.budgets[0]}
+        row: dict[str, Any] = {"task": cell.tasks[0], "budget": cell.budgets[0]}
         row["method"] = f"majority ({answer})" if kind.has_classes else f"mean ({answer:.4g})"
         for metric, what in measures.items():
             row[f"{metric}_mean"] = METRICS[what.name].compute([answer] * len(labels[what.split]), labels[what.split])
@@ -82,7 +82,7 @@ def by_method(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, arms in found.groupby([*CELL, "method"], sort=False):
         said = arms.loc[arms["learned"] != "", "learned"].value_counts(sort=False)
-        words = [text + f" ({n} of {len(arms)} seeds)" * (n < len(arms)) for text, n in said.items()]
+        words = [f"{text}" + f" ({n} of {len(arms)} seeds)" * (n < len(arms)) for text, n in said.items()]
         state = arms["state"].iloc[0] if arms["state"].nunique() == 1 else ""
         rows.append([*key, state, ", ".join(map(str, words))])
     return pd.DataFrame(rows, columns=[*CELL, "method", "state", "learned"])
@@ -98,8 +98,8 @@ def with_learned(frame: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     if "task" in frame.columns:
         words = dict(zip(_keys(methods), methods["learned"], strict=True))
     else:
-        lost = methods[methods["state"] == NOTHING].groupby(["budget", "method"])["task"].agg(", ".join)
-        words = {key: f"learned nothing on {tasks}" for key, tasks in lost.items()}
+        lost = methods[methods["state"] == NOTHING].groupby(["budget", "method"])["task"].agg(", ".join).reset_index()
+        words = dict(zip(_keys(lost.drop(columns="task")), "learned nothing on " + lost["task"], strict=True))
     values = [words.get(key, "") for key in _keys(frame)]
     if any(values):
         frame = frame.assign(learned=values)
