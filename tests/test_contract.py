@@ -47,7 +47,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sora": {"initial_rank": 8, "threshold": 0.02, "script_steps": 1},
     "weightlora": {"weight_lr": 1.0},
     "dylora": {"initial_rank": 6},
-    "l1ra": {"l1": 0.5, "gate_lr": 0.1, "update_share": 0.21},
+    "l1ra": {"l1": 0.5, "full_steps": 1, "gate_lr": 0.1, "update_share": 0.21},
     "head-only": {},
     "full": {},
     "bitfit": {},

@@ -27,7 +27,8 @@ def gates_of(sites: Any) -> dict[str, list[float]]:
 @pytest.mark.parametrize("architecture", ["bert", "bart", "llama"])
 def test_a_run_follows_the_twin_step_by_step(architecture: str, tiny_models: dict[str, Path], tmp_path: Path) -> None:
     arm = make_arm(
-        "l1ra(l1=0.5,gate_lr=0.1,update_share=0.11)",
+        # The run has half of the steps, so the penalty is twice 0.25.
+        "l1ra(l1=0.25,full_steps=100,gate_lr=0.1,update_share=0.11)",
         tmp_path,
         tiny_models[architecture],
         budget="params=5000,steps=50" if architecture != "bart" else "params=9000,steps=50",
@@ -118,7 +119,7 @@ def test_units_are_dealt_in_turn() -> None:
 
 
 def test_gates_have_a_learning_rate_of_their_own(tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm("l1ra(gate_lr=0.03)", tmp_path, tiny_bert)
+    arm = make_arm("l1ra(full_steps=1,gate_lr=0.03)", tmp_path, tiny_bert)
     rates: list[set[float]] = []
 
     def observe(view: Any) -> None:
@@ -135,7 +136,7 @@ def test_gates_have_a_learning_rate_of_their_own(tiny_bert: Path, tmp_path: Path
 
 
 def test_rows_start_from_a_normal_distribution_and_so_do_new_ones(tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm("l1ra(l1=0.5,gate_lr=0.1,update_share=0.21)", tmp_path, tiny_bert, budget="rank=5,steps=24")
+    arm = make_arm("l1ra(l1=0.5,full_steps=1,gate_lr=0.1,update_share=0.21)", tmp_path, tiny_bert, budget="rank=5,steps=24")
     kept: dict[str, Any] = {"new": []}
 
     def built(model: Any, sites: Any, trainer: Any) -> None:
