@@ -18,10 +18,13 @@ from peftprune.study.arguments import (
     margin_text,
     parse_budgets,
     parse_margin,
+    parse_rounds,
     parse_seeds,
     parse_targets,
 )
 from peftprune.study.execution.backend import Backend, BackendName
+from peftprune.study.execution.work import Work
+from peftprune.study.growth import arm_key
 from peftprune.study.packed import unpack
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
@@ -232,6 +235,9 @@ def compare(
         budget: a `Budget`, its text (`"rank=8"`, `"params=300000"`, `"fraction=0.003"`), `"paper"` for each
             method's published setting, or a sequence of them. Arms are compared within a task and a budget.
         seeds: number of seeds (3 for 0, 1, 2), or the seeds themselves (`[11, 12]` or `"11,12"`), each in [0, 2^32).
+            `"3..12"` trains in rounds until 3, 5, 8 and 12 seeds: after each, methods that a verdict on the primary
+            metric tells from the baseline, the first method, train no more. Verdicts hold over all looks and methods
+            (`peftprune.stats.sequential`). Rounds, baseline and margin are fixed before the first look.
         target_modules: the adapted layers: `"attention"` (query and value), `"all-linear"`, or module names as PEFT
             takes them, in a list or separated by commas.
         data_dir: folder with the data. Default: the environment variable `PEFTPRUNE_DATA`.
@@ -305,7 +311,8 @@ def compare(
     named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
     chosen_backend = Backend(backend, workers, address, gpus, sbatch)
     chosen_backend.check()
-    specs, final_seeds = parse(methods), parse_seeds(seeds)
+    specs, rounds = parse(methods), parse_rounds(seeds)
+    final_seeds = parse_seeds(rounds[-1] if rounds else seeds)
     tuning = parse_tuning(tune, trials, tuning_seeds, refit, specs, final_seeds)
     request = StudyRequest(
         methods=specs,
@@ -323,7 +330,7 @@ def compare(
 
     parsed_margin = None if margin is None else margin_text(parse_margin(margin))
 
-    def run(request: StudyRequest, folder: StudyFolder) -> Comparison:
+    def run(request: StudyRequest, folder: StudyFolder, rounds: Sequence[int] = ()) -> Comparison:
         work, asked = request.plan(folder, chosen_backend, threads)
         if parsed_margin is not None:
             from peftprune.analysis.margins import margins
@@ -331,7 +338,23 @@ def compare(
             margins(StoredStudy(folder.path, asked), parsed_margin)
             asked["margin"] = parsed_margin
         folder.prepare()
+        if not rounds:
+            return trained(work, asked, folder)
+        from peftprune.analysis.looks import wanted_seeds
+
+        asked["rounds"] = {"seeds": list(rounds), "baseline": request.methods[0].label}
+        wanted: Mapping[tuple[str, str, str], int] = {(a.task, a.budget, a.spec.label): rounds[0] for a in work.arms}
+        while True:
+            result = trained(work.rounds(wanted), asked, folder)
+            # What is stored decides, so that a study that goes on takes the same looks.
+            found = wanted_seeds(Comparison(folder.path, {**result.request, "arms": asked["arms"]}))
+            if found == wanted:
+                return result
+            wanted = found
+
+    def trained(work: Work, asked: Mapping[str, Any], folder: StudyFolder) -> Comparison:
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
+        asked = {**asked, "arms": [arm for arm in asked["arms"] if arm_key(arm) in configs]}
         with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
             chosen_backend.run(work, reporter)
         stored_margin = folder.read_request().get("margin")
@@ -349,4 +372,4 @@ def compare(
             if backend != "slurm":
                 raise
             return Comparison.load(trials_folder.path)
-    return run(request, study)
+    return run(request, study, rounds)

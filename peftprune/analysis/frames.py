@@ -11,6 +11,7 @@ from peftprune.analysis.differences import against
 from peftprune.analysis.frontier import frontier
 from peftprune.analysis.history import costs, history, trace
 from peftprune.analysis.learned import learned, references, with_learned
+from peftprune.analysis.looks import looks
 from peftprune.analysis.margins import Margin, margins
 from peftprune.analysis.mcnemar import mcnemar
 from peftprune.analysis.pooled import average_ranks, pooled
@@ -52,9 +53,14 @@ class Frames:
     history = cached_property(lambda self: history(self.study))
     costs = cached_property(lambda self: costs(self.study))
     decisions = cached_property(lambda self: decisions(self.study))
-    against = cached_property(lambda self: self._marked(against(self.study, self.runs, self.baseline, self.margins)))
+    looks = cached_property(lambda self: looks(self.study))
+    against = cached_property(
+        lambda self: self._marked(against(self.study, self.runs, self.baseline, self.margins, self.looks))
+    )
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
-    pooled = cached_property(lambda self: self._marked(pooled(self.study, self.runs, self.baseline, self.margins)))
+    pooled = cached_property(
+        lambda self: self._marked(pooled(self.study, self.runs, self.baseline, self.margins, self.looks))
+    )
     average_ranks = cached_property(lambda self: with_learned(average_ranks(self.study, self.runs), self.learned))
     frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
     stability = cached_property(lambda self: stability(self.study))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from peftprune import stats
-from peftprune.analysis.differences import adjusted_rows, columns
+from peftprune.analysis.differences import Reached, adjusted_rows, columns
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import exempt
 from peftprune.stats.validation import Floats
@@ -26,7 +26,11 @@ RANKS = ["budget", "method", "average_rank", "tasks", "critical_difference", "fr
 
 
 def pooled(
-    study: StoredStudy, runs: pd.DataFrame, baseline: str, margins: Mapping[str, float] | None = None
+    study: StoredStudy,
+    runs: pd.DataFrame,
+    baseline: str,
+    margins: Mapping[str, float] | None = None,
+    reached: Mapping[tuple[str, str, str], Reached] | None = None,
 ) -> pd.DataFrame:
     """Returns each method's gain over the baseline, over all pairs of runs that share task and seed.
 
@@ -39,7 +43,8 @@ def pooled(
     `pairs_needed` is the number of pairs that detects a gain of the observed size with a power of 0.8 at the row's
     level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the
     task's size or metric: the result describes these tasks, not new ones. A margin that all primary metrics share
-    holds for the gain, with columns as in `against`.
+    holds for the gain, with columns as in `against`. In a study in rounds, a method has the pairs of the last look that
+    every task has reached, and adjusted p and interval hold over the looks.
     """
     rows = []
     primary = {(margins or {}).get(metric) for metric in study.primary.values()}
@@ -48,7 +53,12 @@ def pooled(
         scores = _scores(study, runs, budget)
         tested: list[dict[str, Any]] = []
         for method in [m for m in study.methods if m not in exempt(runs[runs["budget"] == budget])]:
+            known = [
+                (reached or {}).get((task, budget, m), Reached()) for task in study.tasks for m in (method, baseline)
+            ]
+            look, seeds, *_ = min(known, key=lambda one: one.seeds)
             both = scores[[method, baseline]].dropna()
+            both = both[both.index.get_level_values("seed") < seeds]
             if method == baseline or both.empty:
                 continue
             a, b = both[method].to_numpy(), both[baseline].to_numpy()
@@ -67,23 +77,25 @@ def pooled(
                     "effect_size": stats.effect_size(a, b),
                     "probability": float(np.mean(by_task)),
                     "p": stats.paired_permutation(a, b),
-                    "scores": (a, b),
+                    "scores": (look, a, b),
                 }
             )
         pairs = [row.pop("scores") for row in tested]
-        one_sided = [(partial(_p_above, a, b), partial(_p_below, a, b)) for a, b in pairs]
-        decided = adjusted_rows([row["p"] for row in tested], margin, one_sided, True)
-        for row, (a, b), (level, adjusted) in zip(tested, pairs, decided, strict=True):
+        one_sided = [(partial(_p_above, *pair), partial(_p_below, *pair)) for pair in pairs]
+        p = [look.overall(row["p"]) for row, (look, _, _) in zip(tested, pairs, strict=True)]
+        decided = adjusted_rows(p, margin, one_sided, True)
+        for row, (look, a, b), (level, adjusted) in zip(tested, pairs, decided, strict=True):
             outcome = stats.verdict(
                 row["gain"],
                 adjusted["p_holm"],
                 row["pairs"],
-                smallest_p=stats.smallest_permutation_p(row["pairs"]),
+                smallest_p=look.overall(stats.smallest_permutation_p(row["pairs"])),
                 comparisons=len(tested),
                 p_not_worse=adjusted.get("p_not_worse"),
                 p_equivalent=adjusted.get("p_equivalent"),
             )
-            low, high = stats.permutation_interval(a, b, level)
+            nominal = look.nominal(level)
+            low, high = stats.permutation_interval(a, b, nominal) if nominal else (-math.inf, math.inf)
             open_ = outcome in _OPEN and len(a) > 1
             needed = stats.pairs_needed(row["gain"], (a - b).std(ddof=1), alpha=level) if open_ else math.nan
             interval = {"low_holm": low, "high_holm": high}
@@ -91,13 +103,13 @@ def pooled(
     return pd.DataFrame(rows, columns=columns(POOLED, {} if margin is None else margins))
 
 
-def _p_above(a: Floats, b: Floats, value: float) -> float:
+def _p_above(look: stats.Look, a: Floats, b: Floats, value: float) -> float:
     """Returns twice the one-sided p of sign flips that the gain is above a value."""
-    return stats.paired_permutation(a - value, b) if (a - b).mean() > value else 1.0
+    return look.overall(stats.paired_permutation(a - value, b)) if (a - b).mean() > value else 1.0
 
 
-def _p_below(a: Floats, b: Floats, value: float) -> float:
-    return _p_above(b, a, -value)
+def _p_below(look: stats.Look, a: Floats, b: Floats, value: float) -> float:
+    return _p_above(look, b, a, -value)
 
 
 def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:

@@ -40,7 +40,7 @@ Targets = Annotated[
 ]
 Epochs = Annotated[float | None, _training(help="Passes over the training data.", show_default="3")]
 BatchSize = Annotated[int | None, _training(help="Examples per optimizer step.", show_default="32")]
-Seeds = Annotated[str, _study(help="Number of seeds (3), or a list of them (11,12).")]
+Seeds = Annotated[str, _study(help="Number of seeds (3), a list (11,12), or rounds until decided (3..12).")]
 Tune = Annotated[
     list[str] | None,
     _tuning(
@@ -206,6 +206,8 @@ def compare(
             typer.echo(f"The trials are submitted. Progress: peftprune status {folder}. {cure}")
             return
         typer.echo(f"Progress: peftprune status {folder}. When it is done: peftprune report {folder}")
+        if "rounds" in result.request:
+            typer.echo("Then run the same command again: it trains the next round of seeds, if one is open.")
         return
     tables.show_comparison(result)
     if not result.allocation().empty:
@@ -363,13 +365,14 @@ def plan(
     """Solve the budget for every method, without weights or data: ranks, parameters, steps, compute."""
     from peftprune.cli import console as tables
     from peftprune.methods.request import parse
-    from peftprune.study.arguments import parse_seeds, parse_targets
+    from peftprune.study.arguments import parse_rounds, parse_seeds, parse_targets
     from peftprune.study.planning import plan_methods
     from peftprune.study.size import size_in_words, tuning_size
     from peftprune.study.tuning import parse_tuning
 
     targets, length = parse_targets(target_modules), {"epochs": epochs, "batch_size": batch_size}
-    final_seeds = parse_seeds(seeds)
+    rounds = parse_rounds(seeds)
+    final_seeds = parse_seeds(rounds[-1] if rounds else seeds)
     tuning = parse_tuning(tune, trials, tuning_seeds, False, parse(methods), final_seeds)
     plans = plan_methods(methods, model, budget, targets, task, train_examples, **length)
     steps = {label: sum(p["steps"] for p in found["phases"]) for label, found in plans.items()}

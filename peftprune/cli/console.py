@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
 from peftprune.cli.terminal import console
-from peftprune.report.findings import cell_title, in_words
+from peftprune.report.findings import cell_title, in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, plain, table
 
@@ -56,6 +56,8 @@ def show_comparison(study: StoredStudy) -> None:
             f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
         )
         print_table(study_table("against", in_words(in_cell(frames.against, cell))))
+        for said in rounds_in_words(frames, cell):
+            print_text(said)
         print_table(study_table("choices", in_cell(frames.choices, cell)))
     if request.get("left_out"):
         print_text(request["left_out"])

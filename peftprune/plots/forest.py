@@ -154,7 +154,7 @@ def _outcome(difference: float, low: float, high: float, verdict: str, lines: in
         return verdict
     digits = _digits([v for v in (difference, low, high) if math.isfinite(v)])
     numbers = f"{difference:+.{digits}f}"
-    if not (math.isnan(low) or math.isnan(high)):
+    if math.isfinite(low) and math.isfinite(high):
         numbers += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
     numbers = numbers.replace("-", "−")
     if not verdict:

@@ -113,6 +113,7 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
         *_size_limits(cell, found),
         *_shared_deviation(runs, found, metric),
         *_margin_limits(found, metric),
+        *rounds_in_words(frames, cell),
         *_exempt(runs),
         *_unfinished(runs),
         *_learned(frames, cell),
@@ -227,6 +228,7 @@ def _verdict(row: Mapping[Any, Any]) -> str:
     inside = margin and -row["margin"] < row["low_holm"] and row["high_holm"] < row["margin"]
     if inside and verdict in (Verdict.BETTER, Verdict.WORSE):
         words += f", by less than {margin}"
+    words += f", look {row['look']} of {row['looks']}" if "look" in row else ""
     notes = "; ".join(filter(None, (row.get("effect"), row.get("learned"))))
     return f"{words} ({notes})" if notes else words
 
@@ -343,6 +345,35 @@ def _learned(frames: Frames, cell: StoredStudy) -> list[str]:
         names = listed([f"{method} ({why})" for method, why in low.items()])
         said.append(f"At this one learning rate, these may be undertuned: {names}. --tune gives each method its own.")
     return said
+
+
+def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:
+    """Returns, of a study in rounds, what its looks decided and saved; empty for any other."""
+    reached = {method: at for (*place, method), at in frames.looks.items() if place == [*cell.tasks, *cell.budgets]}
+    if not reached:
+        return []
+    sizes, baseline = cell.request["rounds"]["seeds"], cell.request["rounds"]["baseline"]
+    open_ = reached[baseline].open and reached[baseline].seeds < sizes[-1]
+    early = [
+        f"{method} after {at.seeds} seeds"
+        for method, at in reached.items()
+        if not at.open and at.seeds < sizes[-1] and method != baseline
+    ]
+    found = [
+        f"Looks after {listed([str(n) for n in sizes])} seeds, fixed before the first. p and intervals hold over all "
+        "of them (Lan and DeMets’ spending of O’Brien and Fleming’s type, within Holm’s procedure)."
+    ]
+    if early:
+        found.append(
+            f"Stopped early: {listed(early)}. The difference of a method that stops early is overstated a little."
+        )
+    if open_:
+        found.append("The last look has not come: the same command trains the next round.")
+    elif len(ledger := in_cell(frames.ledger, cell)):
+        steps = ledger.groupby("method")["steps"]
+        whole = steps.mean().sum() * sizes[-1]
+        found.append(f"{steps.sum().sum():,.0f} steps were trained; with {sizes[-1]} seeds for all it is {whole:,.0f}.")
+    return found
 
 
 def _unfinished(runs: pd.DataFrame) -> list[str]:

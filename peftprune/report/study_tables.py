@@ -217,6 +217,8 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
         note += _MARGIN_NOTE
     if "learned" in frame.columns:
         columns = (*columns, plain("learned"))
+    if "look" in frame.columns:
+        note += " In rounds of seeds, p and interval (Holm) also hold over all looks; before the first there are none."
     return table(caption, frame, columns, frame=name, place=place, note=note, detail=known.detail)
 
 

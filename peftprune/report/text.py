@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from peftprune.analysis.differences import MARGIN
+from peftprune.analysis.differences import LOOK, MARGIN
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.margins import Margin
 from peftprune.analysis.runs import in_cell
@@ -92,7 +92,7 @@ def _with_differences(frames: Frames) -> pd.DataFrame:
     differences = in_words(frames.against)
     primary = differences[differences["metric"] == differences["task"].map(frames.study.primary)]
     keys = ["task", "budget", "method"]
-    names = [*_DIFFERENCE, *(name for name in MARGIN if name in primary.columns)]
+    names = [*_DIFFERENCE, *(name for name in (*MARGIN, *LOOK) if name in primary.columns)]
     beside = primary[[*keys, *names]].rename(columns=_DIFFERENCE)
     return frames.table.merge(beside, on=keys, how="left", validate="one_to_one")
 

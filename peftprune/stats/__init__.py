@@ -36,5 +36,6 @@ from peftprune.stats.ranks import average_ranks as average_ranks
 from peftprune.stats.ranks import critical_difference as critical_difference
 from peftprune.stats.ranks import friedman as friedman
 from peftprune.stats.score_interval import score_interval as score_interval
+from peftprune.stats.sequential import Look as Look
 from peftprune.stats.verdict import Verdict as Verdict
 from peftprune.stats.verdict import verdict as verdict

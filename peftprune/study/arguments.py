@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -65,6 +66,22 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
     if not whole or len(set(found)) < len(found):
         raise UsageError.of("seeds", seeds, "are not distinct whole numbers from 0 below 2^32", "Give 3, or [0, 1, 2]")
     return found
+
+
+def parse_rounds(seeds: Any) -> list[int]:
+    """Returns the numbers of seeds after which a study in rounds is looked at, of "3..12"; empty for other seeds.
+
+    They lie between the ends in steps of a constant ratio near 1.6, rounded: 3, 5, 8, 12. Raises UsageError for ends
+    that are not whole numbers in ascending order, from 2.
+    """
+    if not isinstance(seeds, str) or ".." not in seeds:
+        return []
+    found = re.fullmatch(r"\s*([0-9]{1,7})\s*\.\.\s*([0-9]{1,7})\s*", seeds)
+    low, high = map(int, found.groups()) if found else (0, 0)
+    if not 2 <= low < high:
+        raise UsageError.of("seeds", seeds, "does not name two numbers of seeds", "Write 3..12, for example")
+    steps = max(1, round(math.log(high / low, 1.6)))
+    return sorted({round(low * (high / low) ** (i / steps)) for i in range(steps + 1)})
 
 
 def _seeds_from_text(text: str) -> int | list[int]:

@@ -14,10 +14,13 @@ def command(request: Mapping[str, Any]) -> str:
     It is empty if no single command can express the study: a method or task exists only as a Python object, several
     tasks are read from the user's own files, or the study grew by calls that each left something out.
     """
-    whole = math.prod(len(request[part]) for part in ("methods", "tasks", "budgets", "seeds"))
+    # In a study in rounds, the first seed of every method shows whether anything was left out.
+    rounds, seeds = request.get("rounds"), request["seeds"]
+    first = [a for a in request["arms"] if not rounds or a["seed"] == seeds[0]]
+    whole = math.prod(len(request[part]) for part in ("methods", "tasks", "budgets")) * (1 if rounds else len(seeds))
     tasks, files = request["tasks"], [t["files"] for t in request["tasks"] if t["files"]]
     unnamed = any(not m["text"] for m in request["methods"])
-    if unnamed or (files and len(tasks) > 1) or len(request["arms"]) != whole:
+    if unnamed or (files and len(tasks) > 1) or len(first) != whole:
         return ""
     options: list[tuple[str, Any]] = []
     if files:
@@ -31,7 +34,7 @@ def command(request: Mapping[str, Any]) -> str:
         ("methods", ",".join(m["text"] for m in request["methods"])),
         ("model", request["model"]),
         *(("budget", b["label"]) for b in request["budgets"]),
-        ("seeds", _seeds(request["seeds"])),
+        ("seeds", f"{rounds['seeds'][0]}..{rounds['seeds'][-1]}" if rounds else _seeds(seeds)),
         ("target_modules", targets if isinstance(targets, str) else ",".join(targets)),
         ("data_dir", request["data_dir"]),
         *request["given"].items(),

@@ -47,6 +47,10 @@ def difference(stored: Mapping[str, Any], now: Mapping[str, Any], old: Configs, 
     settings = [n for n in now["settings"] if n not in ignored.union(*unread)]
     pairs = [(n, stored.get(n, now[n]), now[n]) for n in ("target_modules", "dtype", "threads")]
     pairs.append(("tune", (stored.get("tuning") or {}).get("asked"), (now.get("tuning") or {}).get("asked")))
+    pairs.append(("seeds", stored.get("rounds", "no rounds"), now.get("rounds", "no rounds")))
+    if "rounds" in now:
+        # A margin decides which methods train on, so it stands before the first look.
+        pairs.append(("margin", stored.get("margin"), now.get("margin", stored.get("margin"))))
     pairs += [(n, before.get(n, now["settings"][n]), now["settings"][n]) for n in settings]
     if any(b["label"] == "paper" for b in (*stored["budgets"], *now["budgets"])):
         # Only named settings override those of a paper.

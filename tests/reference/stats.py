@@ -112,3 +112,17 @@ def crossed_variances(d: Sequence[Sequence[float]]) -> tuple[float, float, float
     )
     shrink = (n - 1) / n
     return shrink * ms_example / (s * n), ms_seed / (s * n), shrink * ms_interaction / (s * n)
+
+
+def crossed(levels: Sequence[float], fractions: Sequence[float]) -> list[float]:
+    """The chance that normal statistics of a Brownian motion have crossed a two-sided bound by each look."""
+    import numpy as np
+    from scipy.stats import multivariate_normal, norm
+
+    bounds, t = norm.isf(np.array(levels) / 2), np.array(fractions)
+    found = []
+    for k in range(1, len(levels) + 1):
+        correlation = np.sqrt(np.minimum.outer(t[:k], t[:k]) / np.maximum.outer(t[:k], t[:k]))
+        inside = multivariate_normal(np.zeros(k), correlation, maxpts=200_000, abseps=1e-7, releps=1e-7)
+        found.append(1 - float(inside.cdf(bounds[:k], lower_limit=-bounds[:k], rng=np.random.default_rng(0))))
+    return found

@@ -135,6 +135,12 @@ class Work:
         """Returns the work for one arm, by its index in `ordered`, and for the arms that it depends on."""
         return replace(self, arms=(self.ordered[index],))
 
+    def rounds(self, seeds: Mapping[tuple[str, str, str], int]) -> Work:
+        """Returns the work for the seeds below a number for each task, budget and method, with what they depend on."""
+        kept = [a for a in self.arms if a.seed < seeds.get((a.task, a.budget, a.spec.label), 0)]
+        needed = {id(arm) for arm in replace(self, arms=tuple(kept)).ordered}
+        return replace(self, arms=tuple(a for a in self.arms if id(a) in needed))
+
     def check_here(self) -> None:
         """Raises RunError if the device or a package version differs from those that the arms' hashes state."""
         device, versions = device_name(), package_versions()
