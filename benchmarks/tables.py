@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from calibration.table import section
+from calibration.table import rounds_section, section
 from speed.tables import sections
 
 HERE = Path(__file__).parent
@@ -21,6 +21,7 @@ README = HERE / "README.md"
 _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
 _CALIBRATION = re.compile(r"(<!-- table of calibration -->\n).*?(<!-- end -->)", re.DOTALL)
+_ROUNDS = re.compile(r"(<!-- table of calibration in rounds -->\n).*?(<!-- end -->)", re.DOTALL)
 _LEVEL = 0.05
 
 
@@ -107,8 +108,9 @@ def written(text: str) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
         return f"{found[1]}{table(result)}{found[3]}"
 
-    calibrated = section(json.loads((HERE / "results" / "calibration.json").read_text()))
-    text = _CALIBRATION.sub(lambda found: f"{found[1]}{calibrated}{found[2]}", text)
+    for marked, write, name in ((_CALIBRATION, section, ""), (_ROUNDS, rounds_section, "-rounds")):
+        calibrated = write(json.loads((HERE / "results" / f"calibration{name}.json").read_text()))
+        text = marked.sub(lambda found, new=calibrated: f"{found[1]}{new}{found[2]}", text)
     speed = sections(HERE / "results")
     return _SPEED.sub(lambda found: f"{found[1]}{speed}{found[2]}", _MARKED.sub(fill, text))
 

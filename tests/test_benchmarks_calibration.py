@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.calibration import rounds
 from benchmarks.calibration.__main__ import main
 from benchmarks.calibration.measure import COUNTS, Cell, count, grid, row
 from benchmarks.calibration.simulate import METRICS
-from benchmarks.calibration.table import section
+from benchmarks.calibration.table import rounds_section, section
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -52,7 +55,7 @@ def test_a_reduced_grid_is_written_round_by_round(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("benchmarks.calibration.__main__._BLOCK", 3)
     cells = grid(["accuracy", "bleu"], [40, 408], [2])
     assert {c.metric for c in cells if c.examples == 40} == {"accuracy"}
-    main(tmp_path / "out.json", 4, cells[:4], resamples=99)
+    main(tmp_path / "out.json", 4, cells[:4], math.inf, partial(count, resamples=99), row, {"resamples": 99})
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["repetitions"], len(found["cells"])) == (4, 4)
     assert all(0 <= c["coverage"] <= 1 for c in found["cells"])
@@ -60,3 +63,20 @@ def test_a_reduced_grid_is_written_round_by_round(tmp_path: Path, monkeypatch: p
     text = section(found)
     assert "| 2 | none (0) |" in text
     assert "accuracy, 40 examples, 2 seeds, deviation none: false different." in text
+
+
+def test_studies_in_rounds_are_counted_and_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "_EARLY", 999)
+    monkeypatch.setattr(rounds, "_LATE", 999)
+    cell = rounds.Cell("accuracy", 400, "large", "mixed")
+    found = rounds.count(cell, 5)
+    assert found == rounds.count(cell, 5) != rounds.count(cell, 5, 5)
+    assert 0 < found["decided"] <= 15
+    assert 5 * 4 * 5 <= found["arms"] <= 5 * 4 * 12
+    shares = rounds.row(cell, found, 5)
+    assert shares["decided"] == found["decided"] / 15
+    assert rounds.row(cell, found | {"false": 5}, 5)["misses"] == ["false"]
+    main(tmp_path / "out.json", 2, [cell], math.inf, rounds.count, rounds.row, {"rounds": rounds.ROUNDS})
+    text = rounds_section(json.loads((tmp_path / "out.json").read_text()))
+    assert "| accuracy | 400 | large (0.04) | mixed |" in text
+    assert {c.truth for c in rounds.grid()} == set(rounds.TRUTHS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,10 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 from scipy.stats import norm
+from typer.testing import CliRunner
 
 import peftprune
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.looks import looks, wanted_seeds
+from peftprune.cli.app import app
 from peftprune.comparison import Comparison
 from peftprune.errors import DivergedError, UsageError
 from peftprune.report.findings import cell_answer
@@ -233,3 +236,35 @@ def test_decided_methods_train_no_more_and_a_kill_changes_nothing(
     for given, field in (({"seeds": "2..5"}, "seeds"), ({"seeds": 3}, "seeds"), ({"margin": 0.1}, "margin")):
         with pytest.raises(UsageError, match=f"^{field}: "):
             compare(study.path, tiny_bert, **given)
+
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_by_power_names_seeds_arms_and_hours(whole: Comparison) -> None:
+    def plan(*words: str) -> Any:
+        return CliRunner().invoke(app, ["plan", "--methods", "lora,lorpa", "--budget", "rank=2", *words])
+
+    said = plan("--detect", "0.02", "--margin", "0.02", "--deviation", "0.01")
+    assert "7 seeds to detect a difference of 0.02 and 8 seeds to show equal methods equivalent" in flat(said.output)
+    assert "16 final arms" in said.output
+    assert "lower bound" in said.output
+    words = ("--detect", "0.3", "--pilot", str(whole.path), "--json")
+    found = json.loads(plan(*words).output)
+    assert found["power"]["source"].endswith("(rte, rank=8: accuracy of 3 pairs on 40 examples)")
+    assert found["power"]["seconds"] == pytest.approx(4.5 / 20)
+    assert found["size"]["final_arms"] == 2 * found["power"]["seeds"]
+    assert "hours one arm after another, from the pilot" in flat(plan(*words[:-1]).output)
+    assert "more examples, not only seeds, to detect" in flat(plan("--detect", "0.001", *words[2:-1]).output)
+    for given, field in (
+        (("--detect", "0.1"), "pilot"),
+        (("--deviation", "0.1"), "detect"),
+        (("--detect", "-1", "--deviation", "0.1"), "detect"),
+        (("--detect", "0.1", "--deviation", "0.1", "--pilot", "x"), "pilot"),
+    ):
+        assert plan(*given).exit_code == 2
+        assert f"error: {field}: " in plan(*given).output
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())

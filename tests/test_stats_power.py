@@ -199,3 +199,25 @@ def test_a_finished_study_says_what_it_could_have_found() -> None:
     )
     assert stats.detectable_from(result) == same
     assert stats.detectable_from(result, alpha=0.01) > same
+
+
+def test_the_margin_of_equal_methods_is_shown_as_often_as_printed() -> None:
+    rng, n, seeds, noise = np.random.default_rng(0), 250, 5, {"common": 0.5, "seed_std": 0.1}
+    margin = stats.detectable_difference(EXAMPLES, seeds, example_std=1.0, **noise, equivalence=True)
+    assert margin > stats.detectable_difference(EXAMPLES, seeds, example_std=1.0, **noise)
+    shown = 0
+    for i in range(n):
+        scores = study(rng, seeds, **noise)
+        test = stats.paired_bootstrap(scores, np.zeros_like(scores), resamples=399, seed=i)
+        shown += max(test.p_above(-margin), test.p_below(margin)) <= 0.05
+    low, high = by_chance(0.8, n)
+    assert low <= shown <= high
+
+
+def test_seeds_for_a_size_are_the_fewest_that_reach_it() -> None:
+    noise = {"example_std": 0.3, "common": 0.2, "seed_std": 0.02}
+    for equivalence in (False, True):
+        seeds = int(stats.seeds_for(0.03, 1000, **noise, equivalence=equivalence))
+        sizes = [stats.detectable_difference(1000, s, **noise, equivalence=equivalence) for s in (seeds - 1, seeds)]
+        assert sizes[1] <= 0.03 < sizes[0]
+    assert stats.seeds_for(0.005, 1000, **noise) == math.inf

@@ -1,4 +1,4 @@
-"""The table of `results/calibration.json` in `benchmarks/README.md`."""
+"""The tables of `results/calibration.json` and `results/calibration-rounds.json` in `benchmarks/README.md`."""
 
 from __future__ import annotations
 
@@ -37,4 +37,29 @@ def section(found: dict[str, Any]) -> str:
     wide = sum(c["misses"] == ["coverage high"] for c in cells)
     rest = f"In {wide} cells the interval is only too wide, with a coverage above 97 %. "
     rest += f"Cells that miss otherwise: {'; '.join(missed)}." if missed else "No cell misses otherwise."
+    return "\n".join([intro, "", *lines, "", rest, ""])
+
+
+def rounds_section(found: dict[str, Any]) -> str:
+    """Returns one row per cell of the studies in rounds, and the cells that miss."""
+    lines = [
+        "| metric | examples | between-seed deviation | true differences | false verdict, rounds | same, fixed "
+        "| pairs decided, rounds | same, fixed | arms trained |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for cell in found["cells"]:
+        deviation = f"{cell['deviation']} ({found['deviations'][cell['deviation']]:g})"
+        texts = [cell["metric"], f"{cell['examples']:,}", deviation, cell["truth"]]
+        texts += [f"{cell[name]:.1%}" for name in ("false", "false_fixed", "decided", "decided_fixed", "arms")]
+        lines.append(f"| {' | '.join(texts)} |")
+    intro = (
+        f"{found['repetitions']} studies in each of {len(found['cells'])} cells, with rounds of "
+        f"{', '.join(map(str, found['rounds']))} seeds and a margin of {found['margin']:g}."
+    )
+    missed = [
+        f"{c['metric']}, {c['examples']:,} examples, deviation {c['deviation']}, {c['truth']}: {', '.join(c['misses'])}"
+        for c in found["cells"]
+        if c["misses"]
+    ]
+    rest = f"Cells with more than 5 % by more than chance: {'; '.join(missed)}." if missed else "No cell misses."
     return "\n".join([intro, "", *lines, "", rest, ""])

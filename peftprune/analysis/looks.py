@@ -9,7 +9,7 @@ from peftprune.stats import Look, Verdict
 from peftprune.study.stored_study import StoredStudy
 
 Key = tuple[str, str, str]
-_DECIDED = (Verdict.BETTER, Verdict.WORSE, Verdict.EQUIVALENT, Verdict.NOT_WORSE)
+DECIDED = (Verdict.BETTER, Verdict.WORSE, Verdict.EQUIVALENT, Verdict.NOT_WORSE)
 
 
 def looks(study: StoredStudy) -> dict[Key, Reached]:
@@ -58,6 +58,6 @@ def _cell(cell: StoredStudy) -> dict[Key, Reached]:
         tests = {method: test for method in others if (test := reached[method].test)}
         found = outcomes([*tests.values()], margin, what.higher_is_better, len(others) - len(tests))
         for method, (_, _, outcome) in zip(tests, found, strict=True):
-            reached[method] = reached[method]._replace(open=reached[method].open and outcome not in _DECIDED)
+            reached[method] = reached[method]._replace(open=reached[method].open and outcome not in DECIDED)
     reached[baseline] = reached[baseline]._replace(open=any(reached[m].open for m in others))
     return {(task, budget, method): found for method, found in reached.items()}

@@ -27,9 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_study, _data, _base_model, _training, _generation, _tuning, _execution = (
+_study, _data, _base_model, _training, _generation, _tuning, _execution, _power = (
     functools.partial(typer.Option, rich_help_panel=panel)
-    for panel in ("Study", "Data", "Base model", "Training", "Generation", "Tuning", "Execution")
+    for panel in ("Study", "Data", "Base model", "Training", "Generation", "Tuning", "Execution", "Power")
 )
 _BUDGET_HELP = "rank=R, params=N or fraction=F, optionally with epochs=, steps=, samples= or count=; or paper."
 _MARGIN_HELP = "A difference that does not matter: 0.01, or METRIC=0.01,METRIC2=0.02."
@@ -359,6 +359,10 @@ def plan(
     tune: Tune = None,
     trials: Trials = None,
     tuning_seeds: TuningSeeds = "1",
+    detect: Annotated[float | None, _power(help="Difference to detect: prints the seeds it needs.")] = None,
+    margin: Annotated[float | None, _power(help="Margin within which equal methods are shown equivalent.")] = None,
+    pilot: Annotated[Path | None, _power(help="Folder of a study that shows how results vary.")] = None,
+    deviation: Annotated[float | None, _power(help="Deviation of a score between seeds, instead of --pilot.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -376,12 +380,19 @@ def plan(
     tuning = parse_tuning(tune, trials, tuning_seeds, False, parse(methods), final_seeds)
     plans = plan_methods(methods, model, budget, targets, task, train_examples, **length)
     steps = {label: sum(p["steps"] for p in found["phases"]) for label, found in plans.items()}
-    size = tuning_size(tuning, steps, len(final_seeds))
+    needed: dict[str, Any] = {}
+    if any(value is not None for value in (detect, margin, pilot, deviation)):
+        from peftprune.analysis.pilot import needed_in_words, needed_seeds
+
+        needed = needed_seeds(len(plans) - 1, detect, margin, pilot, deviation, task)
+    size = tuning_size(tuning, steps, needed.get("seeds") or len(final_seeds))
     if as_json:
-        sys.stdout.write(json.dumps({"methods": plans, "size": size}, indent=1) + "\n")
+        sys.stdout.write(json.dumps({"methods": plans, "size": size, "power": needed}, indent=1) + "\n")
     else:
         tables.show_plans(plans, model)
-        tables.print_text(size_in_words(size))
+        if needed:
+            tables.print_text(needed_in_words(needed))
+        tables.print_text(size_in_words(size, needed.get("seconds"), "the pilot"))
 
 
 @app.command("methods")

@@ -29,6 +29,7 @@ from peftprune.stats.permutation import smallest_permutation_p as smallest_permu
 from peftprune.stats.power import detectable_difference as detectable_difference
 from peftprune.stats.power import detectable_from as detectable_from
 from peftprune.stats.power import pairs_needed as pairs_needed
+from peftprune.stats.power import seeds_for as seeds_for
 from peftprune.stats.power import seeds_needed as seeds_needed
 from peftprune.stats.proportions import mcnemar as mcnemar
 from peftprune.stats.ranks import FriedmanTest as FriedmanTest

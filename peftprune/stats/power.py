@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,14 @@ def detectable_difference(
     example_std: float | None = None,
     common: float | None = None,
     seed_std: float = 0.0,
+    equivalence: bool = False,
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> float:
     """Returns the smallest true difference that `paired_bootstrap` finds with the given power.
+
+    With `equivalence`, it is the smallest margin δ within which methods without a difference are shown to be equivalent
+    (see `verdict`): E[max(0, 2·Φ((δ − q)/√V) − 1)] equals the power.
 
     With N examples, S seeds, σ = `example_std`, c = `common`, τ = `seed_std`:
 
@@ -74,17 +77,19 @@ def detectable_difference(
         problem = "needs two seeds to show" if seed_std > 0 else "is negative"
         raise UsageError.of("seed_std", seed_std, problem, "Take 0 for a single seed")
     shares = np.linspace(0.0, 1.0, 5) if common is None else [common]
-    return max(_detectable(variance, float(c), seed_std**2 / seeds, seeds, level, wanted) for c in shares)
+    return max(_detectable(variance, float(c), seed_std**2 / seeds, seeds, level, wanted, equivalence) for c in shares)
 
 
-def _detectable(variance: float, common: float, over_seeds: float, seeds: int, alpha: float, power: float) -> float:
+def _detectable(
+    variance: float, common: float, over_seeds: float, seeds: int, alpha: float, power: float, equivalence: bool
+) -> float:
     over_examples = variance * (common + (1 - common) / seeds)
     total = math.sqrt(over_examples + over_seeds)
     if total == 0:
         return 0.0
     interaction = variance * (1 - common) / seeds
     thresholds = _thresholds(over_examples, interaction, over_seeds, seeds - 1, alpha) / total
-    return total * _solve(thresholds, power)
+    return total * _solve(thresholds, power, equivalence)
 
 
 def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -105,28 +110,47 @@ def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: floa
 
 
 def seeds_needed(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Returns how many seeds would find a true difference as large as the observed one, on examples as many.
+    """Returns `seeds_for` the observed difference and noise, which few seeds estimate roughly.
 
-    The noise is taken as estimated, so the number is rough where few seeds estimate it.
+    It is NaN for a difference of 0, and for one seed, which does not show how seeds vary.
+    """
+    if found.n_seeds == 1 or found.difference == 0:
+        return math.nan
+    noise = {name: getattr(found, name) for name in ("example_std", "common", "seed_std")}
+    return seeds_for(abs(found.difference), found.n_examples, **noise, alpha=alpha, power=power)
+
+
+def seeds_for(
+    size: float,
+    n_examples: int,
+    *,
+    example_std: float,
+    common: float,
+    seed_std: float,
+    equivalence: bool = False,
+    alpha: float = 0.05,
+    power: float = 0.8,
+) -> float:
+    """Returns how many seeds make `size` the smallest detectable difference, or with `equivalence` the margin.
 
     Returns:
         A whole number, at least 2; infinite above `_MOST_SEEDS` and where the noise of the examples, which seeds do not
-        average out, is too large; NaN for a difference of 0, and for one seed, which does not show how seeds vary.
+        average out, is too large.
 
     Raises:
-        UsageError: alpha or power out of range.
+        UsageError: as `detectable_difference`.
     """
     from scipy.stats import norm
 
-    size, one = abs(found.difference), found.example_std**2 / found.n_examples
-    if found.n_seeds == 1 or size == 0:
-        return math.nan
-    z = float(norm.ppf(1 - share("alpha", alpha) / 2) + norm.ppf(share("power", power)))
-    room = (size / z) ** 2 - one * found.common
-    by_seed = one * (1 - found.common) + found.seed_std**2
+    one = example_std**2 / n_examples
+    reached = (1 + share("power", power)) / 2 if equivalence else share("power", power)
+    z = float(norm.ppf(1 - share("alpha", alpha) / 2) + norm.ppf(reached))
+    room = (size / z) ** 2 - one * common
+    noise: dict[str, Any] = {"example_std": example_std, "common": common, "seed_std": seed_std}
+    noise |= {"equivalence": equivalence, "alpha": alpha, "power": power}
     # A normal test, the least that is needed; then the test itself.
-    seeds = max(2, math.ceil(by_seed / room)) if room > 0 else math.inf
-    while seeds <= _MOST_SEEDS and detectable_from(replace(found, n_seeds=int(seeds)), alpha=alpha, power=power) > size:
+    seeds = max(2, math.ceil((one * (1 - common) + seed_std**2) / room)) if room > 0 else math.inf
+    while seeds <= _MOST_SEEDS and detectable_difference(n_examples, int(seeds), **noise) > size:
         seeds += max(1, seeds // 20)
     return float(seeds) if seeds <= _MOST_SEEDS else math.inf
 
@@ -179,12 +203,14 @@ def _thresholds(over_examples: float, interaction: float, over_seeds: float, deg
     return high
 
 
-def _solve(thresholds: Floats, power: float) -> float:
+def _solve(thresholds: Floats, power: float, equivalence: bool) -> float:
     """Returns the shift, in standard deviations, at which the power is reached."""
     from scipy.optimize import brentq
     from scipy.special import ndtr
 
     def missing(shift: float) -> Any:
+        if equivalence:
+            return np.maximum(0.0, 2 * ndtr(shift - thresholds) - 1).mean() - power
         return (ndtr(shift - thresholds) + ndtr(-shift - thresholds)).mean() - power
 
     top = float(thresholds.max()) + 10.0

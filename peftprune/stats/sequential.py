@@ -24,8 +24,8 @@ import numpy as np
 
 from peftprune.stats.validation import Floats
 
-_NODES = 40
-"""Points of the density between both bounds; 160 change no level by more than 1e-8 of it."""
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(40)
+"""Of the density between both bounds; 160 nodes change no level by more than 1e-8 of it."""
 
 
 class Look(NamedTuple):
@@ -39,8 +39,11 @@ class Look(NamedTuple):
 
     def nominal(self, alpha: float) -> float:
         """Returns the level at which this look tests so that all looks together have the level `alpha`; 0 for none."""
-        return levels(alpha, self.fractions)[self.number - 1] if self.number else 0.0
+        if len(self.fractions) == 1 or not self.number:
+            return alpha if self.number else 0.0
+        return levels(alpha, self.fractions[: self.number])[-1]
 
+    @lru_cache(maxsize=4096)  # noqa: B019
     def overall(self, p: float) -> float:
         """Returns the smallest level of all looks together at which the p of this one is significant, at most 1."""
         if len(self.fractions) == 1 and self.number:
@@ -52,28 +55,25 @@ class Look(NamedTuple):
         return math.exp(brentq(lambda log: self.nominal(math.exp(log)) - p, math.log(p), 0.0, xtol=1e-9))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def levels(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
-    """Returns the two-sided nominal levels of looks at ascending information fractions, the last of which is 1."""
+    """Returns the two-sided nominal levels of looks at ascending information fractions up to 1."""
     from scipy.optimize import brentq
     from scipy.special import ndtr, ndtri
 
-    if len(fractions) == 1:
-        return (alpha,)
     spent = [4 * ndtr(ndtri(alpha / 4) / math.sqrt(t)) for t in fractions]
     bounds = [-ndtri(spent[0] / 2) * math.sqrt(fractions[0])]
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-    x = nodes * bounds[0]
+    x = _NODES * bounds[0]
     # The sub-density of paths that have crossed no bound, times the weights of the quadrature.
-    density = np.exp(-(x**2) / (2 * fractions[0])) / math.sqrt(2 * math.pi * fractions[0]) * weights * bounds[0]
+    density = np.exp(-(x**2) / (2 * fractions[0])) / math.sqrt(2 * math.pi * fractions[0]) * _WEIGHTS * bounds[0]
     for k in range(1, len(fractions)):
         step, share = math.sqrt(fractions[k] - fractions[k - 1]), spent[k] - spent[k - 1]
         # The paths that cross a bound at 0 are all that are left; near α = 1 they may be too few.
         given = (x, density, step, share)
         bounds.append(brentq(_missing, 0.0, 40.0, given) if _missing(0.0, *given) > 0 else 0.0)
-        y = nodes * bounds[k]
+        y = _NODES * bounds[k]
         kernel = np.exp(-(((y[:, None] - x) / step) ** 2) / 2) / (math.sqrt(2 * math.pi) * step)
-        x, density = y, kernel @ density * weights * bounds[k]
+        x, density = y, kernel @ density * _WEIGHTS * bounds[k]
     return tuple(float(2 * ndtr(-b / math.sqrt(t))) for b, t in zip(bounds, fractions, strict=True))
 
 

@@ -41,14 +41,14 @@ def tuning_size(tuning: Tuning | None, steps: Mapping[str, int], seeds: int) -> 
     }
 
 
-def size_in_words(size: Mapping[str, int], seconds: float | None = None) -> str:
+def size_in_words(size: Mapping[str, int], seconds: float | None = None, source: str = "a timed step") -> str:
     """Returns `tuning_size` as a sentence, with hours where the seconds of a step are known."""
     trials = f"{size['trials']:,} trials of {size['trial_steps']:,} steps, " if size["trials"] else ""
     most = f", at most {size['most_steps']:,} where the grid of rates grows" if size["trials"] else ""
     text = f"{trials}{size['final_arms']:,} final arms of {size['final_steps']:,} steps: {size['steps']:,} steps{most}"
     if seconds is None:
         return f"{text}."
-    return f"{text}; about {size['steps'] * seconds / 3600:.2g} hours one arm after another, from a timed step."
+    return f"{text}; about {size['steps'] * seconds / 3600:.2g} hours one arm after another, from {source}."
 
 
 class _Timed(BaseException):
