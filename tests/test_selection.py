@@ -156,6 +156,8 @@ def test_tables_say_what_was_selected_on_and_a_study_keeps_to_it(tiny_bert: Path
     paper, ours = compare("paper", select="paper"), compare("ours", select="validation", tune="learning_rate=1e-3,1e-2")
     assert cell_title(paper).endswith(", best checkpoint on the reported split")
     assert "best checkpoint" not in cell_title(ours)
+    assert paper.table()["selected_on"].tolist() == ["the reported split"]
+    assert "selected_on" not in ours.table()
     said = [found.request["tasks"][0]["evaluation_split"] for found in (paper, ours)]
     assert said[0] == "generated, best checkpoint on the reported split itself"
     assert said[1] == "generated, best checkpoint on 30 validation examples"

@@ -37,7 +37,8 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
     For each metric `_mean`, `_std` (n − 1), and `_low` and `_high`, the bounds of Student's 95 % interval of the mean,
     which are NaN for one seed. `seeds` counts finished arms; ledger columns are means over them, integers where the
     mean is whole. With `budget="paper"`, the column `budget_difference` holds final parameters minus the reference
-    budget; where a method is exempt from the budget, the column `exemption` holds the reason.
+    budget; where a method is exempt from the budget, the column `exemption` holds the reason. With
+    `select="paper"`, the column `selected_on` names the reported split.
     """
     rows = []
     for (task, budget, method), arms in runs.groupby(["task", "budget", "method"], sort=False):
@@ -52,6 +53,8 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
         if "paper" in study.budgets:
             off = _mean(done["final_params"] - done["budget_params"])
             row["budget_difference"] = off if budget == "paper" else None
+        if study.request["settings"].get("select") == "paper":
+            row["selected_on"] = "the reported split"
         if runs["exemption"].notna().any():
             row["exemption"] = next(iter(done["exemption"].dropna()), "")
         rows.append(row | {"status": _status(arms["status"])})

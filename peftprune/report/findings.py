@@ -87,8 +87,13 @@ def budget_in_words(label: str) -> str:
 
 def cell_title(cell: StoredStudy) -> str:
     """Returns task and budget of one cell in words."""
-    chosen = ", best checkpoint on the reported split" if cell.request["settings"].get("select") == "paper" else ""
-    return f"{cell.tasks[0]}, {budget_in_words(cell.budgets[0])}{chosen}"
+    return f"{cell.tasks[0]}, {budget_in_words(cell.budgets[0])}{selected_in_words(cell)}"
+
+
+def selected_in_words(study: StoredStudy) -> str:
+    """Returns what the captions of a study that selects on what it reports add; "" for others."""
+    selects = study.request["settings"].get("select") == "paper"
+    return ", best checkpoint on the reported split" if selects else ""
 
 
 def question(study: StoredStudy, baseline: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from peftprune.analysis.frames import Frames
-from peftprune.report.findings import budget_in_words, in_words
+from peftprune.report.findings import budget_in_words, in_words, selected_in_words
 from peftprune.report.table import (
     Column,
     Table,
@@ -227,7 +227,7 @@ def tables_over_tasks(frames: Frames) -> list[Table | None]:
     if len(frames.study.tasks) < 2:
         return []
     return [
-        study_table(name, rows, budget_in_words(str(budget)))
+        study_table(name, rows, budget_in_words(str(budget)) + selected_in_words(frames.study))
         for name, frame in (("pooled", in_words(frames.pooled)), ("average_ranks", frames.average_ranks))
         for budget, rows in frame.groupby("budget", sort=False)
     ]

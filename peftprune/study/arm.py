@@ -78,8 +78,7 @@ def run_arm(
         scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
-    selected = {} if trainer.selection is None else trainer.selection.facts()
-    scored = replace(scored, facts=scored.facts | outputs | selected)
+    scored = replace(scored, facts=scored.facts | outputs | trainer.selected())
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": scored.metrics}
     facts |= outputs
     if sites:

@@ -47,7 +47,3 @@ class Selection:
         sign = 1 if METRICS[self.objective.task.metrics[0]].higher_is_better else -1
         decided = [row for row in self.rows if row["decisions"] == last["decisions"]]
         return int((last if self.last_only else max(decided, key=lambda row: sign * row["score"]))["step"])
-
-    def facts(self) -> dict[str, Any]:
-        """Returns the selected step and the scores, for the arm's record."""
-        return {"selected_step": self.best, "selection": [{n: r[n] for n in ("step", "score")} for r in self.rows]}

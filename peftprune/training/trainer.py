@@ -105,6 +105,13 @@ class PruningTrainer(Trainer):
                 raise RunError(f"select: {best.name} is damaged. Run the same command again, which trains the arm anew")
             super()._load_from_checkpoint(str(best))
 
+    def selected(self) -> dict[str, Any]:
+        """Returns the selected step and the scores, for the arm's record; nothing where none was selected."""
+        if self.selection is None or not self.selection.rows:
+            return {}
+        scores = [{name: row[name] for name in ("step", "score")} for row in self.selection.rows]
+        return {"selected_step": self.selection.best, "selection": scores}
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,
