@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 
 import peftprune
 from peftprune.analysis.frames import Frames
@@ -417,7 +418,14 @@ def test_the_plots_show_every_method_and_cell(tmp_path: Path) -> None:
     narrow[-1][-1][0] = np.nan
     trials = [trials_frame(*wide, *narrow).assign(task=name, budget="rank=4") for name in ("rte", "mrpc")]
     study = SimpleNamespace(primary={"rte": "accuracy", "mrpc": "f1"}, tasks=["rte", "mrpc"], budgets=["rank=4"])
-    frames: Any = SimpleNamespace(trials=pd.concat(trials), study=study)
+    chosen = pd.DataFrame({"task": ["rte", "rte"], "budget": "rank=4", "method": ["lora", "lorpa"]})
+    chosen["learning_rate"] = [1e-3, 3e-3]
+    chosen = pd.concat([chosen, chosen.assign(task="mrpc")])
+    frames: Any = SimpleNamespace(trials=pd.concat(trials), study=study, choices=chosen)
+    drawn = draw(frames, "rates")
+    assert [ax.get_xscale() for ax in drawn.axes[:2]] == ["log", "log"]
+    assert [ring.get_offsets()[0][0] for ring in drawn.axes[0].findobj(PathCollection)] == [1e-3, 3e-3]
+    save(drawn, tmp_path / "rates.png")
     drawn = draw(frames, "trials")
     assert [ax.get_ylabel() for ax in drawn.axes[:2]] == ["expected best accuracy", "expected best f1"]
     assert [line.get_xdata().tolist() for line in drawn.axes[0].lines] == [[1, 2, 3, 4]] * 2

@@ -140,11 +140,7 @@ def compare(
     checkpoints: Annotated[int | None, _training(help="Checkpoints per run.", show_default="5")] = None,
     select: Annotated[
         str | None,
-        _training(
-            help="State to report: last, or the best checkpoint on validation data (validation) or on the reported "
-            "split (paper).",
-            show_default="last",
-        ),
+        _training(help="State to report: last, or the best on validation, or (paper) test data.", show_default="last"),
     ] = None,
     max_target_length: Annotated[int | None, _generation(help="Tokens per target.", show_default="128")] = None,
     max_new_tokens: Annotated[

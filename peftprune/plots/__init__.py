@@ -22,6 +22,5 @@ from peftprune.plots.lines import rank_lines as rank_lines
 from peftprune.plots.overlap import overlap_matrix as overlap_matrix
 from peftprune.plots.panels import plot_rank_panels as plot_rank_panels
 from peftprune.plots.quality import quality_against_parameters as quality_against_parameters
-from peftprune.plots.rates import rate_curves as rate_curves
 from peftprune.plots.sharing import sharing_map as sharing_map
 from peftprune.plots.training import rank_over_training as rank_over_training

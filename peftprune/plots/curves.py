@@ -24,6 +24,8 @@ def learning_curves(
     series: Mapping[str, tuple[Any, Any]],
     *,
     phases: Mapping[str, Sequence[Phase]] | None = None,
+    chosen: Mapping[str, float] | None = None,
+    log: bool = False,
     title: str = "",
     xlabel: str = "optimizer step",
     ylabel: str = "training loss",
@@ -37,6 +39,8 @@ def learning_curves(
             without any loss is named "(no result)".
         phases: label to its (name, start, stop) in steps; dotted lines in the colour of the series mark where phases
             begin; they alternate where several series share a boundary.
+        chosen: label to the step that a ring marks.
+        log: draws steps, which need not be whole numbers, on a logarithmic axis.
 
     Raises:
         UsageError: there is no series, steps do not increase, or a seed has more losses than there are steps.
@@ -48,19 +52,26 @@ def learning_curves(
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.8, legend_height(list(series)) + 0.5)))
     for i, (label, (steps, losses)) in enumerate(series.items()):
         at, _ = as_steps(steps, None)
-        grid = by_seed(label, losses, len(at))
-        marks = marked(grid.mean(axis=0).filled(np.nan), i, len(series))
-        draw_seeds(drawn, i, label if grid.count() else f"{label} (no result)", at, grid, markevery=marks)
+        grid = _by_seed(label, losses, len(at))
+        means = grid.mean(axis=0).filled(np.nan)
+        if chosen and label in chosen:
+            ring = np.isclose(at, chosen[label], rtol=1e-9)
+            look: dict[str, Any] = {"edgecolors": series_style(i)["color"], "linewidths": 1.4, "zorder": 4}
+            drawn.scatter(at[ring], means[ring], 90, facecolors="none", **look)
+        marks = marked(means, i, len(series))
+        _draw_seeds(drawn, i, label if grid.count() else f"{label} (no result)", at, grid, markevery=marks)
     _mark_phases(drawn, list(series), phases or {})
     drawn.margins(x=0.02)
     drawn.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if log:
+        drawn.set_xscale("log")
     finish(drawn, title=title, xlabel=xlabel, ylabel=ylabel)
     if legend:
         legend_beside(drawn)
     return drawn
 
 
-def by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
+def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     """Returns seeds × n losses, masked where they are missing or not finite."""
     import numpy as np
 
@@ -75,7 +86,7 @@ def by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[
     return np.ma.masked_invalid(grid)
 
 
-def draw_seeds(ax: Axes, index: int, label: str, at: Any, grid: Any, **style: Any) -> None:
+def _draw_seeds(ax: Axes, index: int, label: str, at: Any, grid: Any, **style: Any) -> None:
     """Draws the mean of (seeds, n) masked values as the series of this index, and a band over their range."""
     import numpy as np
 

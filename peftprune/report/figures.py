@@ -309,7 +309,8 @@ def _rates(frames: Frames) -> Figure:
             series[str(method)] = ([float(rate) for rate in scores.columns], scores.to_numpy().tolist())
         metric = frames.study.primary[str(rows["task"].iloc[0])]
         chosen = dict(zip(best[title]["method"], best[title]["learning_rate"], strict=True))
-        plots.rate_curves(ax, series, chosen=chosen, ylabel=metric, legend=False)
+        xlabel = "learning rate (ring: chosen)"
+        plots.learning_curves(ax, series, chosen=chosen, log=True, xlabel=xlabel, ylabel=metric, legend=False)
     plots.common_legend(figure, axes)
     return figure
 

@@ -76,9 +76,7 @@ class TrainingSettings:
             cure = 'Write "Summarise: {source}", for example'
             raise UsageError.of("prompt", self.prompt, "does not hold {source} once", cure)
         if self.select != "last" and not self.checkpoints:
-            raise UsageError.of(
-                "select", self.select, "has no checkpoints to choose from", "Give 1 or more checkpoints"
-            )
+            raise UsageError.of("select", self.select, "has no checkpoints to choose from", "Set checkpoints to 1")
         if self.gradient_accumulation_steps > self.batch_size:
             problem = f"is above batch_size ({self.batch_size})"
             cure = "batch_size counts the examples of a whole optimizer step"
