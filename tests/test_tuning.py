@@ -456,7 +456,7 @@ def test_equal_methods_under_two_labels_get_equal_choices_and_bits(tiny_bert: Pa
     table = found.table()
     assert table["learning_rate"].nunique() == 1
     assert (table["tuning_steps"] == 6 * len(trials) / 2).all()
-    assert found.against()["verdict"].str.contains("not distinguishable|cannot reach").all()
+    assert found.against()["verdict"].str.contains("not distinguishable|cannot reach|nothing was learned").all()
     for seed in (0, 1):
         one, other = (found.arm(label, seed) for label in ("lora", "lora:again"))
         assert one.predictions.read_bytes() == other.predictions.read_bytes()
