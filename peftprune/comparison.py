@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from peftprune.errors import PeftPruneError
 from peftprune.files import check_path
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
@@ -52,6 +54,25 @@ class Comparison(StoredStudy):
         path: the study's folder.
         request: the resolved request, with versions and hardware.
     """
+
+    _last: tuple[list[int], Frames] | None = None
+
+    def __repr__(self) -> str:
+        """Returns the overview, as wide as the terminal."""
+        from peftprune.report.text import overview_text
+
+        try:
+            return overview_text(self._shown(), shutil.get_terminal_size().columns)
+        except PeftPruneError as error:
+            return f"Comparison({str(self.path)!r}): {error}"
+
+    def _repr_html_(self) -> str | None:
+        from peftprune.report.text import overview_html
+
+        try:
+            return overview_html(self._shown())
+        except PeftPruneError:
+            return None  # a notebook then shows the text
 
     def runs(self) -> pd.DataFrame:
         """Returns one row per arm; see `peftprune.analysis.runs.arm_rows`."""
@@ -168,10 +189,18 @@ class Comparison(StoredStudy):
 
         return export(self, out, method=method, **options)
 
-    def _frames(self, baseline: str | None = None, margin: Margin | None = None) -> Frames:
+    def _frames(self, baseline: str | None = None, margin: Margin | None = None, *, whole: bool = False) -> Frames:
         from peftprune.analysis.frames import Frames
 
-        return Frames(self, baseline, margin)
+        return Frames(self, baseline, margin, whole=whole)
+
+    def _shown(self) -> Frames:
+        """Returns the frames that text and HTML show; a notebook asks for both, so they are kept until an arm ends."""
+        files = [folder.path / "result.json" for _, folder in self.arms()]
+        stamps = [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+        if self._last is None or self._last[0] != stamps:
+            self._last = stamps, self._frames(whole=True)
+        return self._last[1]
 
 
 def compare(

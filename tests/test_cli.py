@@ -50,8 +50,13 @@ def small(files: list[str], tiny_bert: Path, tmp_path: Path) -> list[str]:
 def test_compare_prints_the_table_and_draws_the_ranks(small: list[str], tmp_path: Path) -> None:
     result = peftprune("compare", *small, "--methods", "lora,lorpa(initial_rank=8)")
     assert result.exit_code == 0, result.output
-    for expected in ("lora", "lorpa", "accuracy", "final params", "peak params", "done"):
+    for expected in ("lora", "lorpa", "accuracy", "params", "peak params", "baseline", "majority ("):
         assert expected in result.output
+    assert "smallest detectable" not in result.output
+    assert (
+        "smallest detectable"
+        in peftprune("compare", *small, "--methods", "lora,lorpa(initial_rank=8)", "--wide").output
+    )
     assert (tmp_path / "study" / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -103,9 +108,9 @@ def test_one_failed_arm_stops_no_other_and_exits_with_1(small: list[str], tmp_pa
     assert result.exit_code == 1
     assert "failed: broken, seed 0: ArithmeticError: went wrong" in result.stderr
     assert "Traceback" not in result.output
-    table = {line.split("│")[1].strip(): line for line in result.stdout.splitlines() if "│" in line}
-    assert "done" in table["lora"]
-    assert "failed" in table["broken"]
+    table = {line.split()[0]: line for line in reversed(result.stdout.splitlines()) if line.split()}
+    assert re.search(r" 0\.\d{3} ", table["lora"])
+    assert table["broken"].split()[-1] == "failed"
 
 
 def test_a_strategy_that_returns_no_plan_is_told_what_to_return(small: list[str], tmp_path: Path) -> None:

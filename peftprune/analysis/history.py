@@ -35,7 +35,7 @@ def trace(study: StoredStudy) -> pd.DataFrame:
                     now = state[site] | {"shared_with": ",".join(state[site]["shared_with"])}
                     now["score"] = event["scores"].get(site)
                     rows.append({**key, **what, "site": site, **places[site], **now})
-    return pd.DataFrame(rows, columns=TRACE)
+    return pd.DataFrame(rows, columns=TRACE).astype({"density": float, "score": float})
 
 
 def history(study: StoredStudy) -> pd.DataFrame:

@@ -58,9 +58,12 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
         if runs["exemption"].notna().any():
             row["exemption"] = next(iter(done["exemption"].dropna()), "")
         rows.append(row | {"status": _status(arms["status"])})
-    scores = [f"{m}_{n}" for m in study.metrics for n in ("mean", "std", "low", "high")]
-    # With dtype object, counts stay integers beside a method that has none yet.
-    return pd.DataFrame(rows, dtype=object).astype(dict.fromkeys(scores, float))
+    dtypes = dict.fromkeys((f"{m}_{n}" for m in study.metrics for n in ("mean", "std", "low", "high")), "float64")
+    for name in LEDGER:
+        whole = all(isinstance(row[name], int | None) for row in rows)
+        # Beside a method that has none yet, only pandas' own dtype keeps whole numbers.
+        dtypes[name] = "Int64" if whole and any(row[name] is None for row in rows) else "int64" if whole else "float64"
+    return pd.DataFrame(rows).astype(dtypes)
 
 
 def site_rows(study: StoredStudy) -> pd.DataFrame:

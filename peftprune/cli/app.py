@@ -172,6 +172,7 @@ def compare(
     gpus: Annotated[float | None, _execution(help="GPUs per arm on a cluster; Ray accepts fractions.")] = None,
     sbatch: Annotated[str | None, _execution(help="Further options of sbatch: '--partition=gpu'.")] = None,
     reuse: Annotated[Path | None, _execution(help="Packed study whose finished arms need no training.")] = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Print every column, however wide the tables get.")] = False,
     debug: Debug = False,
 ) -> None:
     """Train every method on every seed under one budget; print the table and plot the ranks.
@@ -185,7 +186,7 @@ def compare(
 
     options = {name: value for name, value in context.params.items() if _on_command_line(context, name)}
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
-    for name in ("config", "debug"):
+    for name in ("config", "debug", "wide"):
         options.pop(name, None)
     if files:
         if "task" in options:
@@ -205,11 +206,13 @@ def compare(
         if "rounds" in result.request:
             typer.echo("Then run the same command again: it trains the next round of seeds, if one is open.")
         return
-    tables.show_comparison(result)
+    tables.show_comparison(result, wide)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
         typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
-    typer.echo(f"Full report with plots and an explorer: peftprune report {folder}")
+    typer.echo(
+        f"All columns: the same command with --wide. Report with plots and an explorer: peftprune report {folder}"
+    )
     for arm, message in result.failures.items():
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:

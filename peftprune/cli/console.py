@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table as RichTable
-
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
 from peftprune.cli.terminal import console
 from peftprune.report.findings import cell_title, in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, plain, table
+from peftprune.report.text import as_rich, overview_text
 
 if TYPE_CHECKING:
     from peftprune.study.stored_study import StoredStudy
     from peftprune.tasks import TaskInfo
 
-_LONGEST_STATUS = 60
+_WIDE = 1000
 
 
 def print_text(text: str) -> None:
@@ -26,43 +25,31 @@ def print_text(text: str) -> None:
     console().print(text)
 
 
-def print_table(shown: Table | None) -> None:
-    """Prints a table, without its detail columns and the second lines of its cells, and its note."""
+def print_table(shown: Table | None, width: int | None = None) -> None:
+    """Prints a table and its note, without the second lines of its cells; None takes the terminal's width."""
     if shown is None:
         return
-    rich = RichTable(title=": ".join(filter(None, (shown.caption, shown.place))), title_justify="left")
-    kept = [i for i, column in enumerate(shown.columns) if not column.detail]
-    for i in kept:
-        numeric = shown.columns[i].numeric
-        rich.add_column(shown.columns[i].title, justify="right" if numeric else "left", overflow="fold")
-    for row in shown.rows:
-        rich.add_row(*(row.cells[i].text for i in kept))
-    console().print(rich)
+    wide = console(width)
+    wide.print(as_rich(shown, wide.width))
     if shown.note:
         print_text(shown.note)
 
 
-def show_comparison(study: StoredStudy) -> None:
-    """Prints, per task and budget, the main table and the differences; then the results over several tasks."""
+def show_comparison(study: StoredStudy, wide: bool = False) -> None:
+    """Prints the overview; `wide` prints all columns of the main tables, differences and choices, however wide."""
     frames = Frames(study, whole=True)
-    request = frames.study.request
+    if not wide:
+        print(overview_text(frames, console().width))
+        return
     for cell in frames.study.cells():
-        rows = in_cell(frames.table, cell)
-        # The command prints whole messages below the tables.
-        rows = rows.assign(status=rows["status"].map(_shortened))
-        print_table(main_table(rows, cell.metrics, cell_title(cell), in_cell(frames.references, cell)))
-        print_text(
-            f"Reported on: {cell.request['tasks'][0]['evaluation_split']}. {len(request['seeds'])} seed(s), "
-            f"{request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)."
-        )
-        print_table(study_table("against", in_words(in_cell(frames.against, cell))))
+        title, references = cell_title(cell), in_cell(frames.references, cell)
+        print_table(main_table(in_cell(frames.table, cell), cell.metrics, title, references), _WIDE)
+        print_table(study_table("against", in_words(in_cell(frames.against, cell))), _WIDE)
         for said in rounds_in_words(frames, cell):
             print_text(said)
-        print_table(study_table("choices", in_cell(frames.choices, cell)))
-    if request.get("left_out"):
-        print_text(request["left_out"])
+        print_table(study_table("choices", in_cell(frames.choices, cell)), _WIDE)
     for shown in tables_over_tasks(frames):
-        print_table(shown)
+        print_table(shown, _WIDE)
 
 
 def show_states(states: Sequence[Mapping[str, Any]]) -> None:
@@ -145,7 +132,3 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return "one of " + ", ".join(f"{v:g}" for v in value)
     return f"{value:g}" if isinstance(value, int | float) else value or "none"
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"

@@ -11,6 +11,7 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.learned import CEILING, NOTHING, UNTRAINED, by_method, undertuned
+from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import exempt, in_cell
 from peftprune.report.table import bounded, grouped, missing, p_text, rounded, span
 from peftprune.stats import Verdict, shared_deviation
@@ -25,6 +26,11 @@ _WORDS = {
     Verdict.NOT_DISTINGUISHABLE: "not distinguishable at this size",
     Verdict.CANNOT_REACH_SIGNIFICANCE: "cannot reach significance with {size}",
     Verdict.NOTHING_LEARNED: "nothing was learned",
+}
+_BRIEF = {
+    Verdict.NOT_DISTINGUISHABLE: "not certain",
+    Verdict.CANNOT_REACH_SIGNIFICANCE: "not certain",
+    Verdict.NOTHING_LEARNED: "learned nothing",
 }
 NOTHING_LEARNED = "Nothing was learned: train longer or raise the rate."
 _FEW_SEEDS = 3
@@ -73,6 +79,49 @@ def in_words(frame: pd.DataFrame) -> pd.DataFrame:
     """Returns `Frames.against` or `Frames.pooled`, or rows of it, with verdicts in words."""
     words = [_verdict(row) for row in frame.to_dict("records")]
     return (frame.assign(verdict=words) if words else frame).drop(columns=["effect", "learned"], errors="ignore")
+
+
+def brief(row: Mapping[Any, Any]) -> str:
+    """Returns the verdict of a row of `Frames.against` in as few words as a narrow table has room for."""
+    return _BRIEF.get(row["verdict"], row["verdict"].value)
+
+
+def best(frames: Frames, cell: StoredStudy) -> str:
+    """Returns one sentence on the best method of a cell that meets the budget, with what is known of its lead."""
+    if said := without_verdict(frames, cell):
+        return said
+    metric, baseline = cell.metrics[0], frames.baseline
+    rows = in_cell(frames.table, cell)
+    rows = rows[(rows["seeds"] > 0) & ~rows["method"].isin(exempt(in_cell(frames.runs, cell)))]
+    higher = measure(cell, cell.tasks[0], metric).higher_is_better
+    known = rows.set_index("method")[f"{metric}_mean"].sort_values(ascending=not higher, kind="stable")
+    if len(known) < 2:
+        return ""
+    first = baseline if known.get(baseline) == known.iloc[0] else str(known.index[0])
+    other = str(known.index.drop(first)[0]) if first == baseline else baseline
+    rows = in_cell(frames.against, cell)
+    rows = rows[(rows["metric"] == metric) & rows["method"].isin((first, other))]
+    if rows.empty:
+        return f"Best: {first}, {metric} {rounded(known.iloc[0], 3)}."
+    row = rows.iloc[0].drop(["effect", "learned"], errors="ignore").to_dict()
+    if first == baseline:
+        row |= {"difference": -row["difference"], "low_holm": -row["high_holm"], "high_holm": -row["low_holm"]}
+    return f"Best: {first}, {rounded(row['difference'], 3, True)} over {other} ({_certainty(row)})."
+
+
+def _certainty(row: Mapping[Any, Any]) -> str:
+    """Returns what is known of the lead in a row of `Frames.against`."""
+    if row["verdict"] in (Verdict.BETTER, Verdict.WORSE):
+        return f"95 % interval {span(row['low_holm'], row['high_holm'])}"
+    if row["verdict"] in _HEADLINES:
+        return _verdict(row)
+    if row["seeds"] == 1:
+        return "not certain: one seed does not show how seeds vary"
+    if missing(row["seeds_needed"]):
+        return "not certain"
+    if math.isinf(row["seeds_needed"]):
+        return "not certain; only more examples would tell a difference of this size"
+    return f"not certain; about {grouped(row['seeds_needed'])} seeds would tell a difference of this size"
 
 
 def listed(names: Sequence[str], last: str = "and") -> str:
@@ -344,12 +393,18 @@ def _learned(frames: Frames, cell: StoredStudy) -> list[str]:
     """Returns what the baseline shows of learning, and at one rate the methods that may need another."""
     found = in_cell(frames.learned, cell)
     base = by_method(found[found["method"] == frames.baseline])["learned"].tolist()
-    said = [f"Baseline {frames.baseline}: {text}." for text in base if text]
-    low = {} if cell.request.get("tuning") else undertuned(cell, found, in_cell(frames.history, cell))
-    if low:
-        names = listed([f"{method} ({why})" for method, why in low.items()])
-        said.append(f"At this one learning rate, these may be undertuned: {names}. --tune gives each method its own.")
-    return said
+    return [f"Baseline {frames.baseline}: {text}." for text in base if text] + undertuned_line(frames, cell)
+
+
+def undertuned_line(frames: Frames, cell: StoredStudy) -> list[str]:
+    """Returns one line on the methods that a comparison at one learning rate may not have tuned enough, if any."""
+    if cell.request.get("tuning"):
+        return []
+    low = undertuned(cell, in_cell(frames.learned, cell), in_cell(frames.history, cell))
+    names = listed([f"{method} ({why})" for method, why in low.items()])
+    return [f"At this one learning rate, these may be undertuned: {names}. --tune gives each method its own."] * bool(
+        low
+    )
 
 
 def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:

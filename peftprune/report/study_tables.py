@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from peftprune.analysis.frames import Frames
-from peftprune.report.findings import budget_in_words, in_words, selected_in_words
+from peftprune.analysis.learned import CEILING, NOTHING, by_method
+from peftprune.analysis.predictions import measure
+from peftprune.analysis.runs import in_cell
+from peftprune.report.findings import brief, budget_in_words, cell_title, in_words, selected_in_words
 from peftprune.report.table import (
     Column,
     Table,
     column,
     count,
+    difference,
     interval,
     needed,
     number,
@@ -23,6 +28,7 @@ from peftprune.report.table import (
     table,
     with_reference,
 )
+from peftprune.study.stored_study import StoredStudy
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
 _EFFECT = (
@@ -40,6 +46,10 @@ _MARGIN_NOTE = (
     " Equivalent: the interval lies between both margins (two one-sided tests). Not worse: it lies above the lower "
     "one. The correction covers all these tests; their p values are doubled, to be compared with 0.05."
 )
+
+
+_LONGEST_STATUS = 60
+learning_rate = column("learning_rate", "rate", "{:g}".format)
 
 
 class _Layout(NamedTuple):
@@ -99,7 +109,7 @@ _LAYOUTS = {
             p_value("p", "p", detail=True, runs="pairs"),
             p_value("p_holm", "p (Holm)", runs="pairs"),
             *_EFFECT,
-            needed("pairs_needed", "pairs needed"),
+            needed("pairs_needed", "pairs needed", detail=True),
             plain("verdict"),
         ),
         "Gain: mean difference in the tasks’ primary metrics over pairs of runs that share task and seed. It describes "
@@ -156,15 +166,15 @@ _LAYOUTS = {
         "How the settings were found",
         (
             plain("method"),
-            column("learning_rate", None, lambda rate: f"{rate:g}"),
+            learning_rate,
             plain("option"),
             number("score", 4, "validation score"),
-            number("at_default", 4, "at the default rate"),
+            number("at_default", 4, "at the default rate", detail=True),
             plain("edge", "at an edge"),
-            count("trials"),
-            count("tuning_steps", "steps"),
-            number("tuning_flops", 1, "TFLOP", factor=1e-12),
-            number("tuning_seconds", 0, "seconds"),
+            count("trials", detail=True),
+            count("tuning_steps", "steps", detail=True),
+            number("tuning_flops", 1, "TFLOP", factor=1e-12, detail=True),
+            number("tuning_seconds", 0, "seconds", detail=True),
         ),
         "Every method has the same number of trials with the same seeds. The best mean score on the validation data "
         "decides, and among equals the lowest rate; the reported split is not read before. At an edge: no rate beyond "
@@ -260,6 +270,48 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, referenc
     return with_reference(shown, references)
 
 
+def overview(frames: Frames, cell: StoredStudy) -> Table:
+    """Lays out one task and budget for a terminal: the best score first, the baseline and the reference among them.
+
+    Score, difference in the primary metric, parameters and verdict always stand; the rest where there is room.
+    """
+    metric, *others = cell.metrics
+    rows = in_cell(frames.against, cell)
+    rows = rows[rows["metric"] == metric]
+    states = dict(by_method(in_cell(frames.learned, cell))[["method", "state"]].itertuples(index=False, name=None))
+    verdicts = {row["method"]: brief(row) for row in rows.to_dict("records")} | {frames.baseline: "baseline"}
+    beside = rows[["method", "difference", "low_holm", "high_holm", "p_holm", "seeds_needed", "seeds"]]
+    main = in_cell(frames.table, cell).merge(beside.rename(columns={"seeds": "paired"}), "left", "method")
+
+    def standing(row: Mapping[Any, Any]) -> str:
+        if not row["seeds"]:
+            return str(row["status"]).partition(":")[0]
+        state = {NOTHING: "learned nothing", CEILING: "at the ceiling"}.get(states.get(row["method"], ""), "")
+        baseline = row["method"] == frames.baseline
+        return ", ".join(["baseline"] * baseline + [state] * bool(state)) or verdicts.get(row["method"], "not compared")
+
+    main["standing"] = [standing(row) for row in main.to_dict("records")]
+    # An object holds whole numbers beside rows that have none.
+    main = pd.concat([main.astype(object), in_cell(frames.references, cell).assign(standing="").astype(object)])
+    higher = measure(cell, cell.tasks[0], metric).higher_is_better
+    main = main.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+    columns = [
+        plain("method"),
+        score(metric, 3),
+        *([learning_rate] if "learning_rate" in main.columns else []),
+        difference(f"difference to {frames.baseline}"),
+        p_value("p_holm", "p (Holm)", detail=True, runs="paired"),
+        needed("seeds_needed", "seeds needed", "more examples", detail=True),
+        count("final_params", "params"),
+        *(score(name, 3, detail=True) for name in others),
+        count("seeds", detail=True),
+        count("peak_params", "peak params", detail=True),
+        *(replace(column, detail=True) for column in _COST),
+        plain("standing", "verdict"),
+    ]
+    return table(cell_title(cell), main, columns)
+
+
 def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str, references: pd.DataFrame) -> Table:
     """Lays out the main table as papers print it: scores, sizes and cost beside the difference in the primary metric.
 
@@ -285,6 +337,21 @@ def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str, referen
     if (frame["status"] != "done").any():
         columns.append(plain("status"))
     return with_reference(table(title, frame, columns, frame="table"), references)
+
+
+def notes(frames: Frames, cell: StoredStudy) -> list[str]:
+    """Returns what the overview has no room for, one line per method."""
+    lines = []
+    for row in in_cell(frames.table, cell).to_dict("records"):
+        exemption = row.get("exemption") and f"not at equal size ({row['exemption']})"
+        status = "" if row["status"] == "done" else _shortened(row["status"])
+        if said := list(filter(None, (status, row.get("learned"), row.get("effect"), exemption))):
+            lines.append(f"{row['method']}: {'; '.join(said)}.")
+    return lines
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"
 
 
 def _some_exempt(frame: pd.DataFrame) -> bool:

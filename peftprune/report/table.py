@@ -45,7 +45,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: heading and cell of a record; numbers are aligned right, and a terminal leaves out a `detail`."""
+    """A column: heading and cell of a record; numbers are aligned right, and a terminal shows a `detail` if it fits."""
 
     title: str
     cell: Callable[[Record], Cell]
@@ -104,6 +104,24 @@ def with_reference(shown: Table, rows: pd.DataFrame) -> Table:
     return replace(shown, rows=(*shown.rows, *added))
 
 
+def fitted(shown: Table, width: int, gap: int = 2) -> Table:
+    """Leaves out the detail columns that do not fit into `width` characters, with `gap` of them between columns."""
+    sizes = [max(len(text) for text in (c.title, *(r.cells[i].text for r in shown.rows))) for i, c in _columns(shown)]
+    kept = [i for i, c in _columns(shown) if not c.detail]
+    room = width + gap - sum(sizes[i] + gap for i in kept)
+    for i, c in _columns(shown):
+        if c.detail and sizes[i] + gap <= room:
+            kept.append(i)
+            room -= sizes[i] + gap
+    kept.sort()
+    rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in shown.rows)
+    return replace(shown, columns=tuple(shown.columns[i] for i in kept), rows=tuple(rows))
+
+
+def _columns(shown: Table) -> list[tuple[int, Column]]:
+    return list(enumerate(shown.columns))
+
+
 def facts(caption: str, frame: str, values: Mapping[str, Any], note: str = "") -> Table:
     """Lays out names and values, one pair per row."""
     rows = pd.DataFrame({"name": list(values), "value": list(values.values())}, index=list(values), dtype=object)
@@ -136,6 +154,19 @@ def number(
     return column(name, title, lambda value: rounded(value * factor, digits, signed), detail=detail)
 
 
+def difference(title: str) -> Column:
+    """Returns a column of differences with three decimals, with their interval; empty where there is none."""
+
+    def cell(record: Record) -> Cell:
+        if missing(record["difference"]):
+            return Cell((Part(""),))
+        bounds = record["low_holm"], record["high_holm"]
+        beside = f" ({' to '.join(rounded(b, 3, True) for b in bounds)})" if bounded(*bounds) else ""
+        return Cell((_part(record, "difference", lambda v: rounded(v, 3, True)), Part(beside)))
+
+    return Column(title, cell)
+
+
 def percent(name: str, title: str | None = None, digits: int = 2) -> Column:
     """Returns a column of shares in percent."""
     return column(name, title, lambda value: f"{value:.{digits}%}")
@@ -151,14 +182,14 @@ def p_value(name: str, title: str, *, detail: bool = False, runs: str = "") -> C
     return Column(title, cell, detail=detail)
 
 
-def needed(name: str, title: str, otherwise: str = "") -> Column:
+def needed(name: str, title: str, otherwise: str = "", *, detail: bool = False) -> Column:
     """Returns a column of how many runs a verdict would need; `otherwise` stands where no number suffices."""
 
     def cell(record: Record) -> Cell:
         endless = not missing(record[name]) and math.isinf(record[name])
         return Cell((Part(otherwise) if endless else _part(record, name, grouped),))
 
-    return Column(title, cell)
+    return Column(title, cell, detail=detail)
 
 
 def interval(
@@ -168,17 +199,17 @@ def interval(
     return Column(title, lambda record: Cell(_bounds(record, low, high, signed)), detail=detail)
 
 
-def score(metric: str) -> Column:
+def score(metric: str, digits: int = 4, *, detail: bool = False) -> Column:
     """Returns a column of means and standard deviations over seeds, with the mean's interval below."""
 
     def cell(record: Record) -> Cell:
-        parts = [_part(record, f"{metric}_mean", lambda v: rounded(v, 4))]
+        parts = [_part(record, f"{metric}_mean", lambda v: rounded(v, digits))]
         if not missing(record[f"{metric}_std"]):
-            parts += [Part(" ± "), _part(record, f"{metric}_std", lambda v: rounded(v, 4))]
+            parts += [Part(" ± "), _part(record, f"{metric}_std", lambda v: rounded(v, digits))]
         bounds = _bounds(record, f"{metric}_low", f"{metric}_high", signed=False)
         return Cell(tuple(parts), () if missing(record[f"{metric}_mean"]) else (Part("95 %: "), *bounds))
 
-    return Column(metric, cell)
+    return Column(metric, cell, detail=detail)
 
 
 def missing(value: Any) -> bool:

@@ -1,11 +1,13 @@
-"""A study's tables as text: Markdown, LaTeX, CSV and JSON."""
+"""A study as text: the overview that a terminal or notebook shows; its tables as Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -14,10 +16,13 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.margins import Margin
 from peftprune.analysis.runs import in_cell
 from peftprune.errors import UsageError
-from peftprune.report.findings import cell_title, in_words
-from peftprune.report.study_tables import paper_table
-from peftprune.report.table import Table
+from peftprune.report.findings import best, cell_title, in_words, rounds_in_words, undertuned_line
+from peftprune.report.study_tables import notes, overview, paper_table, study_table, tables_over_tasks
+from peftprune.report.table import Table, fitted
 from peftprune.study.stored_study import StoredStudy
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
 
 _DIFFERENCE = {
     "metric": "metric",
@@ -41,6 +46,71 @@ _LATEX = {
     "–": "--",
     "’": "'",
 }
+
+
+def overview_parts(frames: Frames) -> Iterator[Table | str]:
+    """Yields the tables and lines of the overview: per task and budget, then over tasks."""
+    request = frames.study.request
+    for cell in frames.study.cells():
+        yield overview(frames, cell)
+        split, seeds = cell.request["tasks"][0]["evaluation_split"], len(request["seeds"])
+        yield (
+            f"Reported on: {split}. {seeds} seed(s), {request['sites']} sites, {request['dtype']}, "
+            f"{request['threads']} thread(s)."
+        )
+        yield from notes(frames, cell)
+        yield from rounds_in_words(frames, cell)
+        if (chosen := study_table("choices", in_cell(frames.choices, cell))) is not None:
+            yield chosen
+        yield from undertuned_line(frames, cell)
+        if said := best(frames, cell):
+            yield said
+    if request.get("left_out"):
+        yield request["left_out"]
+    yield from filter(None, tables_over_tasks(frames))
+
+
+def overview_text(frames: Frames, width: int) -> str:
+    """Returns the overview as plain text of a width in characters."""
+    from rich.console import Console
+
+    written = StringIO()
+    console = Console(width=width, file=written, markup=False, highlight=False, color_system=None)
+    for part in overview_parts(frames):
+        console.print(*([part] if isinstance(part, str) else ["", as_rich(part, width)]), sep="\n")
+    return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip()
+
+
+def overview_html(frames: Frames) -> str:
+    """Returns the overview as a fragment of HTML."""
+    return "\n".join(
+        f"<p>{escape(part)}</p>" if isinstance(part, str) else _html_table(part) for part in overview_parts(frames)
+    )
+
+
+def _html_table(shown: Table) -> str:
+    def line(tag: str, texts: Iterable[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
+
+    rows = [line("th", (column.title for column in shown.columns))]
+    rows += [line("td", (cell.text for cell in row.cells)) for row in shown.rows]
+    return f"<table><caption>{escape(shown.caption)}</caption>{''.join(rows)}</table>"
+
+
+def as_rich(shown: Table, width: int) -> RichTable:
+    """Lays a table out for a terminal: the first line of each cell, and the detail columns for which there is room."""
+    from rich import box
+    from rich.table import Table as RichTable
+
+    kept = fitted(shown, width)
+    title = ": ".join(filter(None, (shown.caption, shown.place)))
+    options: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+    rich = RichTable(title=title, title_justify="left", **options)
+    for column in kept.columns:
+        rich.add_column(column.title, justify="right" if column.numeric else "left", overflow="fold")
+    for row in kept.rows:
+        rich.add_row(*(cell.text for cell in row.cells))
+    return rich
 
 
 def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, margin: Margin | None = None) -> str:
