@@ -1,17 +1,13 @@
 """Phases of a run, and the step ranges that they are resolved to."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from peftprune.errors import UsageError
+from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.signal import Signal
-
-if TYPE_CHECKING:
-    from peftprune.strategy.budget import ArmBudget
 
 
 @dataclass(frozen=True)
