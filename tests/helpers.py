@@ -24,7 +24,7 @@ from peftprune.study.store import ArmFolder, StudyFolder
 from peftprune.study.task_setup import Setup, environment
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
-from peftprune.training.inputs import ArmInputs
+from peftprune.training.objectives import ArmInputs
 from peftprune.training.settings import resolve_settings
 from peftprune.training.trainer import PruningTrainer
 from tests.tiny import DEBERTA_V3

@@ -20,7 +20,7 @@ from peftprune.methods.describe import planned
 from peftprune.methods.registry import load, names
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
-from peftprune.training.inputs import ArmInputs
+from peftprune.training.objectives import ArmInputs
 from tests.helpers import Arm, CrashError, classification_task, make_arm, same, stored_adapter, stored_logits
 from tests.observed import Observed
 from tests.reference import masking

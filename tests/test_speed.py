@@ -10,16 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from peftprune.training.cpu import (
-    KeyedDropout,
-    MaskStream,
-    begin_step,
-    keep_frozen_weights_in,
-    make_fast,
-    use_keyed_dropout,
-    use_matmul_attention,
-)
-from peftprune.training.cpu.attention import matmul_attention
+from peftprune.training.cpu import begin_step, make_fast
+from peftprune.training.cpu.attention import matmul_attention, use_matmul_attention
+from peftprune.training.cpu.dropout import KeyedDropout, MaskStream, use_keyed_dropout
+from peftprune.training.cpu.precision import keep_frozen_weights_in
 from tests.helpers import make_arm
 from tests.reference import dropout as reference
 from tests.tiny import adapt, logits, random_batch, stir, tiny_bart, tiny_llama_gqa

@@ -33,8 +33,8 @@ from peftprune.study.store import SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import Scored
 from peftprune.training.events import Progress, PruningEvents
-from peftprune.training.inputs import ArmInputs
 from peftprune.training.ledger import Ledger, release_memory
+from peftprune.training.objectives import ArmInputs
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.selection import Selection
 from peftprune.training.trace import density

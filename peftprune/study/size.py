@@ -14,7 +14,7 @@ from peftprune.study.tuning import EXTENSIONS, Tuning
 
 if TYPE_CHECKING:
     from peftprune.study.planning import ArmPlan
-    from peftprune.training.inputs import ArmInputs
+    from peftprune.training.objectives import ArmInputs
 
 _TIMED = 3
 """Steps after the first one, which also prepares kernels."""

@@ -29,8 +29,7 @@ from peftprune.study.published import check_published
 from peftprune.study.store import StudyFolder
 from peftprune.tasks import Task
 from peftprune.training.evaluation import metric_name
-from peftprune.training.inputs import ArmInputs
-from peftprune.training.objectives import Objective, Splits, objective_of
+from peftprune.training.objectives import ArmInputs, Objective, Splits, objective_of
 from peftprune.training.settings import TrainingSettings
 from peftprune.training.tokenise import Example, sample
 

@@ -1,10 +1,11 @@
-"""`Objective`: how a task of each kind is tokenised, trained and scored."""
+"""`Objective`: how a task of each kind is tokenised, trained and scored; and `ArmInputs`, with which arms train."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -216,6 +217,25 @@ class Generation(Objective):
 
     def _resolved(self, settings: TrainingSettings) -> TrainingSettings:
         return resolved(settings, self.task, self.model)
+
+
+@dataclass(frozen=True)
+class ArmInputs:
+    """What all arms of a task have in common; `head` names the modules of the model's head.
+
+    `held_out` is what scores the checkpoints to select from, and its tokenised examples by split; None where the last
+    state is reported.
+    """
+
+    model: LoadedModel
+    head: tuple[str, ...]
+    base_cost: BaseCost
+    task: Task
+    objective: Objective
+    train: list[Example]
+    evaluation: Mapping[str, list[Example]]
+    dtype: str
+    held_out: tuple[Objective, Splits] | None = None
 
 
 _OF_KIND: dict[str, type[Objective]] = {

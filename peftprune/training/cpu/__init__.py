@@ -4,18 +4,9 @@ import torch
 from torch import nn
 
 from peftprune.training.cpu.attention import use_matmul_attention
-from peftprune.training.cpu.dropout import KeyedDropout, MaskStream, use_keyed_dropout
+from peftprune.training.cpu.dropout import MaskStream, use_keyed_dropout
 from peftprune.training.cpu.precision import keep_frozen_weights_in
 
-__all__ = [
-    "KeyedDropout",
-    "MaskStream",
-    "begin_step",
-    "keep_frozen_weights_in",
-    "make_fast",
-    "use_keyed_dropout",
-    "use_matmul_attention",
-]
 _STREAM = "peftprune_stream"
 
 
