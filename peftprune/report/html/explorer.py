@@ -15,22 +15,19 @@ _COLOURS = "viridis"
 _MOST_IN_LEGEND = 16
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Positions of sites: (short, full) names of kinds from left to right, layers from top to bottom with their cells.
-
-    A cell holds the numbers of its sites: none, one, or several where a layer has several sites of a kind.
-    """
-
-    kinds: tuple[tuple[str, str], ...]
-    layers: tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
+Layers = tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """The values of the page's explorer; `data` is JSON for a `<script>` element."""
+    """The values of the page's explorer; `data` is JSON for a `<script>` element.
 
-    grid: Grid
+    Sites are placed by (short, full) names of `kinds` from left to right, and by `layers` from top to bottom with their
+    cells, which hold the numbers of a layer's sites of a kind.
+    """
+
+    kinds: tuple[tuple[str, str], ...]
+    layers: Layers
     data: Markup
     legend: tuple[tuple[int, str, str], ...]
 
@@ -62,7 +59,7 @@ def explorer(frames: Frames) -> Explorer | None:
     sites = list(places.values())
     data = {"sites": sites, "colours": {rank: [ground, ink] for rank, ground, ink in colours}, "arms": arms}
     legend = colours[:: -(-len(colours) // _MOST_IN_LEGEND)] if colours else ()
-    return Explorer(_grid(sites), script_json(data), legend)
+    return Explorer(*_grid(sites), script_json(data), legend)
 
 
 def script_json(value: Any) -> Markup:
@@ -96,7 +93,7 @@ def _colours(ranks: list[int]) -> tuple[tuple[int, str, str], ...]:
     return tuple((rank, ground, contrasting(ground)) for rank, ground in grounds.items())
 
 
-def _grid(sites: list[dict[str, Any]]) -> Grid:
+def _grid(sites: list[dict[str, Any]]) -> tuple[tuple[tuple[str, str], ...], Layers]:
     kinds = list(dict.fromkeys(site["kind"] for site in sites))
     # The first layer is at the bottom, as in the plots.
     layers = sorted({site["layer"] for site in sites}, reverse=True)
@@ -105,4 +102,4 @@ def _grid(sites: list[dict[str, Any]]) -> Grid:
         return tuple(i for i, site in enumerate(sites) if (site["layer"], site["kind"]) == (layer, kind))
 
     rows = tuple((layer, tuple(cell(layer, kind) for kind in kinds)) for layer in layers)
-    return Grid(tuple(zip(short_kinds(kinds), kinds, strict=True)), rows)
+    return tuple(zip(short_kinds(kinds), kinds, strict=True)), rows

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from peftprune.analysis.frames import Frames
@@ -35,18 +34,6 @@ _SPENT = {
     "seconds": number("seconds", 1, "training s"),
     "evaluation_seconds": number("evaluation_seconds", 1, "evaluation s"),
 }
-
-
-@dataclass(frozen=True)
-class MethodEntry:
-    """One method of the study: its label, the text of the request, its source, and its options (if any)."""
-
-    label: str
-    text: str
-    source: str
-    summary: str
-    known: bool
-    options: Table | None
 
 
 def ledger_tables(frames: Frames) -> list[Table]:
@@ -109,7 +96,7 @@ def setup_tables(study: StoredStudy) -> list[Table]:
     return [*found, facts("Versions", "versions", versions), facts("Hardware", "hardware", hardware)]
 
 
-def method_entries(study: StoredStudy) -> list[MethodEntry]:
+def method_entries(study: StoredStudy) -> list[dict[str, Any]]:
     """Returns the study's methods with their descriptions, their options, and the sources of the defaults."""
     registered, configs = names(), _configs(study)
     found = []
@@ -123,8 +110,8 @@ def method_entries(study: StoredStudy) -> list[MethodEntry]:
         with suppress(UsageError):
             entry = describe_method(name) if known and not config.get("source") else None
         options = _options(label, entry, config.get("options", {}))
-        source, summary = (entry["source"], entry["summary"]) if entry else ("", "")
-        found.append(MethodEntry(label, text, source, summary, entry is not None, options))
+        about = {name: entry[name] if entry else "" for name in ("source", "summary")}
+        found.append({"label": label, "text": text, "known": entry is not None, "options": options} | about)
     return found
 
 
