@@ -10,7 +10,7 @@ from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import keep_within, units_left
 from peftprune.methods.published_settings import published_runs
-from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
+from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
@@ -51,10 +51,6 @@ class AdaLoRAConfig(Options):
         "0 takes the run's scaling, equal for all methods; above 0 the scaling is alpha / (initial rank + 1e-5) "
         "throughout, as in the authors' code and PEFT")  # fmt: skip
     gate_decay: bool = option(False, "convention", help="weight decay acts on gates, as in the authors' code and PEFT")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares("adalora", self)
 
 
 class AdaLoRA(SVDStrategy):

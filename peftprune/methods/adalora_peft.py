@@ -42,10 +42,6 @@ class AdaLoRAPeftConfig(Options):
         "weight of the orthogonality penalty (`orth_reg_weight`), as in most of the authors' scripts; PEFT has "
         "0.5")  # fmt: skip
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares("adalora-peft", self)
-
 
 class AdaLoRAPeft(Baseline):
     """Runs PEFT's AdaLoRA as its documentation asks, in the trainer that all methods share.
@@ -71,6 +67,7 @@ class AdaLoRAPeft(Baseline):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
+        check_shares(self)
         self.averages: dict[str, dict[str, Tensor]] = {name: {} for name in _AVERAGES}
         self.kept: dict[str, list[bool]] | None = None
         self.decided = False

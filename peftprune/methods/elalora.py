@@ -10,7 +10,7 @@ from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import units_left
 from peftprune.methods.published_settings import published_runs
-from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components, share_of_scores
+from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import PhaseRange
@@ -42,10 +42,6 @@ class ElaLoRAConfig(Options):
     penalty: float = option(0.1, "authors' code", ge=0, help="weight of the orthogonality penalty")
     penalty_form: str = option("norm", "authors' code", choices=("norm", "square"), help=
         "'norm' is the mean of the norms, 'square' the sum of their squares")  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares("elalora", self)
 
 
 class ElaLoRA(SVDStrategy):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.published_settings import published_runs
-from peftprune.methods.svd_components import SVDStrategy, check_shares, gated_spec, new_components
+from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.plan import PruningPlan
@@ -46,10 +46,6 @@ class IncreLoRAConfig(Options):
         "weight of the orthogonality penalty, as in the scripts for large tasks; 0.3 for RTE and STS-B")  # fmt: skip
     penalty_form: str = option("norm", "authors' code", choices=("norm", "square"), help=
         "'norm' is the mean of the norms, 'square' the sum of their squares")  # fmt: skip
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shares("increlora", self)
 
 
 class IncreLoRA(SVDStrategy):

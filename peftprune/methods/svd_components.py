@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from peftprune import scoring
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.method import Method
 from peftprune.strategy.options import check_option
 from peftprune.strategy.phases import Phase, PhaseRange, phase_ranges
 from peftprune.strategy.sites import LiveTensors, Site
@@ -33,6 +34,7 @@ class SVDStrategy(RankPruningStrategy):
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
+        check_shares(self)
         self.sensitivity = self.new_sensitivity()
 
     def new_sensitivity(self) -> Any:
@@ -75,11 +77,11 @@ def gated_spec(ranks: Mapping[str, int], final_ranks: Mapping[str, int] | None =
     )
 
 
-def check_shares(method: str, config: Any) -> None:
+def check_shares(method: Method) -> None:
     """Raises UsageError unless `warmup` and `final` leave steps between them, that is, sum to less than 1."""
-    problem = f"leaves no steps for pruning beside warmup={config.warmup}"
-    ok = config.warmup + config.final < 1
-    check_option(ok, method, "final", config.final, problem, "Let the two sum to less than 1")
+    warmup, final = method.config.warmup, method.config.final
+    problem = f"leaves no steps for pruning beside warmup={warmup}"
+    check_option(warmup + final < 1, method.name, "final", final, problem, "Let the two sum to less than 1")
 
 
 def new_components(
