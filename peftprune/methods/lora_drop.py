@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune import scoring
 from peftprune.errors import RunError
-from peftprune.strategy.actions import Action
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.method import Action
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
@@ -133,28 +133,22 @@ class LoRADrop(RankPruningStrategy):
 
     def plan(self, kept: set[str], view: StepView) -> PruningPlan:
         """Returns the plan for the sites without scores, given the names of those that are kept."""
-        if self.config.rest != "share":
-            return self._unshared(kept, view)
+        others = [site for name, site in view.sites.items() if name not in kept]
         shared: dict[tuple[str, int, int], list[str]] = {}
-        for name, site in view.sites.items():
-            if name not in kept:
-                shared.setdefault((site.kind, site.d_in, site.d_out), []).append(name)
+        for site in others if self.config.rest == "share" else ():
+            shared.setdefault((site.kind, site.d_in, site.d_out), []).append(site.name)
         groups = list(shared.values())
-        holders = [view.sites[n].shape for n in view.sites if n in kept or any(g[0] == n for g in groups)]
+        alone = {site.name for site in others} if self.config.rest == "keep" else {group[0] for group in groups}
+        did = {
+            "share": f"; the others share {len(groups)} adapters",
+            "delete": " and removed the others",
+            "keep": " and the others keep their own adapters",
+        }
         return PruningPlan(
-            reinit=self.ranks_of(holders, view),
+            reinit=self.ranks_of([site.shape for name, site in view.sites.items() if name in kept | alone], view),
             share=groups,
-            reason=f"kept {len(kept)} of {len(view.sites)} sites; the others share {len(groups)} adapters",
-        )
-
-    def _unshared(self, kept: set[str], view: StepView) -> PruningPlan:
-        deletes = self.config.rest == "delete"
-        holders = [site.shape for name, site in view.sites.items() if name in kept or not deletes]
-        did = "removed the others" if deletes else "the others keep their own adapters"
-        return PruningPlan(
-            reinit=self.ranks_of(holders, view),
-            drop=frozenset(set(view.sites) - kept) if deletes else frozenset(),
-            reason=f"kept {len(kept)} of {len(view.sites)} sites and {did}",
+            drop=frozenset(site.name for site in others) if self.config.rest == "delete" else frozenset(),
+            reason=f"kept {len(kept)} of {len(view.sites)} sites{did[self.config.rest]}",
         )
 
     def ranks_of(self, holders: Sequence[SiteShape], view: StepView) -> dict[str, int]:

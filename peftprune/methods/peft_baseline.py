@@ -36,16 +36,8 @@ _REFUSED = {
 }
 _DATA = ("eva", "corda", "lora_ga", "loftq")
 _OURS = {
-    *(
-        "peft_type",
-        "task_type",
-        "inference_mode",
-        "auto_mapping",
-        "peft_version",
-        "base_model_name_or_path",
-        "revision",
-    ),
-    *("modules_to_save", "rank_pattern", "alpha_pattern", "runtime_config", "prefix_projection"),
+    *("peft_type", "task_type", "inference_mode", "auto_mapping", "peft_version", "revision", "modules_to_save"),
+    *("base_model_name_or_path", "rank_pattern", "alpha_pattern", "runtime_config", "prefix_projection"),
 }
 """Fields of a configuration that the run decides, and one with which PEFT cannot load its own checkpoints."""
 _SEEDS = {"projection_prng_key", "random_loc_seed", "random_seed", "projection_seed", "proj_seed"}

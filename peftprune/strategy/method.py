@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftprune.errors import UsageError
-from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.options import NoOptions, build_config
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
@@ -22,6 +21,30 @@ if TYPE_CHECKING:
 
     from peftprune.strategy.budget import ArmBudget
     from peftprune.strategy.sites import Site, SiteShape
+
+
+Decides = Literal["at the start", "before training", "once", "repeatedly", "at the end"]
+"""When a method decides.
+
+"at the start": its initial ranks differ between sites. "before training": after a pass without training. "once": at one
+step. "repeatedly": at several steps. "at the end": after the last step.
+"""
+
+Action = Literal[
+    "cut ranks",
+    "redistribute ranks",
+    "grow ranks",
+    "remove sites",
+    "share adapters",
+    "zero entries",
+    "set values",
+    "restart adapters",
+]
+"""What the plans of a method do, apart from growth that only spends the last units of a budget.
+
+"redistribute ranks": ranks that were equal end more than 1 apart. "set values": gates or factors get new values.
+"restart adapters": they are initialised anew.
+"""
 
 
 @dataclass(frozen=True)
