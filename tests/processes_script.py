@@ -16,7 +16,7 @@ from peft import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 import peftprune
-from peftprune.training.losses import classification_loss
+from peftprune.training.objectives import classification_loss
 from tests.plain import adapted, arguments, examples, plain_trainer
 
 

@@ -29,7 +29,7 @@ from peftprune.strategy.sites import LiveTensors
 from peftprune.strategy.spec import ParameterGroup
 from peftprune.training import distributed as processes
 from peftprune.training.checkpoints import STATE_FILE
-from peftprune.training.losses import classification_loss
+from peftprune.training.objectives import classification_loss
 from peftprune.training.schedule import rewarm_factors
 from tests.helpers import make_arm, same
 from tests.plain import adapted, arguments, examples, plain_trainer

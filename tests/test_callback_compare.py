@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import peftprune
-from peftprune.training.losses import classification_loss
+from peftprune.training.objectives import classification_loss
 from tests.helpers import make_arm, same, stored_adapter
 from tests.plain import STEPS, adapted, arguments, examples, plain_trainer
 

@@ -19,7 +19,7 @@ from peftprune.methods.eva import memory_needed
 from peftprune.methods.registry import load
 from peftprune.models.layers import discover_sites
 from peftprune.models.load import describe
-from peftprune.scoring.variance import explained_variance
+from peftprune.scoring.activation import explained_variance
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal

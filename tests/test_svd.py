@@ -13,7 +13,7 @@ import torch
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.methods.registry import load
-from peftprune.scoring.spectrum import update_svd
+from peftprune.scoring.magnitude import update_svd
 from tests.helpers import make_arm
 from tests.reference import svd as slow
 from tests.test_methods import run_watched

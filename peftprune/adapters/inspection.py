@@ -15,7 +15,7 @@ from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual,
 from peftprune.adapters.formats.folder import folder_bytes
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.pruning import ranks_for_params
-from peftprune.scoring.spectrum import update_svd
+from peftprune.scoring.magnitude import update_svd
 
 
 @dataclass(frozen=True)

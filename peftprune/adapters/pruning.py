@@ -20,7 +20,7 @@ from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
 from peftprune.files import write_folder, write_json
 from peftprune.scoring import keep_top, keep_top_global, rank_magnitude
-from peftprune.scoring.spectrum import update_svd
+from peftprune.scoring.magnitude import update_svd
 from peftprune.strategy.budget import Budget, solve_ranks
 from peftprune.strategy.sites import SiteShape
 

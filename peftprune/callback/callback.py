@@ -1,10 +1,8 @@
 """`PruningCallback`: runs a rank-pruning method in your own Hugging Face or TRL Trainer (one process or DDP)."""
 
-from __future__ import annotations
-
-import functools
 import warnings
-from collections.abc import Callable
+from functools import partial, partialmethod
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,16 +24,6 @@ from peftprune.training.distributed import check_agreement, exclude_from_ddp
 from peftprune.training.ledger import Ledger
 from peftprune.training.schedule import learning_rate_factors, rewarm_factors
 from peftprune.training.trace import Trace
-
-
-def _forward(event: str) -> Callable[..., None]:
-    """Returns a hook that passes an event of the trainer on while the callback's own run lasts."""
-
-    def hook(self: PruningCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._training:
-            getattr(self.events, event)(args, state, control, **kwargs)
-
-    return hook
 
 
 class PruningCallback(TrainerCallback):
@@ -100,16 +88,17 @@ class PruningCallback(TrainerCallback):
         self.budget = start.parameter_budget(budget)
         if schedule not in ("user", "restart"):
             raise UsageError.of("schedule", schedule, "is unknown", 'Use "user" or "restart"')
-        if not start.is_number(warmup_ratio) or not 0 <= warmup_ratio < 1:
+        if not isinstance(warmup_ratio, Real) or not 0 <= warmup_ratio < 1:
             raise UsageError.of("warmup_ratio", warmup_ratio, "is outside [0, 1)", "Give 0.06, for example")
-        self.seed = None if seed is None else start.check_seed(seed)
-        self.schedule = schedule
-        self.warmup_ratio = warmup_ratio
+        self.seed: int | None = None if seed is None else start.check_seed(seed)
+        self.schedule: str = schedule
+        self.warmup_ratio: float = warmup_ratio
         self.events: UserTrainerEvents | None = None
         self._start: start.Start | None = None
         self._loaded: dict[str, Any] | None = None
         self._control: Any = None
-        self._training = self._done = False
+        self._training: bool = False
+        self._done: bool = False
 
     @property
     def ledger(self) -> Ledger:
@@ -133,13 +122,18 @@ class PruningCallback(TrainerCallback):
             "ledger": self.ledger.as_dict(),
         }
 
-    on_epoch_begin = _forward("on_epoch_begin")
-    on_step_begin = _forward("on_step_begin")
-    on_pre_optimizer_step = _forward("on_pre_optimizer_step")
-    on_optimizer_step = _forward("on_optimizer_step")
-    on_step_end = _forward("on_step_end")
-    on_log = _forward("on_log")
-    on_evaluate = _forward("on_evaluate")
+    def _forward(self, event: str, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Passes an event of the trainer on while the callback's own run lasts."""
+        if self._training:
+            getattr(self.events, event)(args, state, control, **kwargs)
+
+    on_epoch_begin = partialmethod(_forward, "on_epoch_begin")
+    on_step_begin = partialmethod(_forward, "on_step_begin")
+    on_pre_optimizer_step = partialmethod(_forward, "on_pre_optimizer_step")
+    on_optimizer_step = partialmethod(_forward, "on_optimizer_step")
+    on_step_end = partialmethod(_forward, "on_step_end")
+    on_log = partialmethod(_forward, "on_log")
+    on_evaluate = partialmethod(_forward, "on_evaluate")
 
     # --- before training ----------------------------------------------------------------------------------------------
 
@@ -161,7 +155,7 @@ class PruningCallback(TrainerCallback):
     def _take(self, model: Any, found: start.Start, seed: int) -> int:
         """Binds the callback to the model; returns the seed."""
         model.__dict__.pop("load_adapter", None)
-        model.load_adapter = functools.partial(self._load_adapter, model.load_adapter)
+        model.load_adapter = partial(self._load_adapter, model.load_adapter)
         self._start = found
         if self.seed is None:
             self.seed = seed if found.prepared is None else found.prepared.request["seed"]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from accelerate.state import AcceleratorState
+
 from peftprune.adapters import surgery
 from peftprune.errors import UsageError
 from peftprune.strategy.phases import PhaseRange
@@ -25,7 +27,8 @@ def check_trainer(args: Any) -> None:
     if getattr(args, "deepspeed", None):
         problem = "holds the optimizer's state in flat pieces"
         raise UsageError.of("deepspeed", args.deepspeed, problem, _SHARDED["DEEPSPEED"])
-    kind = _distributed_type()
+    # Empty before an accelerator was made: then nothing is distributed.
+    kind = str(getattr(AcceleratorState._shared_state.get("distributed_type"), "value", "NO"))
     if kind in _SHARDED:
         problem = "holds tensors in pieces whose ranks cannot change"
         raise UsageError.of("distributed_type", kind, problem, _SHARDED[kind])
@@ -64,11 +67,3 @@ def check_run(args: Any, state: Any, phases: Sequence[PhaseRange], *, resumed: b
     if args.fp16 and not args.max_grad_norm and any(r.phase.kind == "forward" for r in phases):
         problem, cure = "lets float16 scaling meet steps without gradients", "Set it to 1.0, or use bf16"
         raise UsageError.of("max_grad_norm", 0, problem, cure)
-
-
-def _distributed_type() -> str:
-    from accelerate.state import AcceleratorState
-
-    # Empty before an accelerator was made: then nothing is distributed.
-    state = AcceleratorState._shared_state
-    return str(getattr(state.get("distributed_type"), "value", "NO"))

@@ -1,6 +1,7 @@
 """Serves a run's phases through a Trainer's data loader."""
 
 from collections.abc import Iterator, Sequence, Sized
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from peftprune.strategy.rng import generator
 from peftprune.training.sampler import PhaseBatchSampler, stratified_subset
 
 
+@dataclass(eq=False)
 class OrderedDataset(Dataset[Any]):
     """A dataset to be served in the order of `compare`; see `sampler`."""
 
-    def __init__(self, dataset: Any, seed: int | None, lengths: Sequence[int], strata: Sequence[int] | None) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.lengths = list(lengths)
-        self.strata = strata
+    dataset: Any
+    seed: int | None
+    lengths: list[int]
+    strata: list[int] | None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -80,6 +81,7 @@ def strata_of(dataset: Any) -> list[int] | None:
     return None
 
 
+@dataclass(eq=False)
 class PhasedOrder(Sampler[int]):
     """The order of the user's sampler `inner`, except in phases that train on a sample of the data.
 
@@ -87,24 +89,18 @@ class PhasedOrder(Sampler[int]):
     processes; `seed` draws the samples.
     """
 
-    def __init__(
-        self,
-        inner: Any,
-        strata: Sequence[int] | None,
-        num_examples: int,
-        phases: Sequence[PhaseRange],
-        batch_size: int,
-        steps_per_epoch: int,
-        seed: int,
-    ) -> None:
-        self.inner = inner
-        self.phases = phases
-        self.batch_size = batch_size
-        self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
-        self.epoch = 0
-        wanted = {r.phase.data for r in phases if r.phase.data != "all"}
-        self._subsets = {f: stratified_subset(num_examples, strata, f, seed) for f in wanted}
+    inner: Any
+    strata: Sequence[int] | None
+    num_examples: int
+    phases: Sequence[PhaseRange]
+    batch_size: int
+    steps_per_epoch: int
+    seed: int
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {r.phase.data for r in self.phases if r.phase.data != "all"}
+        self._subsets = {f: stratified_subset(self.num_examples, self.strata, f, self.seed) for f in wanted}
         self._turn: tuple[str, int] = ("", -1)
         self._order: list[int] = []
 
@@ -139,15 +135,15 @@ class PhasedOrder(Sampler[int]):
         return self._order[index]
 
 
+@dataclass(eq=False)
 class ProcessBatches(Sampler[list[int]]):
     """One process's share of the micro-batches of all processes (`whole`), in the order of `compare`."""
 
-    def __init__(self, whole: PhaseBatchSampler, process: int, processes: int) -> None:
-        self.whole = whole
-        self.process = process
-        self.processes = processes
-        self.epoch = 0
-        self.drop_last = False
+    whole: PhaseBatchSampler
+    process: int
+    processes: int
+    epoch: int = 0
+    drop_last: bool = False
 
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch

@@ -1,6 +1,7 @@
 """`prepare`: makes a PEFT model start as an arm of `compare` does."""
 
 from math import inf
+from numbers import Real
 from typing import Any
 
 from peft import PeftModel, TaskType
@@ -40,7 +41,7 @@ def prepare(
     """
     strategy, parsed = start.build_strategy(method, options), start.parameter_budget(budget)
     start.check_seed(seed)
-    if not start.is_number(scaling) or not 0 < scaling < inf:
+    if not isinstance(scaling, Real) or not 0 < scaling < inf:
         raise UsageError.of("scaling", scaling, "is not positive and finite", "Give 2.0, for example")
     sites = attach(model)
     start.require_fresh(sites, "prepare draws its values anew")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 from torch.optim import Optimizer
@@ -74,11 +74,6 @@ def build_strategy(method: Any, options: Mapping[str, Any]) -> RankPruningStrate
     else:
         return built
     raise UsageError.of("method", built.name, problem, "Run it with peftprune.compare")
-
-
-def is_number(value: Any) -> bool:
-    """Returns whether the value can be compared with numbers."""
-    return isinstance(value, Real)
 
 
 def check_seed(seed: Any) -> int:

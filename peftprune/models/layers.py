@@ -177,7 +177,7 @@ def _linear_layers(model: nn.Module) -> list[_Linear]:
     prefix = getattr(model, "base_model_prefix", "")
     found = []
     for name, shape in _named_linears(model):
-        if _inside(name, heads):
+        if any(name == head or name.startswith(f"{head}.") for head in heads):
             continue
         match = _BLOCK.search(name)
         layer, local = (int(match[1]), name[match.end() :]) if match else (None, name.removeprefix(f"{prefix}."))
@@ -209,10 +209,6 @@ def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
             yield name, (layer.in_features, layer.out_features)
         elif isinstance(layer, Conv1D):  # GPT-2 stores its weights transposed: (d_in, d_out)
             yield name, (layer.weight.shape[0], layer.weight.shape[1])
-
-
-def _inside(name: str, modules: Iterable[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _matches(name: str, item: str) -> bool:

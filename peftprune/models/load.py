@@ -95,13 +95,9 @@ def load_model(
 
 
 @lru_cache(maxsize=4)
+@quiet_loading()
 def _load_cached(name: str, num_labels: int | None, form: BaseForm) -> LoadedModel:
     """`num_labels` is None for the language-model head."""
-    with quiet_loading():
-        return _load(name, num_labels, form)
-
-
-def _load(name: str, num_labels: int | None, form: BaseForm) -> LoadedModel:
     import torch
     from transformers import AutoTokenizer
 

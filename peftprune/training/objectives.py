@@ -19,7 +19,6 @@ from peftprune.models.head import rescale_output
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
 from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
-from peftprune.training.losses import classification_loss, regression_loss
 from peftprune.training.text_generation import (
     GenerationCollator,
     check_form,
@@ -120,6 +119,12 @@ class Objective:
         return Scored(metrics, pd.concat(frames))
 
 
+def classification_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Returns the cross-entropy of (batch, classes) logits, summed and divided by the optimizer step's examples."""
+    total = nn.functional.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+
 class Classification(Objective):
     """Cross-entropy over the classes; the largest logit is the prediction."""
 
@@ -128,6 +133,12 @@ class Classification(Objective):
 
     def strata(self, rows: Sequence[Example]) -> list[int] | None:
         return [row["labels"] for row in rows]
+
+
+def regression_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Returns the squared error of (batch, 1) logits, summed and divided by the optimizer step's examples."""
+    total = nn.functional.mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
+    return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 class Regression(Objective):

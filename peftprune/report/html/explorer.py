@@ -73,13 +73,10 @@ def _event(event: dict[str, Any], number: dict[str, int]) -> dict[str, Any]:
         number[name]: [s["rank"], s["density"], [number[other] for other in s["shared_with"]], s["components"]]
         for name, s in event["sites"].items()
     }
-    scores = {number[name]: _finite(score) for name, score in event["scores"].items() if name in number}
+    found = {number[name]: score for name, score in event["scores"].items() if name in number}
+    # JSON cannot express numbers that are not finite.
+    scores = {i: score if math.isfinite(score) else str(score) for i, score in found.items()}
     return {**{n: event[n] for n in ("step", "phase", "reason")}, "scores": scores, "sites": sites}
-
-
-def _finite(score: float) -> float | str:
-    """Returns the score, as text if it is not finite, which JSON cannot express."""
-    return score if math.isfinite(score) else str(score)
 
 
 def _colours(ranks: list[int]) -> tuple[tuple[int, str, str], ...]:

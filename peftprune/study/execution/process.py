@@ -14,7 +14,7 @@ import site
 import sys
 import sysconfig
 import threading
-from collections.abc import Mapping
+from functools import partialmethod
 from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, TextIO
@@ -133,20 +133,11 @@ class EventWriter(logging.Handler):
             self.stream.write(json.dumps([event, *values]) + "\n")
             self.stream.flush()
 
-    def started(self, label: str, seed: int, steps: int) -> None:
-        self._write("started", label, seed, steps)
-
-    def step(self, done: int, total: int, phase: str) -> None:
-        self._write("step", done, total, phase)
-
-    def skipped(self, label: str, seed: int, steps: int) -> None:
-        self._write("skipped", label, seed, steps)
-
-    def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        self._write("finished", label, seed, dict(metrics))
-
-    def failed(self, label: str, seed: int, error: str) -> None:
-        self._write("failed", label, seed, error)
+    started = partialmethod(_write, "started")
+    step = partialmethod(_write, "step")
+    skipped = partialmethod(_write, "skipped")
+    finished = partialmethod(_write, "finished")
+    failed = partialmethod(_write, "failed")
 
     def emit(self, record: logging.LogRecord) -> None:
         self._write("logged", record.getMessage())
