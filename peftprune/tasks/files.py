@@ -292,16 +292,10 @@ def read_files(train_file: str | Path, test_file: str | Path) -> tuple[Table, Ta
 
 
 def labelled_fields(
-    train_file: str | Path,
-    test_file: str | Path,
-    text: str | Sequence[str],
-    label: str,
-    metrics: Sequence[str] | None,
-    kind: Kind,
+    train: Table, test: Table, text: str | Sequence[str], label: str, metrics: Sequence[str] | None, kind: Kind
 ) -> dict[str, Any]:
-    """Returns the fields of a classification or regression `Task`; the arguments are those of `Task.from_files`."""
+    """Returns the fields of a classification or regression `Task`; for the arguments see `Task.from_files`."""
     names = _text_columns(text, label)
-    train, test = read_files(train_file, test_file)
     classes: tuple[str, ...] | None = None
     default: tuple[str, ...] = ("pearson", "spearman")
     if KINDS[kind].has_classes:

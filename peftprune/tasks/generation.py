@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
-from peftprune.tasks.files import Table, parse_json, read_bytes, read_files, read_table
+from peftprune.tasks.files import Table, parse_json, read_bytes, read_table
 from peftprune.tasks.kinds import Kind
 
 if TYPE_CHECKING:
@@ -136,21 +136,15 @@ def _read_triples(path: Path) -> list[Pair]:
 
 # --- files of the user ------------------------------------------------------------------------------------------------
 def generation_fields(
-    train_file: str | Path,
-    test_file: str | Path,
-    text: str | Sequence[str],
-    label: str,
-    metrics: Sequence[str] | None,
-    kind: Kind,
+    train: Table, test: Table, text: str | Sequence[str], label: str, metrics: Sequence[str] | None, kind: Kind
 ) -> dict[str, Any]:
-    """Returns the fields of a generation `Task`; the arguments are those of `Task.from_files`."""
+    """Returns the fields of a generation `Task`; for the arguments see `Task.from_files`."""
     names = [text] if isinstance(text, str) else list(text)
     if len(names) != 1 or not names[0].strip() or "," in names[0]:
         raise UsageError.of("text", text, "does not name one column", "Generation reads from one column")
     source = names[0].strip()
     if label == source:
         raise UsageError.of("label", label, "is also the text column", "Name the column of the targets")
-    train, test = read_files(train_file, test_file)
     for table in (train, test):
         table.column(label, "label")
     return {

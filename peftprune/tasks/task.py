@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import UsageError
 from peftprune.files import check_path
-from peftprune.tasks.files import labelled_fields
+from peftprune.tasks.files import labelled_fields, read_files
 from peftprune.tasks.generation import generation_fields
 from peftprune.tasks.kinds import KINDS, Kind
 
@@ -113,13 +113,18 @@ class Task:
         Raises:
             UsageError: a file, column, row or label does not fit; the message names it.
         """
-        _check_types(train_file, test_file, validation_file, text, label, regression, name, metrics, kind)
+        check_path("train_file", train_file)
+        check_path("test_file", test_file)
+        if validation_file is not None:
+            check_path("validation_file", validation_file)
+        texts = {"label": label, "name": name or "", "kind": kind or ""}
+        _check_types(texts, {"text": [text] if isinstance(text, str) else text, "metrics": metrics or []}, regression)
         asked = kind or ("regression" if regression else "classification")
         if asked not in KINDS or (regression and asked != "regression"):
             beside = " beside regression" if regression else ""
             raise UsageError.of("kind", kind, f"is not a kind of task{beside}", f"Give one of {', '.join(KINDS)}")
         build = generation_fields if KINDS[asked].writes_text else labelled_fields
-        fields = build(train_file, test_file, text, label, metrics, asked)
+        fields = build(*read_files(train_file, test_file), text, label, metrics, asked)
         files = {"train_file": str(train_file), "test_file": str(test_file)}
         if validation_file is not None:
             files["validation_file"] = str(validation_file)
@@ -127,10 +132,10 @@ class Task:
                 problem = "is what results are reported on"
                 raise UsageError.of("validation_file", str(validation_file), problem, "Give other data")
             try:
-                held_out = build(train_file, validation_file, text, label, metrics, asked)["evaluation"]["test"]
+                held_out = build(*read_files(train_file, validation_file), text, label, metrics, asked)
             except UsageError as error:
                 raise UsageError(str(error).replace("test_file:", "validation_file:", 1)) from None
-            fields["validation"] = held_out
+            fields["validation"] = held_out["evaluation"]["test"]
         fields["files"] = {**files, **fields["files"]}
         return cls(
             name=name or _default_name(Path(train_file)),
@@ -141,28 +146,14 @@ class Task:
         )
 
 
-def _check_types(
-    train_file: Any,
-    test_file: Any,
-    validation_file: Any,
-    text: Any,
-    label: Any,
-    regression: Any,
-    name: Any,
-    metrics: Any,
-    kind: Any,
-) -> None:
+def _check_types(texts: Mapping[str, Any], lists: Mapping[str, Any], regression: Any) -> None:
     """Raises UsageError for arguments of `Task.from_files` of other types, such as the numbers in a study file."""
-    check_path("train_file", train_file)
-    check_path("test_file", test_file)
-    if validation_file is not None:
-        check_path("validation_file", validation_file)
-    for argument, value in {"label": label, "name": name or "", "kind": kind or ""}.items():
+    for argument, value in texts.items():
         if not isinstance(value, str):
             raise UsageError.of(argument, value, "is not text", "Put it in quotes")
-    if name and ("/" in name or not name.isprintable()):
-        raise UsageError.of("name", name, "cannot name a folder", "Leave out slashes and control characters")
-    for argument, value in {"text": [text] if isinstance(text, str) else text, "metrics": metrics or []}.items():
+    if "/" in texts["name"] or not texts["name"].isprintable():
+        raise UsageError.of("name", texts["name"], "cannot name a folder", "Leave out slashes and control characters")
+    for argument, value in lists.items():
         if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
             raise UsageError.of(argument, value, "is not a list of texts", "Put each in quotes")
     if not isinstance(regression, bool):
