@@ -15,13 +15,11 @@ Kind = Literal["drop", "keep", "reinit", "share", "grow", "assign", "zero"]
 
 @dataclass(frozen=True)
 class Change:
-    """One change to the tensors of sites.
+    """One change to the tensors of sites: one site, or every site of a tied group.
 
-    Attributes:
-        kind: the part of the plan. "share" gives every site the tensors of the first one.
-        sites: the sites that hold the tensors: one site, or every site of a tied group.
-        value: the indices that stay ("keep"), the new rank ("reinit"), the number of new components ("grow"), values or
-            masks by tensor name ("assign", "zero"); None for "drop" and "share".
+    `kind` is the part of the plan; "share" gives every site the tensors of the first one. `value` holds the indices
+    that stay ("keep"), the new rank ("reinit"), the number of new components ("grow"), or values or masks by tensor
+    name ("assign", "zero").
     """
 
     kind: Kind

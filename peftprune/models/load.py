@@ -26,13 +26,11 @@ from peftprune.tasks.kinds import KINDS, Kind
 class LoadedModel:
     """A pre-trained model, with a fresh task head where it does not generate.
 
-    It is shared by all callers in the process: copy before changing.
+    It is shared by all callers in the process: copy before changing. The model is in eval mode, float32 and on the CPU
+    by default; its `config.problem_type` is unset, since the caller computes the loss. The tokenizer has a padding
+    token.
 
     Attributes:
-        name: the name that the user gave.
-        model: in eval mode; float32 and on the CPU by default. Its `config.problem_type` is unset: the caller
-            computes the loss.
-        tokenizer: has a padding token.
         fingerprint: SHA-256 (hex) over the configuration and the pre-trained tensors; the head is not part of it.
         source: the folder or the hub name that the weights came from.
         untrained: names of parameters outside the head that the checkpoint lacks, so that they hold random numbers

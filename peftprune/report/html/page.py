@@ -1,5 +1,6 @@
 """The page: the values that the template shows, and the rendered HTML."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from peftprune.analysis.published import published_for
 from peftprune.analysis.runs import in_cell
 from peftprune.report.findings import cell_answer, cell_title, detectable, in_words, listed, pooled_answers, question
 from peftprune.report.html.explorer import explorer
-from peftprune.report.html.fairness_rules import PAPER, RULES
 from peftprune.report.html.run_details import ledger_tables, method_entries, setup_tables
 from peftprune.report.html.svg import drawings
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
@@ -21,6 +21,8 @@ from peftprune.study.paths import located
 from peftprune.study.stored_study import StoredStudy
 
 _TEMPLATES = Path(__file__).parent / "templates"
+FAIRNESS: dict[str, Any] = json.loads((_TEMPLATES / "fairness.json").read_text(encoding="utf-8"))
+"""The rules of a fair comparison, as the README lists them, and the exception under the budget "paper"."""
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
@@ -55,8 +57,8 @@ def _context(frames: Frames) -> dict[str, Any]:
         "ledger": ledger_tables(frames),
         "setup": setup_tables(study),
         "methods": method_entries(study),
-        "rules": RULES,
-        "exception": PAPER if "paper" in study.budgets else "",
+        "rules": FAIRNESS["rules"],
+        "exception": FAIRNESS["paper"] if "paper" in study.budgets else "",
         "failed": list(study.failures.items()),
         "pending": [study.name(key) for (key, _), status in arms if status == "pending"],
         "published": study_table("published", published_for(study.tasks)),
