@@ -12,7 +12,7 @@ from typing import Any, Literal
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
 from peftprune.methods.request import parse
-from peftprune.models.known import known_name
+from peftprune.models.bundled import known_name
 from peftprune.models.layers import count_parameters, discover_sites, head_modules, left_out
 from peftprune.models.load import describe
 from peftprune.strategy.budget import ArmBudget, Budget, Outcome, parse_budget

@@ -17,7 +17,7 @@ import torch
 
 from peftprune.errors import UsageError
 from peftprune.methods.registry import MethodSpec
-from peftprune.models.known import known_name
+from peftprune.models.bundled import known_name
 from peftprune.models.layers import count_parameters, discover_sites, head_modules
 from peftprune.models.load import describe, load_model
 from peftprune.models.precision import timed_dtype

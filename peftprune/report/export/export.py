@@ -12,12 +12,11 @@ from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json
 from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import CONFIG_FILE, peft_contents, read_peft, write_peft
 from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
-from peftprune.errors import UsageError
+from peftprune.errors import RunError, UsageError
 from peftprune.files import write_folder, write_json
 from peftprune.models.packaged import OFFLINE_MODEL
 from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.choose import Chosen, choose
-from peftprune.report.export.hub import push
 from peftprune.report.export.model_card import write_card
 from peftprune.study.stored_study import StoredStudy
 
@@ -120,6 +119,27 @@ def export(
     url = None if push_to_hub is None else push(target, push_to_hub)
     notes, difference = tuple(done.notes), done.facts.get("largest_output_difference")
     return Exported(target, chosen.key, chosen.words, format, done.sizes, notes, difference, url)
+
+
+def push(folder: Path, repo: str) -> str:
+    """Uploads a folder to the repository OWNER/NAME, created if missing, and returns its URL; requires a token.
+
+    Raises RunError if the upload failed; the folder is unchanged.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        url = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with peftprune")
+    except Exception as error:
+        # The client raises many types for network, token, permission and name errors.
+        reason = str(error).strip().split("\n")[0]
+        raise RunError(
+            f"push_to_hub: {repo!r} cannot be written ({type(error).__name__}: {reason}). Log in with `hf auth "
+            f"login` and export again, or upload the folder yourself; it is complete: {folder}"
+        ) from error
+    return str(url)
 
 
 def _peft(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
