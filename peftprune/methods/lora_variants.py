@@ -4,8 +4,6 @@ Both are strategies rather than baselines: they differ from LoRA only in values 
 injection, ledger, export and resuming.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

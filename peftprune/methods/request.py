@@ -16,15 +16,11 @@ from peftprune.strategy.method import Method
 
 
 def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
-    """Parses a request for methods.
+    """Parses a request for methods: a comma-separated string, or a sequence of strings, strategy objects and classes.
 
-    Args:
-        request: a comma-separated string, or a sequence of strings, strategy objects and strategy classes. A string
-            is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
-            arm is called `NAME:LABEL` in tables. A method of PEFT's has the name `peft:NAME`.
-
-    Raises:
-        UsageError: for unknown methods or options, malformed requests, and labels that occur twice.
+    A string is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
+    arm is called `NAME:LABEL` in tables. A method of PEFT's has the name `peft:NAME`. Raises UsageError for unknown
+    methods or options, malformed requests, and labels that occur twice.
     """
     if isinstance(request, Mapping | range) or not isinstance(request, str | Sequence):
         raise UsageError.of("methods", request, "are neither text nor a list", "Write [lora, lorpa], for example")

@@ -1,7 +1,5 @@
 """SVD: plain LoRA at a large rank, truncated after training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """transplant: the final allocation of another method, trained from the start as plain LoRA."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +14,6 @@ from peftprune.strategy.view import StepView
 
 @dataclass(frozen=True)
 class TransplantConfig(Options):
-    """Options of transplant."""
-
     of: str = option("adalora", "convention", help=
         "label of the method of the same study whose final ranks and shared adapters are taken")  # fmt: skip
 

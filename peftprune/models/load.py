@@ -71,16 +71,11 @@ def load_model(
     """Loads weights and tokenizer, once per process and combination of arguments.
 
     The head is initialised by transformers from a fixed seed; the global random state stays as it is. Use
-    `initialise_head` to draw it anew.
+    `initialise_head` to draw it anew. `name` is a folder, bundled name or hub name, `num_labels` and `kind` are as in
+    `describe`, and `form` is the number format, quantisation and placement of the weights.
 
-    Args:
-        name: folder, bundled name or hub name.
-        num_labels, kind: see `describe`.
-        form: number format, quantisation and placement of the weights.
-
-    Raises:
-        UsageError: the model cannot be found or read, lacks weights or a padding token, or has no head for this kind
-            of task.
+    Raises UsageError where the model cannot be found or read, lacks weights or a padding token, or has no head for this
+    kind of task.
     """
     if kind not in KINDS:
         raise UsageError.of("kind", kind, "is not a kind of task", f"Use one of {', '.join(KINDS)}")

@@ -4,6 +4,7 @@ from .activation import explained_variance as explained_variance
 from .activation import output_energy as output_energy
 from .activation import weight_times_input_norm as weight_times_input_norm
 from .gradient import SmoothedSensitivity as SmoothedSensitivity
+from .gradient import TripletSensitivity as TripletSensitivity
 from .gradient import sensitivity as sensitivity
 from .magnitude import rank_magnitude as rank_magnitude
 from .magnitude import update_svd as update_svd
@@ -18,4 +19,3 @@ from .select import units_that_fit as units_that_fit
 from .select import until_share as until_share
 from .threshold import hard_threshold as hard_threshold
 from .threshold import soft_threshold as soft_threshold
-from .triplet import TripletSensitivity as TripletSensitivity

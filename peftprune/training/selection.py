@@ -1,7 +1,5 @@
 """Selects the state of a run to evaluate: the best on held-out data of those that were evaluated during training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 
