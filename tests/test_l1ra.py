@@ -136,7 +136,9 @@ def test_gates_have_a_learning_rate_of_their_own(tiny_bert: Path, tmp_path: Path
 
 
 def test_rows_start_from_a_normal_distribution_and_so_do_new_ones(tiny_bert: Path, tmp_path: Path) -> None:
-    arm = make_arm("l1ra(l1=0.5,full_steps=1,gate_lr=0.1,update_share=0.21)", tmp_path, tiny_bert, budget="rank=5,steps=24")
+    arm = make_arm(
+        "l1ra(l1=0.5,full_steps=1,gate_lr=0.1,update_share=0.21)", tmp_path, tiny_bert, budget="rank=5,steps=24"
+    )
     kept: dict[str, Any] = {"new": []}
 
     def built(model: Any, sites: Any, trainer: Any) -> None:
