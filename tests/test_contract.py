@@ -56,6 +56,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dora": {},
     "vera": {"rank": 16},
     "eva": {"sample": 0.25},
+    "gora": {"batches": 2},
     "peft:ia3": {},
     "peft:prefix-tuning": {"num_virtual_tokens": 4},
     "peft:p-tuning": {"num_virtual_tokens": 4, "encoder_hidden_size": 16},

@@ -64,6 +64,9 @@ def check_run(args: Any, state: Any, phases: Sequence[PhaseRange], *, resumed: b
         problem = f"steps were made without this callback: the checkpoint has no {STATE_FILE}"
         cure = "Resume from an older checkpoint, with the callback in callbacks=[...]"
         raise UsageError.of("resume_from_checkpoint", state.global_step, problem, cure)
+    if args.fp16 and any(r.phase.kind == "gradient" for r in phases):
+        problem = "scales the gradients that the method reads"
+        raise UsageError.of("fp16", True, problem, "Use bf16, or float32")
     if args.fp16 and not args.max_grad_norm and any(r.phase.kind == "forward" for r in phases):
         problem, cure = "lets float16 scaling meet steps without gradients", "Set it to 1.0, or use bf16"
         raise UsageError.of("max_grad_norm", 0, problem, cure)

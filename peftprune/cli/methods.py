@@ -43,7 +43,7 @@ def _planned(plan: Mapping[str, Any], signals: Sequence[str]) -> tuple[str, str,
         return f"cannot be planned: {plan['error']}", "–", "–"
     total = sum(p["steps"] for p in plan["phases"])
     phases = [
-        f"{p['name']} {p['steps'] / total:.0%}" + (" (no training)" if p["kind"] == "forward" else "")
+        f"{p['name']} {p['steps'] / total:.0%}" + (" (no training)" if p["kind"] != "train" else "")
         for p in plan["phases"]
     ]
     uses = [*signals, *(word for word in ("penalty", "multipliers") if plan[word])]

@@ -21,8 +21,9 @@ class Phase:
         name: shown in tables and ledgers.
         share: 0 < share ≤ 1.
         passes: passes over the phase's data (1.0 = each example once), above 0.
-        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics. Both
-            are charged to the budget.
+        kind: "train" updates weights; "forward" runs the model in eval mode without gradients, for statistics;
+            "gradient" computes gradients as training does, for statistics, and updates nothing. All are charged to the
+            budget.
         data: "all", or a fraction in (0, 1): a stratified sample of the training set, the same in every phase that
             names the same fraction.
         restart_schedule: the learning-rate schedule, warm-up included, begins anew with this phase.
@@ -33,7 +34,7 @@ class Phase:
     name: str
     share: float | None = None
     passes: float | None = None
-    kind: Literal["train", "forward"] = "train"
+    kind: Literal["train", "forward", "gradient"] = "train"
     data: float | Literal["all"] = "all"
     restart_schedule: bool = False
     reset_optimizer: bool = False

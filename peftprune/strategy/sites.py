@@ -113,6 +113,14 @@ class Site:
         return None if gate is None else gate.detach()
 
     @property
+    def base_weight(self) -> Tensor:
+        """(d_out, d_in): the frozen weight that the update is added to, dequantised."""
+        from peft.utils.integrations import dequantize_module_weight
+
+        weight = dequantize_module_weight(self._layer.get_base_layer()).detach()
+        return weight.T if self._layer.fan_in_fan_out else weight
+
+    @property
     def grad_A(self) -> Tensor | None:
         """(rank, d_in), or None where there is no gradient."""
         return None if self.is_dropped else self._lora_A.weight.grad

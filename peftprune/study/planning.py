@@ -91,7 +91,7 @@ class ArmPlan:
         if final == 0:
             return 1.0
         spent = sum(
-            r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1.0 if r.phase.kind == "train" else 1 / 3)
+            r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1 / 3 if r.phase.kind == "forward" else 1.0)
             for i, r in enumerate(self.phases)
         )
         return spent / (final * self.phases[-1].stop)

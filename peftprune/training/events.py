@@ -7,6 +7,7 @@ of this package and the callback for any other trainer (`peftprune.callback.even
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -98,7 +99,11 @@ class PruningEvents(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         assert self._collectors is not None
-        self.method.observe(self._view(state.global_step, self._collectors.take()))
+        view = self._view(state.global_step, self._collectors.take())
+        self.method.observe(view)
+        if view.phase.phase.kind == "gradient":
+            # An optimizer passes over tensors without a gradient.
+            kwargs["model"].zero_grad()
 
     def on_optimizer_step(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._plan = self.method.plan_for(kwargs["model"], self._view(state.global_step))
@@ -210,14 +215,17 @@ class PruningEvents(TrainerCallback):
 
     def _charge(self, step: int, current: PhaseRange) -> None:
         samples, tokens, padded = self._step_cost(step)
-        train = current.phase.kind == "train"
-        base, adapter = self._base_cost.step_flops(padded, padded / samples, self.sites, train or self._full_steps)
+        kind, cost = current.phase.kind, self._base_cost
+        if kind == "gradient":
+            cost = replace(cost, backward="weights")
+        full = kind != "forward" or self._full_steps
+        base, adapter = cost.step_flops(padded, padded / samples, self.sites, full)
         ledger = self.ledger
         ledger.peak_params = max(ledger.peak_params, stored_parameters(self.sites))
         ledger.steps += 1
         ledger.samples += samples
         ledger.tokens += tokens
-        ledger.forward_only_samples += 0 if train else samples
+        ledger.forward_only_samples += samples if kind == "forward" else 0
         ledger.base_flops += base
         ledger.adapter_flops += adapter
 

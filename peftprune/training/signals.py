@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from peftprune.errors import RunError
 from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import Site, SiteSet
-from peftprune.training.distributed import sum_over_processes
+from peftprune.training.distributed import sum_over_processes, world_size
 
 _OF_OUTPUTS = frozenset({Signal.OUTPUT_ENERGY, Signal.DELTA_GRADIENT})
 
@@ -85,6 +85,10 @@ class Collectors:
                 )
         if Signal.INPUT_NORM in found:
             found[Signal.INPUT_NORM] = {name: total.sqrt() for name, total in found[Signal.INPUT_NORM].items()}
+        if Signal.DELTA_GRADIENT in found:
+            # As the adapters' gradients are averaged.
+            means = {name: total / world_size() for name, total in found[Signal.DELTA_GRADIENT].items()}
+            found[Signal.DELTA_GRADIENT] = means
         return found
 
     def remove(self) -> None:

@@ -4,7 +4,8 @@ Per optimizer step, with the hook that calls each event:
 
     on_step_begin           strategy.before_step, strategy.penalty; collectors start
       per micro-batch:      forward (collectors sum) → loss → backward
-                            (in a forward-only phase: forward in eval mode, no gradients)
+                            (in a forward-only phase: forward in eval mode, no gradients; in a gradient phase:
+                            gradients that are discarded after observe)
       clip gradients
     on_pre_optimizer_step   strategy.observe          clipped gradients, this step's signals
       optimizer.step
@@ -160,7 +161,7 @@ class PruningTrainer(Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        if phase_at(self.pruning.phases, self.state.global_step).phase.kind == "train":
+        if phase_at(self.pruning.phases, self.state.global_step).phase.kind != "forward":
             return super().training_step(model, inputs, num_items_in_batch)
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():

@@ -1,0 +1,140 @@
+"""GoRA and the gradient phase before training, against a slow twin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from peftprune.callback.compatibility import check_run
+from peftprune.errors import RunError, UsageError
+from peftprune.methods.gora import GoRA
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.phases import phase_ranges
+from peftprune.strategy.sites import SiteShape, rank_cost
+from tests.helpers import make_arm
+from tests.reference import gora as slow
+from tests.spies import digest
+from tests.test_methods import run_watched
+
+TARGETS = ["query", "intermediate.dense", "output.dense"]
+
+
+def view_of(shapes: list[SiteShape], params: int) -> Any:
+    sites = {s.name: SimpleNamespace(shape=s) for s in shapes}
+    return SimpleNamespace(sites=sites, budget=ArmBudget(params, 100, 100, 1))
+
+
+@pytest.mark.parametrize("sign", ["released", "descent"])
+def test_ranks_and_start_are_those_of_the_slow_twin(sign: str, tiny_bert: Path, tmp_path: Path) -> None:
+    spec = f"gora(batches=2,sign={sign!r})"
+    arm = make_arm(spec, tmp_path, tiny_bert, budget="params=3001,steps=24", target_modules=TARGETS)
+    inputs: dict[str, torch.Tensor] = {}
+    sums: dict[str, Any] = {}
+    kept: dict[str, Any] = {"tensors": []}
+
+    def built(model: Any, sites: Any, trainer: Any) -> None:
+        kept.update(sites=sites, trainer=trainer, model=model)
+        for name in sites:
+            layer = model.get_submodule(f"base_model.model.{name}")
+
+            def hook(module: Any, args: Any, out: torch.Tensor, name: str = name) -> None:
+                inputs[name] = args[0].detach()
+                if out.requires_grad and "after" not in kept:
+                    out.register_hook(lambda g: collect(name, g))
+
+            layer.register_forward_hook(hook)
+
+    def collect(name: str, gradient: torch.Tensor) -> None:
+        found = torch.einsum("bto,bti->oi", gradient.double(), inputs[name].double()).numpy()
+        sums[name] = sums.get(name, 0) + found
+
+    def look(view: Any) -> None:
+        state = kept["trainer"].optimizer.state
+        kept["tensors"].append(digest([*kept["model"].parameters(), *(v for s in state.values() for v in s.values())]))
+
+    def after(step: int) -> None:
+        if step == 2:
+            kept["after"] = {n: (s.A.double().numpy(), s.B.double().numpy()) for n, s in kept["sites"].items()}
+
+    run_watched(arm, {"built": built, "before_step": look}, after)
+    assert kept["trainer"].pruning.ledger.forward_only_samples == 0
+    # Two steps without an update, of which the second ends with new adapters.
+    assert [a == b for a, b in pairwise(kept["tensors"])][:3] == [True, False, False]
+    shapes, sites = arm.plan.shapes, kept["sites"]
+    uniform = arm.plan.budget.solve(shapes)
+    means = {n: sums[n] / 2 for n in sums}
+    weights = [
+        slow.importance(sites[s.name].base_weight.tolist(), means[s.name].tolist()) / s.unit_cost for s in shapes
+    ]
+    expected = slow.ranks(
+        weights,
+        [s.unit_cost for s in shapes],
+        [max(1, uniform[s.name] // 2) for s in shapes],
+        [min(4 * uniform[s.name], s.max_rank) for s in shapes],
+        [s.max_rank for s in shapes],
+        arm.plan.budget.params,
+    )
+    assert [len(kept["after"][s.name][0]) for s in shapes] == expected
+    assert max(expected) - min(expected) > 1
+    for name, (A, B) in kept["after"].items():
+        wanted = slow.start_of_B(means[name], A, 0.05, sites[name].scaling) * (1 if sign == "released" else -1)
+        np.testing.assert_allclose(B, wanted, rtol=1e-3, atol=1e-5 * abs(wanted).max())
+
+
+def test_limits_hold_and_the_budget_is_met() -> None:
+    shapes = [SiteShape(f"s{i}", i, "k", 20 + 3 * i, 30) for i in range(7)]
+    rng = np.random.default_rng(0)
+    for case in range(60):
+        method = GoRA(least=float(rng.choice([0, 0.5, 1])), most=float(rng.choice([1.0, 2.0, 4.0])))
+        view = view_of(shapes, int(rng.integers(400, 6000)))
+        uniform = view.budget.solve(shapes)
+        weights = {s.name: float(w) for s, w in zip(shapes, rng.lognormal(0, 3, 7), strict=True)}
+        weights["s3"] = weights["s3"] if case % 2 else 0.0
+        found = method.ranks(weights, view)
+        left = view.budget.params - rank_cost(found, shapes)
+        assert 0 <= left < min((s.unit_cost for s in shapes if found[s.name] < s.max_rank), default=left + 1)
+        assert all(rank >= max(1, int(method.config.least * uniform[n])) for n, rank in found.items())
+        if case % 2:
+            least = [max(1, int(method.config.least * uniform[s.name])) for s in shapes]
+            most = [min(s.max_rank, round(method.config.most * uniform[s.name])) for s in shapes]
+            costs, caps = [s.unit_cost for s in shapes], [s.max_rank for s in shapes]
+            assert list(found.values()) == slow.ranks(
+                list(weights.values()), costs, least, most, caps, view.budget.params
+            )
+
+
+def test_the_probe_is_at_most_a_tenth_of_the_run() -> None:
+    for total, steps in ((1000, 32), (100, 10), (5, 1)):
+        budget = ArmBudget(1000, total, 10_000, 8)
+        assert [r.steps for r in phase_ranges(GoRA().phases(budget), budget)] == [steps, total - steps]
+
+
+def test_a_conv1d_shows_its_weight_as_the_update_has_it(tiny_models: dict[str, Path], tmp_path: Path) -> None:
+    arm = make_arm("gora", tmp_path, tiny_models["gpt2"], target_modules=["c_attn"])
+    _, sites, _ = arm.build()
+    for site in sites.values():
+        assert site.base_weight.shape == (site.d_out, site.d_in)
+        assert torch.equal(site.base_weight.T, site._layer.get_base_layer().weight)
+
+
+def test_gradients_that_are_zero_are_named() -> None:
+    view = view_of([SiteShape("s", 0, "k", 4, 4)], 8)
+    view.phase = SimpleNamespace(name="probe", steps=1)
+    view.sites["s"] = SimpleNamespace(shape=view.sites["s"].shape, base_weight=torch.ones(4, 4), unit_cost=8)
+    method = GoRA()
+    method.sums = {"s": torch.zeros(4, 4)}
+    with pytest.raises(RunError, match=r"^gora: the gradients of the probe are zero or not finite"):
+        method.end_phase(view)
+
+
+def test_scaled_gradients_are_refused() -> None:
+    phases: Any = [SimpleNamespace(phase=GoRA().phases(ArmBudget(8, 100, 100, 1))[0])]
+    state: Any = SimpleNamespace(is_hyper_param_search=False, global_step=0)
+    with pytest.raises(UsageError, match=r"^fp16: True scales the gradients"):
+        check_run(SimpleNamespace(fp16=True, max_grad_norm=1.0), state, phases, resumed=False)
