@@ -91,7 +91,7 @@ class Observed:
             "grow ranks": any(n > 0 for n in plan.grow.values()),
             "share adapters": any(len(group) > 1 for group in plan.share),
             "zero entries": any(bool(mask.any()) for mask in masks),
-            "set values": bool(plan.assign),
+            "set values": bool(plan.assign or plan.rotate),
             "restart adapters": bool(plan.reinit),
         }
         if any(found.values()):

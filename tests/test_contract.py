@@ -44,6 +44,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "shuffled": {"of": "prilora"},
     "transplant": {"of": "prilora"},
     "svd": {"initial_rank": 16},
+    "squeeze": {"initial_rank": 16, "squeezes": 3},
     "sora": {"initial_rank": 8, "threshold": 0.02, "script_steps": 1},
     "weightlora": {"weight_lr": 1.0},
     "dylora": {"initial_rank": 6},

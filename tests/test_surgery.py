@@ -601,7 +601,7 @@ def test_drawing_new_rows_needs_a_generator(model_and_sites, plan):
 @st.composite
 def steps(draw):
     """Three choices from which the test makes plans that fit the sites as they are then."""
-    kinds = st.sampled_from(["keep", "grow", "drop", "reinit", "share", "zero", "assign", "train"])
+    kinds = st.sampled_from(["rotate", "keep", "grow", "drop", "reinit", "share", "zero", "assign", "train"])
     return draw(st.lists(st.tuples(kinds, st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=8))
 
 
@@ -613,6 +613,8 @@ def fitting_plan(sites, kind, a, b):
         return PruningPlan()
     name = names[a % len(names)]
     site = sites[name]
+    if kind == "rotate":
+        return PruningPlan(rotate={name: tuple(torch.randn(2, site.rank, site.rank, generator=rng(b)))})
     if kind == "keep":
         return PruningPlan(keep={name: sorted({b % site.rank, b // 7 % site.rank})})
     if kind == "grow":

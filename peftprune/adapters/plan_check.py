@@ -10,16 +10,16 @@ from peftprune.errors import RunError
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import SiteSet
 
-Kind = Literal["drop", "keep", "reinit", "share", "grow", "assign", "zero"]
+Kind = Literal["drop", "rotate", "keep", "reinit", "share", "grow", "assign", "zero"]
 
 
 @dataclass(frozen=True)
 class Change:
     """One change to the tensors of sites: one site, or every site of a tied group.
 
-    `kind` is the part of the plan; "share" gives every site the tensors of the first one. `value` holds the indices
-    that stay ("keep"), the new rank ("reinit"), the number of new components ("grow"), or values or masks by tensor
-    name ("assign", "zero").
+    `kind` is the part of the plan; "share" gives every site the tensors of the first one. `value` holds two matrices
+    ("rotate"), the indices that stay ("keep"), the new rank ("reinit"), the number of new components ("grow"), or
+    values or masks by tensor name ("assign", "zero").
     """
 
     kind: Kind
@@ -33,7 +33,17 @@ def resolve_plan(sites: SiteSet, plan: PruningPlan) -> list[Change]:
     Rank indices refer to what the sites show, masks and values to what the plan's earlier parts leave. Raises RunError,
     naming the part of the plan, the site and the cure.
     """
-    named = [plan.keep, plan.zero, plan.grow, plan.reinit, plan.assign, plan.drop, plan.scores, *plan.share]
+    named = [
+        plan.rotate,
+        plan.keep,
+        plan.zero,
+        plan.grow,
+        plan.reinit,
+        plan.assign,
+        plan.drop,
+        plan.scores,
+        *plan.share,
+    ]
     for name in (n for part in named for n in part):
         if name not in sites:
             raise RunError(f"plan: {name!r} is not a site. Take names from view.sites")
@@ -54,6 +64,11 @@ class _Resolver:
     def resolve(self, plan: PruningPlan) -> list[Change]:
         for name in filter(self.ranks.get, plan.drop):
             self._drop(name)
+        for name, group, matrices in self._entries(plan.rotate, alike=False):
+            shape = (self.ranks[name], self.ranks[name])
+            if self.sites[name].gate is not None or any(matrix.shape != shape for matrix in matrices):
+                raise RunError(f"plan.rotate[{name!r}]: takes two matrices of shape {shape}, at a site without a gate")
+            self._change("rotate", group, self.ranks[name], matrices)
         for name, group, indices in self._entries({n: tuple(kept) for n, kept in plan.keep.items()}):
             last = self.ranks[name] - 1
             if list(indices) != sorted(set(indices)) or (indices and not 0 <= indices[0] <= indices[-1] <= last):

@@ -25,6 +25,8 @@ from peftprune.strategy.sites import Site, SiteSet
 
 SCHEDULE_FREE = ("trains other weights than it evaluates, and a cut reaches one of them", "Use AdamW or SGD")
 """Problem and cure of a schedule-free optimizer."""
+_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+"""The states of optimizers that average or sum squares of gradients."""
 
 
 def apply_plan(
@@ -44,6 +46,8 @@ def apply_plan(
         match change.kind:
             case "drop":
                 _drop(sites, group[0], optimizer)
+            case "rotate":
+                _rotate(group[0], *change.value, optimizer)
             case "keep":
                 _keep(group, change.value, optimizer)
             case "reinit":
@@ -199,6 +203,19 @@ def _resize(site: Site, change: Callable[[Tensor, int], Tensor], optimizer: Opti
         for key, value in state.items():
             if isinstance(value, Tensor) and value.shape == old:
                 state[key] = change(value, dim)
+
+
+@torch.no_grad()
+def _rotate(site: Site, T: Tensor, S: Tensor, optimizer: Optimizer | None) -> None:
+    A, B = site._lora_A.weight, site._lora_B.weight
+    for param, turn, dual, dim in ((A, T, S.T, 0), (B, S.T, T, 1)):
+        state: dict[str, Any] = optimizer.state.get(param, {}) if optimizer is not None else {}
+        for key, tensor in {"": param, "grad": param.grad, **state}.items():
+            if isinstance(tensor, Tensor) and tensor.shape == param.shape:
+                matrix = dual if key else turn
+                # The square of a sum, without the products of different components.
+                matrix = matrix.square() if key in _SQUARES else matrix
+                tensor.copy_(torch.tensordot(matrix, tensor.to(matrix), ([1], [dim])).movedim(0, dim))
 
 
 def _keep(group: Sequence[Site], indices: Sequence[int], optimizer: Optimizer | None) -> None:

@@ -26,6 +26,7 @@ _BUILT_IN = {
     "shuffled": "peftprune.methods.controls:Shuffled",
     "transplant": "peftprune.methods.transplant:Transplant",
     "svd": "peftprune.methods.svd:SVD",
+    "squeeze": "peftprune.methods.squeeze:Squeeze",
     "adalora": "peftprune.methods.adalora:AdaLoRA",
     "adalora-peft": "peftprune.methods.adalora_peft:AdaLoRAPeft",
     "increlora": "peftprune.methods.increlora:IncreLoRA",

@@ -44,3 +44,14 @@ def update_svd(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     right, core_A = torch.linalg.qr(A.to(exact).T)
     U, S, V = torch.linalg.svd(core_B @ core_A.T, full_matrices=False)
     return left @ U, S, V @ right.T
+
+
+def balancing_rotation(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the singular values of B A, and matrices T and S, (r, r), for which T A = √Σ V and B S = U √Σ.
+
+    Components then descend in singular value, and both factors hold the same of it. Components whose singular value is
+    0 become 0. See `update_svd`.
+    """
+    U, values, V = update_svd(A, B)
+    inverse = torch.where(values > 0, values.rsqrt(), 0)
+    return values, inverse[:, None] * (U.T @ B.to(U)), (A.to(V) @ V.T) * inverse

@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 class PruningPlan:
     """A decision about the adapters. Immutable; an empty plan changes nothing.
 
-    Fields are applied in this order: drop, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank indices refer
-    to the tensors that the view showed; masks and values have the shape that the parts before them leave.
+    Fields are applied in this order: drop, rotate, keep, reinit, share, grow, assign, zero, reset_optimizer. Rank
+    indices refer to the tensors that the view showed, or to what `rotate` makes of them; masks and values have the
+    shape that the parts before them leave.
 
     Attributes:
+        rotate: site to matrices T and S, (rank, rank), for a site without a gate: A becomes T A and B becomes B S, and
+            the optimizer's moments follow as gradients do. Where S T is the identity on what B A uses, the function
+            does not change.
         keep: site to the rank components that stay, ascending; the others are cut out of A, B, gate and the
             optimizer's state. An empty list drops the site.
         zero: site to boolean masks in the tensor's shape; True entries are set to zero.
@@ -32,6 +36,7 @@ class PruningPlan:
         reason: one line for the trace.
     """
 
+    rotate: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     keep: Mapping[str, Sequence[int]] = field(default_factory=dict)
     zero: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     moments: Literal["keep", "zero"] = "keep"
@@ -47,5 +52,5 @@ class PruningPlan:
     @property
     def is_empty(self) -> bool:
         """Whether applying the plan changes nothing."""
-        parts = (self.keep, self.zero, self.grow, self.share, self.drop, self.reinit, self.assign)
+        parts = (self.rotate, self.keep, self.zero, self.grow, self.share, self.drop, self.reinit, self.assign)
         return not any(parts) and not self.reset_optimizer

@@ -83,7 +83,7 @@ def mask_plan(sites: SiteSet, plan: PruningPlan, **_: Any) -> list[Change]:
                     whole = torch.zeros_like(param, dtype=torch.bool).index_copy_(DIMENSIONS[name], alive, part)
                     param.masked_fill_(whole, 0.0)
         else:
-            pytest.skip(f"{change.kind} gives tensors new shapes, which masks cannot")
+            pytest.skip(f"{change.kind} changes what masks cannot")
     return changes
 
 
