@@ -57,6 +57,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dora": {},
     "vera": {"rank": 16},
     "eva": {"sample": 0.25},
+    "fisher": {},
     "gora": {"batches": 2},
     "peft:ia3": {},
     "peft:prefix-tuning": {"num_virtual_tokens": 4},

@@ -1,4 +1,4 @@
-"""GoRA and the gradient phase before training, against a slow twin."""
+"""GoRA, Fisher ranks and the gradient phase before training, against a slow twin."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peftprune.methods.gora import GoRA
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.phases import phase_ranges
 from peftprune.strategy.sites import SiteShape, rank_cost
-from tests.helpers import make_arm
+from tests.helpers import Arm, make_arm
 from tests.reference import gora as slow
 from tests.spies import digest
 from tests.test_methods import run_watched
@@ -30,61 +30,79 @@ def view_of(shapes: list[SiteShape], params: int) -> Any:
     return SimpleNamespace(sites=sites, budget=ArmBudget(params, 100, 100, 1))
 
 
-@pytest.mark.parametrize("sign", ["released", "descent"])
-def test_ranks_and_start_are_those_of_the_slow_twin(sign: str, tiny_bert: Path, tmp_path: Path) -> None:
-    spec = f"gora(batches=2,sign={sign!r})"
-    arm = make_arm(spec, tmp_path, tiny_bert, budget="params=3001,steps=24", target_modules=TARGETS)
+def probed(arm: Arm) -> dict[str, Any]:
+    """Trains an arm whose probe has two batches; returns their gradients by site, and factors right after the probe."""
     inputs: dict[str, torch.Tensor] = {}
-    sums: dict[str, Any] = {}
-    kept: dict[str, Any] = {"tensors": []}
+    kept: dict[str, Any] = {"gradients": {s.name: [] for s in arm.plan.shapes}, "digests": []}
 
     def built(model: Any, sites: Any, trainer: Any) -> None:
         kept.update(sites=sites, trainer=trainer, model=model)
         for name in sites:
-            layer = model.get_submodule(f"base_model.model.{name}")
 
             def hook(module: Any, args: Any, out: torch.Tensor, name: str = name) -> None:
                 inputs[name] = args[0].detach()
                 if out.requires_grad and "after" not in kept:
                     out.register_hook(lambda g: collect(name, g))
 
-            layer.register_forward_hook(hook)
+            model.get_submodule(f"base_model.model.{name}").register_forward_hook(hook)
 
     def collect(name: str, gradient: torch.Tensor) -> None:
-        found = torch.einsum("bto,bti->oi", gradient.double(), inputs[name].double()).numpy()
-        sums[name] = sums.get(name, 0) + found
+        found = torch.einsum("bto,bti->oi", gradient.double(), inputs[name].double())
+        kept["gradients"][name].append(found.numpy())
 
     def look(view: Any) -> None:
         state = kept["trainer"].optimizer.state
-        kept["tensors"].append(digest([*kept["model"].parameters(), *(v for s in state.values() for v in s.values())]))
+        kept["digests"].append(digest([*kept["model"].parameters(), *(v for s in state.values() for v in s.values())]))
 
     def after(step: int) -> None:
         if step == 2:
             kept["after"] = {n: (s.A.double().numpy(), s.B.double().numpy()) for n, s in kept["sites"].items()}
 
     run_watched(arm, {"built": built, "before_step": look}, after)
-    assert kept["trainer"].pruning.ledger.forward_only_samples == 0
-    # Two steps without an update, of which the second ends with new adapters.
-    assert [a == b for a, b in pairwise(kept["tensors"])][:3] == [True, False, False]
-    shapes, sites = arm.plan.shapes, kept["sites"]
-    uniform = arm.plan.budget.solve(shapes)
-    means = {n: sums[n] / 2 for n in sums}
-    weights = [
-        slow.importance(sites[s.name].base_weight.tolist(), means[s.name].tolist()) / s.unit_cost for s in shapes
-    ]
-    expected = slow.ranks(
+    return kept
+
+
+def ranks_of_the_twin(arm: Arm, weights: list[float], least: float, most: int) -> list[int]:
+    shapes, uniform = arm.plan.shapes, arm.plan.budget.solve(arm.plan.shapes)
+    return slow.ranks(
         weights,
         [s.unit_cost for s in shapes],
-        [max(1, uniform[s.name] // 2) for s in shapes],
-        [min(4 * uniform[s.name], s.max_rank) for s in shapes],
+        [max(1, int(uniform[s.name] * least)) for s in shapes],
+        [min(most * uniform[s.name], s.max_rank) for s in shapes],
         [s.max_rank for s in shapes],
         arm.plan.budget.params,
     )
-    assert [len(kept["after"][s.name][0]) for s in shapes] == expected
+
+
+@pytest.mark.parametrize("sign", ["released", "descent"])
+def test_ranks_and_start_are_those_of_the_slow_twin(sign: str, tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm(f"gora(sign={sign!r})", tmp_path, tiny_bert, budget="params=3001,steps=24", target_modules=TARGETS)
+    kept = probed(arm)
+    # Two steps without an update, of which the second ends with new adapters.
+    assert [a == b for a, b in pairwise(kept["digests"])][:3] == [True, False, False]
+    pruning, sampler = kept["trainer"].pruning, kept["trainer"].sampler
+    read = [sampler.cost(step) for step in range(24)]
+    cost = sum(pruning._base_cost.step_flops(n, n / size, kept["sites"], True)[0] for size, _, n in read)
+    cost += 2 * sum(n for *_, n in read[:2]) * sum(s.d_in * s.d_out for s in arm.plan.shapes)
+    assert (pruning.ledger.base_flops, pruning.ledger.forward_only_samples) == (pytest.approx(cost), 0)
+    sites, means = kept["sites"], {n: sum(found) / 2 for n, found in kept["gradients"].items()}
+    weights = [slow.importance(s.base_weight.tolist(), means[n].tolist()) / s.unit_cost for n, s in sites.items()]
+    expected = ranks_of_the_twin(arm, weights, 0.5, 4)
+    assert [len(A) for A, _ in kept["after"].values()] == expected
     assert max(expected) - min(expected) > 1
     for name, (A, B) in kept["after"].items():
         wanted = slow.start_of_B(means[name], A, 0.05, sites[name].scaling) * (1 if sign == "released" else -1)
         np.testing.assert_allclose(B, wanted, rtol=1e-3, atol=1e-5 * abs(wanted).max())
+
+
+def test_fisher_ranks_are_those_of_the_slow_twin(tiny_bert: Path, tmp_path: Path) -> None:
+    arm = make_arm("fisher", tmp_path, tiny_bert, budget="params=3001,steps=24", target_modules=TARGETS)
+    kept = probed(arm)
+    weights = [sum(slow.mean_square(g.tolist()) for g in found) / 2 for found in kept["gradients"].values()]
+    expected = ranks_of_the_twin(arm, weights, 0, 2)
+    assert [len(A) for A, _ in kept["after"].values()] == expected
+    assert max(expected) - min(expected) > 1
+    assert not any(B.any() for _, B in kept["after"].values())
 
 
 def test_limits_hold_and_the_budget_is_met() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from peftprune.methods.gradient_probe import GradientProbe
+from peftprune.methods.fisher import Fisher
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, option
 from peftprune.strategy.sites import Site, SiteShape
@@ -33,25 +33,22 @@ class GoRAConfig(Options):
     sign: str = option("released", "authors' code", choices=("released", "descent"), help=
         "'released' starts B along the gradient, as the code does, which raises the loss to first order; 'descent' "
         "starts it against the gradient (convention)")  # fmt: skip
-    lr_ratio: float = option(16.0, "authors' code", gt=0, help=
-        "learning rate of B over that of A")  # fmt: skip
+    lr_ratio: float = option(16.0, "authors' code", gt=0, help="learning rate of B over that of A")
 
 
-class GoRA(GradientProbe):
+class GoRA(Fisher):
     """Allocates ranks by weight times gradient, and starts B from the gradient.
 
-    Before training, the gradients G of the frozen weights W are averaged over batches in training mode, without an
-    update (authors' code). The importance of a site is the mean of |W · G| over its entries, and sites get parameters
-    in proportion to it, within limits (authors' code). The code rounds every site down and clips it on its own, and so
-    misses the budget; here the limits hold while a common factor is found, and the remainder goes to the largest
-    fractions (convention). Where the limits leave units unspent, ranks grow past them (convention). A is random, and B
-    is γ √(d_in / rank) G A⁺ over the scaling, so that the first update is the part of the gradient that A can hold
-    (authors' code).
+    The gradients G of the frozen weights W are averaged over batches as in `fisher` (authors' code). The importance of
+    a site is the mean of |W · G| over its entries, and sites get parameters in proportion to it, within limits
+    (authors' code). The code rounds every site down and clips it on its own, and so misses the budget; here the limits
+    hold while a common factor is found that spends it (convention). A is random, and B is γ √(d_in / rank) G A⁺ over
+    the scaling, so that the first update is the part of the gradient that A can hold (authors' code).
 
     The forward factor is α / √rank at each site in the authors' code. Here the scaling is the run's at every site
-    (convention), and B starts so that the first update does not depend on it. The probe is charged to the training
-    budget, and holds one gradient for every adapted weight in memory. Under `budget="paper"` the rank is 8 and the
-    scaling 16 / √8, as in the authors' scripts for a site of the mean rank.
+    (convention), and the first update does not depend on it. The probe holds one gradient for every adapted weight in
+    memory. Under `budget="paper"` the rank is 8 and the scaling 16 / √8, as in the authors' scripts for a site of the
+    mean rank.
 
     Scores in the trace: each site's share of the sum of importances over unit costs, to which ranks are proportional.
     """
@@ -64,7 +61,7 @@ class GoRA(GradientProbe):
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         groups = default_groups(B=ParameterGroup(lr_scale=self.config.lr_ratio))
-        return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True, groups=groups)
+        return replace(super().spec(sites, budget), groups=groups)
 
     def paper(self) -> PaperSettings:
         return PaperSettings(rank=8, scaling=16 / 8**0.5)
@@ -82,5 +79,4 @@ class GoRA(GradientProbe):
 
         A = init_lora_A(rank, site.d_in, view.rng).to(mean)
         length = self.config.gamma * (site.d_in / rank) ** 0.5 / site.scaling
-        B = mean @ torch.linalg.pinv(A) * (length if self.config.sign == "released" else -length)
-        return {"A": A, "B": B}
+        return {"A": A, "B": mean @ torch.linalg.pinv(A) * (length if self.config.sign == "released" else -length)}

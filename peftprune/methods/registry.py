@@ -36,6 +36,7 @@ _BUILT_IN = {
     "dylora": "peftprune.methods.dylora:DyLoRA",
     "l1ra": "peftprune.methods.l1ra:L1RA",
     "eva": "peftprune.methods.eva:EVA",
+    "fisher": "peftprune.methods.fisher:Fisher",
     "gora": "peftprune.methods.gora:GoRA",
     "head-only": "peftprune.methods.without_lora:HeadOnly",
     "full": "peftprune.methods.without_lora:Full",

@@ -47,7 +47,7 @@ class Squeeze(SVD):
     """
 
     name = "squeeze"
-    source = "LoRA-Squeeze, 2026, arXiv 2602.10993"
+    source = "Vulić et al., 2026, arXiv 2602.10993 (LoRA-Squeeze)"
     decides = ("repeatedly",)
     actions = ("cut ranks", "set values")
     Config = SqueezeConfig

@@ -27,7 +27,7 @@ class SVD(RankPruningStrategy):
     descending order until the budget is spent, so a site may end at any rank, 0 included. A singular value that costs
     more than is left is skipped, and cheaper ones below it are still taken. The remaining factors are U √S and √S V of
     the truncated update. Singular values come from the factors (QR), never from ΔW itself. The truncation is the best
-    approximation of each update in the Frobenius norm (Eckart and Young, 1936).
+    approximation of each update in the Frobenius norm (Eckart and Young, 1936). PARA (arXiv 2604.27796) prunes so.
 
     Scores in the trace: for each site, the Frobenius norm of its update before the truncation; components are numbered
     in descending order of singular value.

@@ -7,7 +7,6 @@ of this package and the callback for any other trainer (`peftprune.callback.even
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -215,11 +214,13 @@ class PruningEvents(TrainerCallback):
 
     def _charge(self, step: int, current: PhaseRange) -> None:
         samples, tokens, padded = self._step_cost(step)
-        kind, cost = current.phase.kind, self._base_cost
-        if kind == "gradient":
-            cost = replace(cost, backward="weights")
+        kind, share = current.phase.kind, self._base_cost.stream_share
         full = kind != "forward" or self._full_steps
-        base, adapter = cost.step_flops(padded, padded / samples, self.sites, full)
+        base, adapter = self._base_cost.step_flops(padded, padded / samples, self.sites, full)
+        if kind == "gradient":
+            # The gradients of the adapted weights themselves.
+            weights = sum(s.d_in * s.d_out * share.get(s.shape.stream, 1.0) for s in self.sites.values())
+            base += 2.0 * padded * weights
         ledger = self.ledger
         ledger.peak_params = max(ledger.peak_params, stored_parameters(self.sites))
         ledger.steps += 1

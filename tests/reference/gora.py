@@ -1,4 +1,4 @@
-"""GoRA the slow way: entry by entry, in exact fractions where it can be."""
+"""GoRA and Fisher ranks the slow way: entry by entry, in exact fractions where it can be."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ def importance(weight: list[list[float]], gradient: list[list[float]]) -> float:
         abs(w * g) for row, other in zip(weight, gradient, strict=True) for w, g in zip(row, other, strict=True)
     ]
     return sum(products) / len(products)
+
+
+def mean_square(gradient: list[list[float]]) -> float:
+    """The mean of g² over all entries."""
+    squares = [g * g for row in gradient for g in row]
+    return sum(squares) / len(squares)
 
 
 def ranks(

@@ -1,14 +1,15 @@
-"""What GoRA and Fisher ranks share: gradients of the frozen weights before training, and ranks in their proportion."""
+"""Fisher ranks: before training, ranks follow the mean squared gradient of the frozen weights. GoRA builds on it."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftprune.errors import RunError
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
@@ -20,29 +21,51 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class GradientProbe(RankPruningStrategy):
-    """Sums a statistic of ∂loss/∂W over the first batches, without an update; then sites start at ranks of their own.
+@dataclass(frozen=True)
+class FisherConfig(Options):
+    """Options of fisher."""
 
-    Their configs have `batches`, and `least` and `most`, a site's ranks as multiples of the uniform one.
+    batches: int = option(8, "authors' code", ge=1, help=
+        "batches whose gradients are read before training, at most a tenth of the run (convention)")  # fmt: skip
+    least: float = option(0.0, "authors' code", ge=0, le=1, help=
+        "a site's smallest rank as a multiple of the uniform one, but at least 1")  # fmt: skip
+    most: float = option(2.0, "authors' code", ge=1, help=
+        "a site's largest rank as a multiple of the uniform one")  # fmt: skip
+
+
+class Fisher(RankPruningStrategy):
+    """Allocates ranks in proportion to the mean squared gradient of the frozen weights.
+
+    The score of a site is the mean over its weights' entries and over batches of the squared gradient of a batch's
+    loss: the diagonal of an empirical Fisher matrix (authors' code). The model is in training mode and nothing is
+    updated; the probe is charged to the training budget. Ranks are rounded by largest remainder within limits (authors'
+    code), here at the factor that spends the budget in parameters. Where the limits leave units unspent, ranks grow
+    past them (convention). Then the adapters start afresh.
+
+    Scores in the trace: each site's share of the sum of what ranks are in proportion to.
     """
 
+    name = "fisher"
+    source = "proposals of 2026: axolotl pull request 3639, PEFT issue 3203"
     decides = ("before training",)
+    actions = ("redistribute ranks", "restart adapters")
     signals = frozenset({Signal.DELTA_GRADIENT})
+    Config = FisherConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         self.sums: dict[str, Tensor] = {}
 
-    @abstractmethod
     def statistic(self, gradient: Tensor) -> Tensor:
-        """Returns what is summed of a batch's ∂loss/∂W, (d_out, d_in)."""
+        """Returns what is averaged over batches, of the gradient of a batch's loss, (d_out, d_in)."""
+        return gradient.square().mean()
 
-    @abstractmethod
     def weights(self, sites: Mapping[str, Site], means: Mapping[str, Tensor]) -> dict[str, float]:
-        """Returns what the ranks are in proportion to, from the means of the statistic over the batches."""
+        """Returns what the ranks are in proportion to."""
+        return {name: float(means[name]) for name in sites}
 
     def start_of(self, site: Site, rank: int, mean: Tensor, view: StepView) -> dict[str, Tensor]:
-        """Returns initial values of the site at its rank; without any, A is random and B zero."""
+        """Returns the site's initial values; without any, A is random and B zero."""
         return {}
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -83,7 +106,7 @@ class GradientProbe(RankPruningStrategy):
         shapes = [site.shape for site in view.sites.values()]
         uniform = view.budget.solve(shapes)
         least = {n: max(1, int(self.config.least * uniform[n])) for n in uniform}
-        most = {s.name: min(s.max_rank, max(1, round(self.config.most * uniform[s.name]))) for s in shapes}
+        most = {s.name: min(s.max_rank, round(self.config.most * uniform[s.name])) for s in shapes}
         low, high = 0.0, max(most[n] / w for n, w in weights.items() if w > 0)
         targets: dict[str, float] = dict(least)
         for _ in range(200):
