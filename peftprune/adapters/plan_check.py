@@ -33,18 +33,8 @@ def resolve_plan(sites: SiteSet, plan: PruningPlan) -> list[Change]:
     Rank indices refer to what the sites show, masks and values to what the plan's earlier parts leave. Raises RunError,
     naming the part of the plan, the site and the cure.
     """
-    named = [
-        plan.rotate,
-        plan.keep,
-        plan.zero,
-        plan.grow,
-        plan.reinit,
-        plan.assign,
-        plan.drop,
-        plan.scores,
-        *plan.share,
-    ]
-    for name in (n for part in named for n in part):
+    named = [plan.drop, plan.rotate, plan.keep, plan.reinit, plan.grow, plan.assign, plan.zero, plan.scores]
+    for name in (n for part in (*named, *plan.share) for n in part):
         if name not in sites:
             raise RunError(f"plan: {name!r} is not a site. Take names from view.sites")
     return _Resolver(sites).resolve(plan)

@@ -47,7 +47,7 @@ def apply_plan(
             case "drop":
                 _drop(sites, group[0], optimizer)
             case "rotate":
-                _rotate(group[0], *change.value, optimizer)
+                _rotate(group[0], change.value, optimizer)
             case "keep":
                 _keep(group, change.value, optimizer)
             case "reinit":
@@ -206,8 +206,8 @@ def _resize(site: Site, change: Callable[[Tensor, int], Tensor], optimizer: Opti
 
 
 @torch.no_grad()
-def _rotate(site: Site, T: Tensor, S: Tensor, optimizer: Optimizer | None) -> None:
-    A, B = site._lora_A.weight, site._lora_B.weight
+def _rotate(site: Site, matrices: tuple[Tensor, Tensor], optimizer: Optimizer | None) -> None:
+    (T, S), A, B = matrices, site._lora_A.weight, site._lora_B.weight
     for param, turn, dual, dim in ((A, T, S.T, 0), (B, S.T, T, 1)):
         state: dict[str, Any] = optimizer.state.get(param, {}) if optimizer is not None else {}
         for key, tensor in {"": param, "grad": param.grad, **state}.items():

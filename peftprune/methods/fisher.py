@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune.errors import RunError
+from peftprune.strategy.actions import Action
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -48,9 +49,9 @@ class Fisher(RankPruningStrategy):
     name = "fisher"
     source = "proposals of 2026: axolotl pull request 3639, PEFT issue 3203"
     decides = ("before training",)
-    actions = ("redistribute ranks", "restart adapters")
+    actions: ClassVar[tuple[Action, ...]] = ("redistribute ranks", "restart adapters")
     signals = frozenset({Signal.DELTA_GRADIENT})
-    Config = FisherConfig
+    Config: ClassVar[type] = FisherConfig
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from peftprune import scoring
 from peftprune.methods.global_cut import cut_to_budget
+from peftprune.strategy.actions import Action, Decides
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option
@@ -35,9 +37,9 @@ class SVD(RankPruningStrategy):
 
     name = "svd"
     source = "control: truncation after training"
-    decides = ("at the end",)
-    actions = ("cut ranks", "redistribute ranks", "set values")
-    Config = SVDConfig
+    decides: ClassVar[tuple[Decides, ...]] = ("at the end",)
+    actions: ClassVar[tuple[Action, ...]] = ("cut ranks", "redistribute ranks", "set values")
+    Config: ClassVar[type] = SVDConfig
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)

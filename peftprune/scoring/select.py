@@ -30,7 +30,7 @@ def lowest_mask(scores: Tensor, n: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, True)
 
 
-def share_held(scores: Tensor, held: Tensor) -> float:
+def share_held(scores: Tensor, held: Tensor | slice) -> float:
     """Returns the share of the total score (each at least 0) in the held entries; 0.0 where every score is 0."""
     total = float(scores.sum())
     return float(scores[held].sum()) / total if total > 0 else 0.0
