@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FisherConfig(Options):
-    """Options of fisher."""
-
     batches: int = option(8, "authors' code", ge=1, help=
         "batches whose gradients are read before training, at most a tenth of the run (convention)")  # fmt: skip
     least: float = option(0.0, "authors' code", ge=0, le=1, help=
@@ -52,6 +50,7 @@ class Fisher(RankPruningStrategy):
     actions: ClassVar[tuple[Action, ...]] = ("redistribute ranks", "restart adapters")
     signals = frozenset({Signal.DELTA_GRADIENT})
     Config: ClassVar[type] = FisherConfig
+    state_names = ("sums",)
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
@@ -119,9 +118,3 @@ class Fisher(RankPruningStrategy):
                 low, targets = level, found
         # The solver rounds, and spends what the limits leave.
         return view.budget.solve(shapes, targets)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"sums": dict(self.sums)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums = dict(state["sums"])

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GoRAConfig(Options):
-    """Options of GoRA."""
-
     batches: int = option(32, "authors' code", ge=1, help=
         "batches whose gradients are averaged before training, at most a tenth of the run (convention); the scripts "
         "have 64 for T5")  # fmt: skip

@@ -1,7 +1,5 @@
 """LoRA-Squeeze: trains at a large rank, truncates every site to the budget's rank by SVD, and trains on."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,8 +16,6 @@ from peftprune.strategy.view import StepView
 
 @dataclass(frozen=True)
 class SqueezeConfig(SVDConfig):
-    """Options of squeeze."""
-
     mode: str = option("in", "convention", choices=("post", "continued", "in"), help=
         "'post' truncates after training; 'continued' once, and trains on with a fresh schedule; 'in' several times "
         "during training. The paper has all three")  # fmt: skip
