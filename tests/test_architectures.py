@@ -238,7 +238,7 @@ def test_base_cost_keeps_streams_apart():
 
 def test_imports_are_light():
     code = (
-        "import sys, peftprune.models.load, peftprune.plots, peftprune.models.layers;"
+        "import sys, peftprune.models.load, peftprune.models.layers;"
         "print({'torch', 'transformers', 'matplotlib', 'pandas', 'numpy'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import name
 from peftprune.plots.labels import fit
 from peftprune.plots.style import LINE_SPACING, PAGE_WIDTH, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
 from peftprune.plots.validation import column, not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
 _NAME_WIDTH = 1.6  # inches at either side
 _GAP = 0.45  # between two names, in lines of text
@@ -25,8 +25,6 @@ def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> l
     Each group of two or more is (lowest, highest) average rank, ascending; none lies within another. Ranks that are NaN
     are left out. Raises UsageError where the critical difference is below 0.
     """
-    import numpy as np
-
     if not critical_difference >= 0:
         cure = "Give at least 0, such as the result of peftprune.stats.critical_difference"
         raise UsageError.of("critical_difference", critical_difference, "is negative or missing", cure)
@@ -59,8 +57,6 @@ def average_rank_diagram(
     Raises:
         UsageError: there is no label, lengths differ, a rank is outside 1 … n, or the critical difference is negative.
     """
-    import numpy as np
-
     not_empty("labels", labels)
     n = len(labels)
     ranks = column("average_ranks", average_ranks, n)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
 from peftprune.plots.labels import within
 from peftprune.plots.style import LABEL_SIZE, TICK_SIZE, TITLE_SIZE, room
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def finish(ax: Axes, *, title: str = "", xlabel: str = "", ylabel: str = "") -> None:

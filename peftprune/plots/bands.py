@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.errors import UsageError
 from peftprune.plots.labels import fit, spread, text_width
 from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, room
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
 
 Phase = tuple[str, float, float]
 
@@ -57,8 +55,6 @@ def _in_order(phases: Sequence[Phase]) -> list[Phase]:
 
 def as_steps(steps: ArrayLike, total_steps: float | None) -> tuple[NDArray[np.float64], float]:
     """Returns the steps as floats, and the plot's end. Raises UsageError unless the steps increase up to the end."""
-    import numpy as np
-
     found = np.asarray(steps, dtype=float)
     if found.ndim != 1 or not found.size:
         raise UsageError.of("steps", found.shape, "is not a list of steps", "Give at least one step")

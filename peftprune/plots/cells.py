@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.colors import to_rgba
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.plots.axes import name
 from peftprune.plots.labels import every, short_kinds, text_width
 from peftprune.plots.style import LABEL_SIZE, LIGHT_INK, SMALLEST_TEXT, TICK_SIZE, contrasting, room
-from peftprune.plots.validation import grid, not_empty
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
-    from numpy.typing import ArrayLike, NDArray
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats, grid, not_empty
 
 _MAX_LAYER_LABELS = 13
 _MOST_LINED_ROWS = 32
@@ -44,10 +43,6 @@ def as_grid(field: str, values: ArrayLike, layer_labels: Sequence[object], kind_
 
 def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) -> QuadMesh:
     """Colours cell (row, column) over x = column … column + 1 and y = row … row + 1; NaN stays clear."""
-    import numpy as np
-    from matplotlib import colormaps
-    from matplotlib.colors import to_rgba
-
     rows, columns = values.shape
     # Thin lines separate neighbouring cells of similar value, but would hide very flat cells.
     line = to_rgba(LIGHT_INK) if rows <= _MOST_LINED_ROWS else CLEAR
@@ -66,8 +61,6 @@ def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) 
 
 def label_grid(ax: Axes, layer_labels: Sequence[object], kind_labels: Sequence[str], *, title: str = "") -> None:
     """Labels layers upwards at the left and short kinds below; labels that would touch are rotated or left out."""
-    import numpy as np
-
     width, height = room(ax)
     # The middle of cell (i, j) is at (j + 0.5, i + 0.5).
     kinds = short_kinds(kind_labels)
@@ -110,8 +103,6 @@ def write_in_cells(
 
 def hatch_cells(ax: Axes, cells: Sequence[tuple[int, int]], hatch: str, ink: str, alpha: float = 0.45) -> None:
     """Hatches cells (row, column), without lines around them."""
-    from matplotlib.collections import PolyCollection
-
     if cells:
         corners = [[(j, i), (j + 1, i), (j + 1, i + 1), (j, i + 1)] for i, j in cells]
         # The hatching takes the colour of the edges, which have no width.
@@ -126,6 +117,4 @@ def where(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 def ink_on(mesh: QuadMesh, value: float) -> str:
     """Returns the ink that is legible on the colour of `value`."""
-    import numpy as np
-
     return contrasting(mesh.to_rgba(np.array([value]))[0][:3])

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
@@ -11,10 +15,6 @@ from peftprune.plots.labels import fit, text_width
 from peftprune.plots.legends import legend_beside, legend_height
 from peftprune.plots.style import HATCHES, LINE_SPACING, PAGE_WIDTH, PALETTE, TICK_SIZE, axes_or_new, contrasting, room
 from peftprune.plots.validation import column, not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
 _NAME_WIDTH = 1.6  # inches
 _NO_RESULT = "no result"
@@ -40,8 +40,6 @@ def cost_by_phase(
     Raises:
         UsageError: there is no label or phase, lengths differ, or a cost is negative.
     """
-    import numpy as np
-
     not_empty("labels", labels)
     not_empty("phases", phases)
     n = len(labels)

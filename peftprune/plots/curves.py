@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
@@ -12,11 +17,6 @@ from peftprune.plots.legends import legend_beside, legend_height
 from peftprune.plots.overlapping_lines import marked
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, series_style
 from peftprune.plots.validation import not_empty
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 
 def learning_curves(
@@ -45,9 +45,6 @@ def learning_curves(
     Raises:
         UsageError: there is no series, steps do not increase, or a seed has more losses than there are steps.
     """
-    import numpy as np
-    from matplotlib.ticker import MaxNLocator
-
     not_empty("series", series)
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(2.8, legend_height(list(series)) + 0.5)))
     for i, (label, (steps, losses)) in enumerate(series.items()):
@@ -73,8 +70,6 @@ def learning_curves(
 
 def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     """Returns seeds × n losses, masked where they are missing or not finite."""
-    import numpy as np
-
     rows = [losses] if np.ndim(losses[0] if len(losses) else 0.0) == 0 else list(losses)
     grid: NDArray[np.float64] = np.full((len(rows), n), np.nan)
     for seed, row in enumerate(rows):
@@ -88,8 +83,6 @@ def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype
 
 def _draw_seeds(ax: Axes, index: int, label: str, at: Any, grid: Any, **style: Any) -> None:
     """Draws the mean of (seeds, n) masked values as the series of this index, and a band over their range."""
-    import numpy as np
-
     style = series_style(index) | {"linewidth": 1.1, "markersize": 4.2} | style
     ax.plot(at, grid.mean(axis=0).filled(np.nan), label=label, **style)
     if len(grid) > 1:

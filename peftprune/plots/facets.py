@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 
 from peftprune.errors import UsageError
 from peftprune.plots.labels import fit, text_width
 from peftprune.plots.legends import TEXT_WIDTH, name_entries, named
 from peftprune.plots.style import LINE_SPACING, MAX_WIDTH, TICK_SIZE, TITLE_SIZE, new_figure
 from peftprune.plots.validation import not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.legend import Legend
 
 
 def facets(titles: Sequence[str], *, width: float = 3.2, height: float = 2.4) -> tuple[Figure, list[Axes]]:

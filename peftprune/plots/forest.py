@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
 from peftprune.plots.labels import fit
 from peftprune.plots.style import GREY, LINE_SPACING, PAGE_WIDTH, PALETTE, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
-from peftprune.plots.validation import column, not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats, column, not_empty
 
 _NAME_WIDTH, _OUTCOME_WIDTH = 1.5, 1.75  # inches
 _MARKS = {
@@ -58,8 +57,6 @@ def forest(
     Raises:
         UsageError: there is no label, lengths differ, or the margin is not a number above 0.
     """
-    import numpy as np
-
     not_empty("labels", labels)
     n = len(labels)
     d, low, high = (
@@ -121,8 +118,6 @@ def forest(
 
 
 def _limits(d: Floats, low: Floats, high: Floats, limit: Floats, margin: float) -> tuple[float, float]:
-    import numpy as np
-
     values = np.concatenate([d, low, high, [0.0, margin, -margin]])
     values = values[np.isfinite(values)]
     reach = max(float(values.max() - values.min()), 1e-9)
@@ -137,9 +132,6 @@ def _limits(d: Floats, low: Floats, high: Floats, limit: Floats, margin: float) 
 
 
 def _shade(ax: Axes, limit: Floats) -> None:
-    import numpy as np
-    from matplotlib.patches import Rectangle
-
     left, right = ax.get_xlim()
     for i in (limit > 0).nonzero()[0]:
         low, high = (-limit[i], limit[i]) if np.isfinite(limit[i]) else (left, right)
@@ -148,8 +140,6 @@ def _shade(ax: Axes, limit: Floats) -> None:
 
 def _outcome(difference: float, low: float, high: float, verdict: str, lines: int) -> str:
     """Returns numbers and verdict in at most `lines` lines; the numbers are left out first, since they are drawn."""
-    import math
-
     if math.isnan(difference):
         return verdict
     digits = _digits([v for v in (difference, low, high) if math.isfinite(v)])
@@ -166,7 +156,5 @@ def _outcome(difference: float, low: float, high: float, verdict: str, lines: in
 
 def _digits(values: Sequence[float]) -> int:
     """Returns the decimals that show three significant digits of the largest value."""
-    import math
-
     largest = max(map(abs, values), default=0.0)
     return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 2

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
 from peftprune.plots.cells import (
@@ -18,14 +22,7 @@ from peftprune.plots.cells import (
     write_in_cells,
 )
 from peftprune.plots.style import arrange, axes_or_new
-from peftprune.plots.validation import in_unit_interval, largest
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.collections import QuadMesh
-    from numpy.typing import ArrayLike
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats, in_unit_interval, largest
 
 
 def rank_heatmap(
@@ -54,8 +51,6 @@ def rank_heatmap(
     Raises:
         UsageError: the shapes do not match, or there is no layer or kind.
     """
-    import numpy as np
-
     values = as_grid("ranks", ranks, layer_labels, kind_labels)
     marked = np.zeros(values.shape, bool) if shared is None else np.asarray(shared, bool)
     if marked.shape != values.shape:
@@ -115,8 +110,6 @@ def write_values(ax: Axes, mesh: QuadMesh, values: Floats, pattern: str = "{:.0f
 
     Means that are not whole numbers get a decimal, so that different cells have different numbers.
     """
-    import numpy as np
-
     if pattern == "{:.0f}" and has_decimals(values):
         pattern = "{:.1f}"
     texts = {cell: pattern.format(values[cell]).removesuffix(".0") for cell in where(~np.isnan(values))}
@@ -125,7 +118,5 @@ def write_values(ax: Axes, mesh: QuadMesh, values: Floats, pattern: str = "{:.0f
 
 def has_decimals(values: Floats) -> bool:
     """Returns whether any value is shown with a decimal."""
-    import numpy as np
-
     known = values[~np.isnan(values)]
     return bool((np.abs(known - known.round()) > 0.05).any())

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.axes import Axes as AxesClass
+from matplotlib.colorbar import Colorbar
+from matplotlib.legend import Legend
+from matplotlib.ticker import MaxNLocator
 
 from peftprune.plots.labels import fit
 from peftprune.plots.style import LABEL_SIZE, LINE_SPACING, TICK_SIZE, room
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.colorbar import Colorbar
-    from matplotlib.legend import Legend
 
 TEXT_WIDTH = 1.35  # inches for the names
 WIDTH = TEXT_WIDTH + 0.45  # inches with the marks
@@ -69,9 +70,6 @@ def legend_height(labels: Sequence[str], extra_lines: int = 0, most: int = 3) ->
 
 def colour_bar(axes: Axes | Sequence[Axes], label: str, *, integer: bool = False) -> Colorbar:
     """Adds a colour bar to the right of axes with heat maps of one colour range; whole numbers if `integer`."""
-    from matplotlib.axes import Axes as AxesClass
-    from matplotlib.ticker import MaxNLocator
-
     drawn = [axes] if isinstance(axes, AxesClass) else list(axes)
     figure = drawn[0].get_figure()
     assert figure is not None

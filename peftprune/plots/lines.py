@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from peftprune.plots.axes import finish
 from peftprune.plots.cells import as_grid
@@ -12,10 +16,6 @@ from peftprune.plots.legends import legend_beside, legend_height
 from peftprune.plots.overlapping_lines import LEGEND, draw_alternating
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, room
 from peftprune.plots.validation import largest
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
 
 def rank_lines(
@@ -38,9 +38,6 @@ def rank_lines(
     Raises:
         UsageError: the shapes do not match, or there is no layer or kind.
     """
-    import numpy as np
-    from matplotlib.ticker import MaxNLocator
-
     values = as_grid("ranks", ranks, layer_labels, kind_labels)
     layers, kinds = values.shape
     names = short_kinds(kind_labels)

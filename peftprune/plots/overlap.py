@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from peftprune.plots.axes import name
 from peftprune.plots.cells import colour_cells, hatch_cells, ink_on, where, write_in_cells
 from peftprune.plots.labels import every, fit
 from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, arrange, axes_or_new, room
 from peftprune.plots.validation import grid, in_unit_interval, not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
 _LONGEST_BELOW = 6  # characters that fit under a column; longer labels are numbered
 _LABEL_WIDTH = 1.7  # inches
@@ -34,8 +33,6 @@ def overlap_matrix(
     Raises:
         UsageError: there is no label, the shape is not n × n, or a value is outside 0 … 1.
     """
-    import numpy as np
-
     not_empty("labels", labels)
     n = len(labels)
     shares = grid("values", values, ("labels", n), ("labels", n))

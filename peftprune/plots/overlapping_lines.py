@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from peftprune.plots.style import series_style
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats
 
 LEGEND = "where values are equal,\nlines and marks alternate"
 _PIECE = 3.0  # length of a dash, in line widths
@@ -25,8 +22,6 @@ def draw_alternating(ax: Axes, x: Floats, values: Floats, labels: Sequence[str],
     Each label gets three kinds of artist: an empty one for legends, one with all its points and some of their marks,
     and its line segments. With `held` each value holds until the next point, instead of a straight line to it.
     """
-    import numpy as np
-
     corners, heights = (np.repeat(x, 2)[1:], np.repeat(values, 2, axis=0)[:-1]) if held else (x, values)
     together = [_together(heights[s], heights[s + 1]) for s in range(len(corners) - 1)]
     bearing = _bearing(values)
@@ -78,8 +73,6 @@ def marked(values: Floats, index: int, count: int) -> list[int]:
 
     A point between gaps always has a mark, since no line shows it.
     """
-    import numpy as np
-
     known: NDArray[np.bool_] = np.isfinite(values)
     if len(values) <= _MOST_MARKED:
         return [int(i) for i in known.nonzero()[0]]

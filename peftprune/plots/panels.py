@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from peftprune.errors import UsageError
 from peftprune.plots.cells import panel_size
@@ -14,12 +18,6 @@ from peftprune.plots.labels import fit, short_kinds, wrap
 from peftprune.plots.legends import colour_bar
 from peftprune.plots.style import LINE_SPACING, TICK_SIZE, TITLE_SIZE, new_figure
 from peftprune.plots.validation import largest
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 
 def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *, note: str = "") -> Figure:
@@ -36,8 +34,6 @@ def plot_rank_panels(allocation: pd.DataFrame, path: str | Path | None = None, *
     Raises:
         UsageError: a column is missing or there are no rows.
     """
-    import numpy as np
-
     missing = [column for column in ("method", "layer", "kind", "rank") if column not in allocation.columns]
     if missing or allocation.empty:
         problem = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
@@ -92,8 +88,6 @@ def _grid(
     rows: pd.DataFrame, layers: Sequence[int], kinds: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Returns (mean ranks, shared) of one method, both layers × kinds; NaN and False where there is no site."""
-    import pandas as pd
-
     shared = pd.Series(False, index=rows.index)
     if "shared_with" in rows.columns:
         shared = rows["shared_with"].notna() & (rows["shared_with"].astype(str) != "")

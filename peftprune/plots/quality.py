@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
 from peftprune.plots.labels import text_width
 from peftprune.plots.legends import WIDTH, legend_beside, legend_height
 from peftprune.plots.style import GREY, PAGE_WIDTH, axes_or_new, room, series_style
-from peftprune.plots.validation import column, not_empty
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats, column, not_empty
 
 _LOG_FROM = 4.0  # ratio of the largest to the smallest number of parameters
 _SAME = 0.02  # share of the axis within which points count as equal
@@ -67,9 +66,6 @@ def quality_against_parameters(
     Raises:
         UsageError: there is no point, lengths differ, or a number of parameters is not above 0.
     """
-    import numpy as np
-    from matplotlib.transforms import ScaledTranslation
-
     not_empty("labels", labels)
     n = len(labels)
     size, quality = column("params", params, n), column("mean", mean, n)
@@ -106,8 +102,6 @@ def quality_against_parameters(
 
 def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float) -> tuple[list[float], Floats]:
     """Sets the axis; returns each method's shift in points of type, and the places with data."""
-    import numpy as np
-
     log = bool(size.max() / size.min() > _LOG_FROM)
     ax.set_xscale("log" if log else "linear")
     at = np.log(size) if log else size
@@ -145,8 +139,6 @@ def _draw_method(
     own: NDArray[np.bool_],
     place: Any,
 ) -> None:
-    import numpy as np
-
     style = series_style(index) | {"linewidth": 1.1, "markersize": 5.0}
     at = own.nonzero()[0]
     at = at[np.argsort(size[at], kind="stable")]
@@ -162,8 +154,6 @@ def _draw_method(
 
 
 def _draw_frontier(ax: Axes, size: Floats, quality: Floats) -> None:
-    import numpy as np
-
     if not len(size):
         return
     order = np.argsort(size, kind="stable")
@@ -189,8 +179,6 @@ def _vertical(ax: Axes, values: Floats, limits: tuple[float, float] | None) -> N
 
 def _tick_budgets(ax: Axes, places: Floats, points: float) -> None:
     """Sets ticks at the budgets if they are few and far apart; labels have three digits."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: in_units(value)))
     fractions = ax.transAxes.inverted().transform(ax.transData.transform([(x, 0) for x in places]))[:, 0]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.legend import Legend
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
 from peftprune.plots.cells import (
@@ -19,13 +26,7 @@ from peftprune.plots.cells import (
 )
 from peftprune.plots.legends import WIDTH, legend_beside
 from peftprune.plots.style import DARK_INK, GREY, HATCHES, LIGHT_INK, PALETTE, arrange, axes_or_new, contrasting
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.legend import Legend
-    from numpy.typing import ArrayLike
-
-    from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats
 
 _COLOURS = PALETTE[:-1]  # black would hide the hatching
 _OWN = "#c8c8c8"
@@ -56,8 +57,6 @@ def sharing_map(
     Raises:
         UsageError: the shapes do not match, there is no layer or kind, or a group is not a whole number from −1.
     """
-    import numpy as np
-
     ids = as_grid("groups", groups, layer_labels, kind_labels)
     known = ids[~np.isnan(ids)]
     wrong = known[(known < -1) | (known != np.round(known))]
@@ -111,9 +110,6 @@ def _ink(group: int, order: dict[int, int]) -> str:
 
 
 def _colour(ax: Axes, ids: Floats, order: dict[int, int]) -> None:
-    import numpy as np
-    from matplotlib.colors import to_rgba
-
     rows, columns = ids.shape
     colours = np.zeros((rows, columns, 4))
     edges = np.zeros((rows, columns, 4))
@@ -124,8 +120,6 @@ def _colour(ax: Axes, ids: Floats, order: dict[int, int]) -> None:
 
 
 def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tuple[int, int], str]:
-    import numpy as np
-
     texts = {}
     for cell in where(ids >= 0):
         group = int(ids[cell])
@@ -138,8 +132,6 @@ def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tup
 
 def _explain(ax: Axes, ids: Floats, order: dict[int, int]) -> Legend | None:
     """Adds the legend, groups last; they are hatched later if letters do not fit."""
-    from matplotlib.patches import Patch
-
     handles: list[Any] = []
     names: list[str] = []
     if (ids == 0).any():

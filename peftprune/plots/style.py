@@ -6,11 +6,12 @@ cell must stay, so `DARK_INK` and `LIGHT_INK` are not quite black and not quite 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 # Sizes in inches (one page column is about 6.5 wide) and points.
 PAGE_WIDTH, MAX_WIDTH, MAX_HEIGHT = 6.5, 10.0, 9.0
@@ -46,9 +47,6 @@ def series_style(index: int) -> dict[str, Any]:
 
 def new_figure(size: tuple[float, float]) -> Figure:
     """Makes a figure of `size` (width, height) in inches with its own canvas, without pyplot."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -75,8 +73,6 @@ def arrange(ax: Axes) -> None:
 
 def contrasting(colour: Any) -> str:
     """Returns `DARK_INK` or `LIGHT_INK`, whichever has more contrast with the colour as WCAG 2 defines it."""
-    from matplotlib.colors import to_rgb
-
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
     luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
     # Above the geometric mean of 0.05 and 1.05, black has more contrast than white.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from peftprune.plots.axes import finish
 from peftprune.plots.bands import Phase, as_steps, name_phases, shade_phases
@@ -12,10 +15,6 @@ from peftprune.plots.legends import legend_beside, legend_height
 from peftprune.plots.overlapping_lines import LEGEND, draw_alternating
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new
 from peftprune.plots.validation import grid, largest, not_empty
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike
 
 
 def rank_over_training(
@@ -45,8 +44,6 @@ def rank_over_training(
         UsageError: there is no step or label, steps do not increase, the end lies before the last step, a phase ends
             before it starts, or the shape is not steps × labels.
     """
-    import numpy as np
-
     at, end = as_steps(steps, total_steps)
     not_empty("labels", labels)
     known = grid("values", values, ("steps", len(at)), ("labels", len(labels)))

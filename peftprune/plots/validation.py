@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from peftprune.errors import UsageError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import ArrayLike, NDArray
-
-    Floats = NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 def not_empty(field: str, values: Sequence[object] | Any) -> None:
@@ -51,7 +50,5 @@ def largest(values: Floats) -> float:
 
 
 def _floats(values: ArrayLike) -> Floats:
-    import numpy as np
-
     found: Floats = np.ma.filled(np.ma.asarray(values, dtype=float), np.nan)
     return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from peftprune import plots
 from peftprune.analysis.frames import Frames
@@ -18,10 +19,6 @@ from peftprune.analysis.tuning import expected_best, half_decades, trial_means
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.report.findings import in_words
 from peftprune.study.stored_study import StoredStudy
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 KINDS: Mapping[str, str] = {
     "ranks": "Final ranks, mean of the seeds",

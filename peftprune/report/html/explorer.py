@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from peftprune.analysis.frames import Frames
 from peftprune.plots.labels import short_kinds
@@ -80,9 +82,6 @@ def _event(event: dict[str, Any], number: dict[str, int]) -> dict[str, Any]:
 
 
 def _colours(ranks: list[int]) -> tuple[tuple[int, str, str], ...]:
-    from matplotlib import colormaps
-    from matplotlib.colors import to_hex
-
     shown = [rank for rank in ranks if rank]
     # Colours follow the order of ranks, not their values: next to a rank of 256, ranks 8 and 12 would look alike.
     places = {rank: (i + 0.5) / len(shown) for i, rank in enumerate(shown)}

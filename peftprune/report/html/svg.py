@@ -7,16 +7,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from peftprune.analysis.frames import Frames
 from peftprune.errors import UsageError
 from peftprune.report.figures import KINDS, draw
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _SALT = "peftprune"
@@ -52,8 +50,6 @@ def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
     Black becomes the page's text colour, white becomes transparent; other colours stay. Text remains text. `prefix`
     precedes identifiers and must differ between the figures of a page; `title` is what screen readers read.
     """
-    from matplotlib import rc_context
-
     held = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": _SALT}):
         figure.savefig(held, format="svg", metadata={"Date": None})
