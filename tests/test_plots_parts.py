@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftprune.plots import not_distinguished
-from peftprune.plots.facets import even_columns
+from peftprune.plots.axes import even_columns
 from peftprune.plots.labels import fit, spread, within, wrap
 from peftprune.plots.quality import in_units
 from peftprune.plots.sharing import letters

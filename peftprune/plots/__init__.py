@@ -9,18 +9,19 @@ works without a display and beside other plots. No information is carried by col
 
 from peftprune.plots.average_ranks import average_rank_diagram as average_rank_diagram
 from peftprune.plots.average_ranks import not_distinguished as not_distinguished
+from peftprune.plots.axes import facets as facets
 from peftprune.plots.cost import cost_by_phase as cost_by_phase
 from peftprune.plots.curves import learning_curves as learning_curves
-from peftprune.plots.facets import common_legend as common_legend
-from peftprune.plots.facets import facets as facets
+from peftprune.plots.curves import rate_curves as rate_curves
 from peftprune.plots.forest import forest as forest
 from peftprune.plots.heatmap import density_heatmap as density_heatmap
+from peftprune.plots.heatmap import overlap_matrix as overlap_matrix
 from peftprune.plots.heatmap import rank_heatmap as rank_heatmap
 from peftprune.plots.labels import short_kinds as short_kinds
 from peftprune.plots.legends import colour_bar as colour_bar
-from peftprune.plots.lines import rank_lines as rank_lines
-from peftprune.plots.overlap import overlap_matrix as overlap_matrix
+from peftprune.plots.legends import common_legend as common_legend
 from peftprune.plots.panels import plot_rank_panels as plot_rank_panels
 from peftprune.plots.quality import quality_against_parameters as quality_against_parameters
+from peftprune.plots.rank_lines import rank_lines as rank_lines
+from peftprune.plots.rank_lines import rank_over_training as rank_over_training
 from peftprune.plots.sharing import sharing_map as sharing_map
-from peftprune.plots.training import rank_over_training as rank_over_training

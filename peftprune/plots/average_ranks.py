@@ -1,7 +1,5 @@
 """The critical-difference diagram: many methods, ranked over many tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +8,14 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.plots.axes import name
+from peftprune.plots.axes import name, write_beside
 from peftprune.plots.labels import fit
 from peftprune.plots.style import LINE_SPACING, PAGE_WIDTH, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
-from peftprune.plots.validation import column, not_empty
+from peftprune.plots.validation import column, forbid, not_empty
 
 _NAME_WIDTH = 1.6  # inches at either side
 _GAP = 0.45  # between two names, in lines of text
+_LINE: dict[str, Any] = {"color": "black", "clip_on": False}
 
 
 def not_distinguished(average_ranks: ArrayLike, critical_difference: float) -> list[tuple[float, float]]:
@@ -60,9 +59,8 @@ def average_rank_diagram(
     not_empty("labels", labels)
     n = len(labels)
     ranks = column("average_ranks", average_ranks, n)
-    wrong = ranks[(ranks < 1) | (ranks > n)]
-    if wrong.size:
-        raise UsageError.of("average_ranks", float(wrong[0]), f"is outside 1 … {n}", "Rank the methods on each task")
+    wrong = (ranks < 1) | (ranks > n)
+    forbid("average_ranks", ranks, wrong, f"is outside 1 … {n}", "Rank the methods on each task")
     levels = _levels(not_distinguished(ranks, critical_difference), gap=n / 40)
     order = [int(i) for i in np.argsort(ranks, kind="stable") if not np.isnan(ranks[i])]
     half = -(-len(order) // 2)
@@ -91,11 +89,14 @@ def average_rank_diagram(
             if low == high:
                 low, high = low - 0.01 * (n - 1), high + 0.01 * (n - 1)
             drawn.plot([low, high], [0.7 + 0.7 * level] * 2, color="black", linewidth=2.6, solid_capstyle="round")
-    for side, edge, align in ((sides[0], 0.0, "right"), (sides[1], 1.0, "left")):
+    for side, edge, shift in ((sides[0], 1.0, -4.0), (sides[1], float(max(n, 2)), 4.0)):
         y = first
         for i in side:
             height = names[i].count("\n") + 1
-            _draw_leader(drawn, float(ranks[i]), y + height / 2, edge, names[i], align, size)
+            middle = y + height / 2
+            # From the rank down, then outwards to the name.
+            drawn.plot([ranks[i], ranks[i], edge], [0, middle, middle], linewidth=0.7, solid_joinstyle="miter", **_LINE)
+            write_beside(drawn, names[i], middle, size, shift)
             y += height + _GAP
     if note:
         drawn.text(0.5, total - above, note, transform=drawn.get_yaxis_transform(), ha="center", va="bottom",
@@ -120,7 +121,7 @@ def _levels(groups: Sequence[tuple[float, float]], gap: float) -> list[list[tupl
 def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
     """Draws the line of ranks with its numbers, and above it the critical difference at the same scale."""
     end = max(n, 2)
-    thin: dict[str, Any] = {"color": "black", "linewidth": 0.8, "clip_on": False}
+    thin = {"linewidth": 0.8, **_LINE}
     ax.plot([1, end], [0, 0], **thin)
     for rank in range(1, end + 1):
         ax.plot([rank, rank], [0, -0.4], **thin)
@@ -132,22 +133,3 @@ def _draw_scale(ax: Axes, n: int, difference: float, size: float) -> None:
         ax.plot([x, x], [-2.1, -2.7], **thin)
     longer = " (longer than the line)" if cut_off else ""
     ax.text(1, -2.8, f"critical difference {difference:.2f}{longer}", ha="left", va="bottom", fontsize=size)
-
-
-def _draw_leader(ax: Axes, rank: float, y: float, edge: float, label: str, align: str, size: float) -> None:
-    """Draws a line from the rank down, then outwards to the name beside the axes."""
-    low, high = ax.get_xlim()
-    outside = low if edge == 0.0 else high
-    ax.plot([rank, rank, outside], [0, y, y], color="black", linewidth=0.7, clip_on=False, solid_joinstyle="miter")
-    ax.annotate(
-        label,
-        (edge, y),
-        xycoords=ax.get_yaxis_transform(),
-        xytext=(-4 if edge == 0.0 else 4, 0),
-        textcoords="offset points",
-        ha=align,
-        va="center",
-        fontsize=size,
-        annotation_clip=False,
-        parse_math=False,
-    )

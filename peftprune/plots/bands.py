@@ -1,7 +1,5 @@
 """Phases of training as bands behind a plot over steps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,20 +13,20 @@ from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, room
 Phase = tuple[str, float, float]
 
 
-def shade_phases(ax: Axes, phases: Sequence[Phase]) -> None:
-    """Shades the phases, (name, start, stop) in steps, alternately lighter and darker."""
-    for i, (_, start, stop) in enumerate(_in_order(phases)):
-        ax.axvspan(start, stop, facecolor=GREY, alpha=0.22 if i % 2 else 0.08, linewidth=0, zorder=0.5)
+def draw_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, share: float) -> None:
+    """Shades the phases, (name, start, stop) in steps, alternately lighter and darker, and names them above the axes.
 
-
-def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, share: float) -> None:
-    """Writes the names above axes over the steps low … high, vertically where a phase is too short for its name.
-
-    `share` is the share of the axes' current width that remains beside legends.
+    Names are vertical where a phase is too short for its name. The axes span the steps low … high; `share` is the share
+    of their current width that remains beside legends.
     """
-    ordered = _in_order(phases)
-    if not ordered:
+    for name, start, stop in phases:
+        if not start <= stop:
+            raise UsageError.of("phases", (name, start, stop), "ends before it starts", "Give (name, start, stop)")
+    if not phases:
         return
+    ordered = sorted(phases, key=lambda phase: phase[1:])
+    for i, (_, start, stop) in enumerate(ordered):
+        ax.axvspan(start, stop, facecolor=GREY, alpha=0.22 if i % 2 else 0.08, linewidth=0, zorder=0.5)
     points = share * room(ax)[0] / max(high - low, 1e-12)  # per step
     names = [fit(name, 1.2, 1) for name, _, _ in ordered]
     middles = [(start + stop) / 2 for _, start, stop in ordered]
@@ -44,13 +42,6 @@ def name_phases(ax: Axes, phases: Sequence[Phase], low: float, high: float, *, s
     above.set_xticks(places, names, fontsize=TICK_SIZE, parse_math=False)
     above.tick_params(length=0, pad=2, labelrotation=0 if level else 90)
     above.spines["top"].set_visible(False)
-
-
-def _in_order(phases: Sequence[Phase]) -> list[Phase]:
-    for name, start, stop in phases:
-        if not start <= stop:
-            raise UsageError.of("phases", (name, start, stop), "ends before it starts", "Give (name, start, stop)")
-    return sorted(phases, key=lambda phase: phase[1:])
 
 
 def as_steps(steps: ArrayLike, total_steps: float | None) -> tuple[NDArray[np.float64], float]:

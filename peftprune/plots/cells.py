@@ -1,14 +1,12 @@
 """Grids of coloured cells: shapes, ticks, and text that fits into a cell."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.collections import Collection, PolyCollection, QuadMesh
 from matplotlib.colors import to_rgba
 from numpy.typing import ArrayLike, NDArray
 
@@ -115,6 +113,6 @@ def where(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(row), int(column)) for row, column in zip(*chosen.nonzero(), strict=True)]
 
 
-def ink_on(mesh: QuadMesh, value: float) -> str:
+def ink_on(mesh: Collection, value: float) -> str:
     """Returns the ink that is legible on the colour of `value`."""
     return contrasting(mesh.to_rgba(np.array([value]))[0][:3])

@@ -1,7 +1,5 @@
 """The cost of each phase of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,6 +1,4 @@
-"""Losses over the steps of training."""
-
-from __future__ import annotations
+"""Means and ranges over seeds: losses over the steps of training, and scores over learning rates."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,9 +72,8 @@ def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype
     grid: NDArray[np.float64] = np.full((len(rows), n), np.nan)
     for seed, row in enumerate(rows):
         if len(row) > n:
-            raise UsageError.of(
-                f"series[{label!r}]", len(row), "losses are more than its steps", f"There are {n} steps"
-            )
+            problem = "losses are more than its steps"
+            raise UsageError.of(f"series[{label!r}]", len(row), problem, f"There are {n} steps")
         grid[seed, : len(row)] = np.ma.filled(np.ma.asarray(row, dtype=float), np.nan)
     return np.ma.masked_invalid(grid)
 

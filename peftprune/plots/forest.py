@@ -1,7 +1,5 @@
 """Differences from a baseline, with intervals and verdicts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -11,17 +9,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
 
 from peftprune.errors import UsageError
-from peftprune.plots.axes import finish
+from peftprune.plots.axes import finish, write_beside
 from peftprune.plots.labels import fit
 from peftprune.plots.style import GREY, LINE_SPACING, PAGE_WIDTH, PALETTE, SMALLEST_TEXT, TICK_SIZE, axes_or_new, room
 from peftprune.plots.validation import Floats, column, not_empty
 
 _NAME_WIDTH, _OUTCOME_WIDTH = 1.5, 1.75  # inches
-_MARKS = {
-    "better": ("^", PALETTE[0]),
-    "worse": ("v", PALETTE[1]),
-    **dict.fromkeys(("equivalent", "not worse"), ("D", PALETTE[2])),
-}
+_WITHIN = ("D", PALETTE[2])
+_MARKS = {"better": ("^", PALETTE[0]), "worse": ("v", PALETTE[1]), "equivalent": _WITHIN, "not worse": _WITHIN}
 _OTHER = ("o", GREY)
 _NONE_MADE = "not compared"
 
@@ -59,9 +54,7 @@ def forest(
     """
     not_empty("labels", labels)
     n = len(labels)
-    d, low, high = (
-        column(name, values, n) for name, values in (("differences", differences), ("lows", lows), ("highs", highs))
-    )
+    d, low, high = column("differences", differences, n), column("lows", lows, n), column("highs", highs, n)
     limit = np.full(n, np.nan) if detectable is None else np.abs(column("detectable", detectable, n))
     words = [""] * n if verdicts is None else [str(verdict) for verdict in verdicts]
     if len(words) != n:
@@ -70,10 +63,8 @@ def forest(
         raise UsageError.of("margin", margin, "is not a number above 0", "Give 0.01, for example")
     words = [_NONE_MADE if np.isnan(value) else word for value, word in zip(d, words, strict=True)]
 
-    most_lines = max(
-        max(fit(label, _NAME_WIDTH).count("\n") + 1 for label in labels),
-        max(fit(word, _OUTCOME_WIDTH).count("\n") + 2 for word in words),
-    )
+    texts = [*(fit(label, _NAME_WIDTH) for label in labels), *("\n" + fit(word, _OUTCOME_WIDTH) for word in words)]
+    most_lines = max(text.count("\n") for text in texts) + 1
     drawn = axes_or_new(ax, (PAGE_WIDTH, max(1.6, n * (most_lines * LINE_SPACING + 0.8) * TICK_SIZE / 72 + 0.8)))
     # Rows of given axes may be lower than the text needs; about a quarter goes to the axis below.
     row = (0.95 if ax is None else 0.8) * room(drawn)[1] / n
@@ -93,17 +84,7 @@ def forest(
         drawn.plot([low[i], high[i]], [i, i], color=colour, linewidth=1.3, marker="|", markersize=4, zorder=2)
         drawn.plot([d[i]], [i], color=colour, marker=marker, markersize=5.5, linestyle="none", zorder=3)
     for i in rows:
-        drawn.annotate(
-            _outcome(d[i], low[i], high[i], words[i], lines),
-            (1, i),
-            xycoords=drawn.get_yaxis_transform(),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=size,
-            annotation_clip=False,
-            parse_math=False,
-        )
+        write_beside(drawn, _outcome(d[i], low[i], high[i], words[i], lines), float(i), size, 5.0)
     names = [fit(label, _NAME_WIDTH, min(3, lines), size) for label in labels]
     drawn.set_yticks(rows, names, parse_math=False)
     shaded = f"\ndashed: margin ±{margin:g}" if margin else ""
@@ -125,9 +106,7 @@ def _limits(d: Floats, low: Floats, high: Floats, limit: Floats, margin: float) 
     # A band far wider than all intervals would compress them, so it is cut off at the axes.
     band = min(float(bands.max()), max(reach, 2 * float(np.abs(values).max()))) if bands.size else 0.0
     left, right = min(float(values.min()), -band), max(float(values.max()), band)
-    if left == right:
-        return -1.0, 1.0
-    rim = 0.06 * (right - left)
+    rim = 0.06 * (right - left) or 1.0
     return left - rim, right + rim
 
 

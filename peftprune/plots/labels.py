@@ -1,7 +1,5 @@
 """Names short enough for a plot."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Lines that alternate where they coincide, so that all of them show without moving a value."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

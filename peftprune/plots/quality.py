@@ -1,7 +1,5 @@
 """Quality against the number of parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,26 +7,20 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
-from numpy.typing import ArrayLike, NDArray
+from matplotlib.transforms import ScaledTranslation, Transform
+from numpy.typing import ArrayLike
 
-from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
 from peftprune.plots.labels import text_width
 from peftprune.plots.legends import WIDTH, legend_beside, legend_height
 from peftprune.plots.style import GREY, PAGE_WIDTH, axes_or_new, room, series_style
-from peftprune.plots.validation import Floats, column, not_empty
+from peftprune.plots.validation import Floats, column, forbid, not_empty
 
 _LOG_FROM = 4.0  # ratio of the largest to the smallest number of parameters
 _SAME = 0.02  # share of the axis within which points count as equal
 _LANE = 7.0  # points between methods with equal numbers of parameters
-_RING: dict[str, Any] = {
-    "marker": "o",
-    "markersize": 9.5,
-    "markerfacecolor": "none",
-    "markeredgecolor": "black",
-    "markeredgewidth": 0.8,
-}
+_RING: dict[str, Any] = {"marker": "o", "markersize": 9.5, "markerfacecolor": "none"}
+_RING |= {"markeredgecolor": "black", "markeredgewidth": 0.8}
 _MOST_BUDGETS = 7  # labelled individually below the axis
 
 
@@ -72,10 +64,8 @@ def quality_against_parameters(
     missing = np.full(n, np.nan)
     lows = missing if low is None else column("low", low, n)
     highs = missing if high is None else column("high", high, n)
-    wrong = size[~(size > 0)]
-    if wrong.size:
-        raise UsageError.of("params", float(wrong[0]), "is not above 0", "Leave out methods without parameters")
-    best = np.zeros(n, bool) if pareto is None else column("pareto", pareto, n) > 0
+    forbid("params", size, ~(size > 0), "is not above 0", "Leave out methods without parameters")
+    best = np.zeros(n) if pareto is None else column("pareto", pareto, n)
     methods = list(dict.fromkeys(map(str, labels)))
     of = np.array([methods.index(str(label)) for label in labels])
 
@@ -84,12 +74,14 @@ def quality_against_parameters(
     width = PAGE_WIDTH - 0.8 - (WIDTH if legend else 0.0)
     points = width * 72 if ax is None else (0.65 if legend else 0.9) * room(drawn)[0]
     lanes, places = _horizontal(drawn, size, of, len(methods), points)
-    figure = drawn.get_figure(root=True)
-    assert figure is not None
+    order = np.argsort(size, kind="stable")
+    found = np.column_stack([size, quality, lows, highs, best])[order]
+    inches = drawn.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
     for i, method in enumerate(methods):
-        shift = ScaledTranslation(lanes[i] / 72, 0, figure.dpi_scale_trans)
-        _draw_method(drawn, method, i, size, quality, lows, highs, best, of == i, drawn.transData + shift)
-    _draw_frontier(drawn, size[best], quality[best])
+        shift = ScaledTranslation(lanes[i] / 72, 0, inches)
+        own = found[(of[order] == i) & ~np.isnan(found[:, 1])]
+        _draw_method(drawn, method, i, own, drawn.transData + shift)
+    _draw_frontier(drawn, found[found[:, 4] > 0])
     _vertical(drawn, np.concatenate([quality, lows, highs]), limits)
     direction = "higher is better" if higher_is_better else "lower is better"
     beside = "\n(methods of equal size drawn side by side)" if any(lanes) else ""
@@ -127,45 +119,23 @@ def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float)
     return lanes, np.exp(middles) if log else middles
 
 
-def _draw_method(
-    ax: Axes,
-    method: str,
-    index: int,
-    size: Floats,
-    quality: Floats,
-    lows: Floats,
-    highs: Floats,
-    best: NDArray[np.bool_],
-    own: NDArray[np.bool_],
-    place: Any,
-) -> None:
+def _draw_method(ax: Axes, method: str, index: int, points: Floats, place: Transform) -> None:
+    """Draws points (n, 5), by size: their size, quality, ends of the interval, and whether they have a ring."""
+    size, quality, low, high, best = points.T
     style = series_style(index) | {"linewidth": 1.1, "markersize": 5.0}
-    at = own.nonzero()[0]
-    at = at[np.argsort(size[at], kind="stable")]
-    at = at[~np.isnan(quality[at])]
-    name = method if len(at) else f"{method} (no result)"
-    ax.plot(size[at], quality[at], label=name, transform=place, **style)
-    with_interval = at[~np.isnan(lows[at]) & ~np.isnan(highs[at])]
-    bars = np.column_stack([lows, highs, np.full(len(lows), np.nan)])[with_interval].ravel()
+    ax.plot(size, quality, label=method if len(points) else f"{method} (no result)", transform=place, **style)
+    known = ~np.isnan(low) & ~np.isnan(high)
+    bars = np.column_stack([low, high, np.full(len(low), np.nan)])[known].ravel()
     bar = {"color": style["color"], "zorder": style["zorder"], "linewidth": 0.9, "marker": "_", "markersize": 4.0}
-    ax.plot(np.repeat(size[with_interval], 3), bars, transform=place, **bar)
-    ringed = at[best[at]]
-    ax.plot(size[ringed], quality[ringed], linestyle="none", zorder=3.0, transform=place, **_RING)
+    ax.plot(np.repeat(size[known], 3), bars, transform=place, **bar)
+    ax.plot(size[best > 0], quality[best > 0], linestyle="none", zorder=3.0, transform=place, **_RING)
 
 
-def _draw_frontier(ax: Axes, size: Floats, quality: Floats) -> None:
-    if not len(size):
-        return
-    order = np.argsort(size, kind="stable")
-    line: dict[str, Any] = {
-        "color": GREY,
-        "linewidth": 1.0,
-        "linestyle": (0, (1, 1)),
-        "drawstyle": "steps-post",
-        "zorder": 1.5,
-    }
-    ax.plot(size[order], quality[order], **line)
-    ax.plot([], [], label="beaten by none", **line | _RING)
+def _draw_frontier(ax: Axes, points: Floats) -> None:
+    if len(points):
+        line: dict[str, Any] = {"color": GREY, "linewidth": 1.0, "linestyle": (0, (1, 1)), "zorder": 1.5}
+        ax.plot(points[:, 0], points[:, 1], drawstyle="steps-post", **line)
+        ax.plot([], [], label="beaten by none", drawstyle="steps-post", **line, **_RING)
 
 
 def _vertical(ax: Axes, values: Floats, limits: tuple[float, float] | None) -> None:

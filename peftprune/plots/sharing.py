@@ -1,10 +1,8 @@
 """Which sites have their own factors, which share them, and which were dropped."""
 
-from __future__ import annotations
-
+import itertools
 import string
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,20 +11,10 @@ from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from peftprune.errors import UsageError
-from peftprune.plots.cells import (
-    CLEAR,
-    as_grid,
-    hatch_cells,
-    label_grid,
-    panel_size,
-    where,
-    with_labels,
-    write_in_cells,
-)
+from peftprune.plots import cells
 from peftprune.plots.legends import WIDTH, legend_beside
 from peftprune.plots.style import DARK_INK, GREY, HATCHES, LIGHT_INK, PALETTE, arrange, axes_or_new, contrasting
-from peftprune.plots.validation import Floats
+from peftprune.plots.validation import Floats, forbid
 
 _COLOURS = PALETTE[:-1]  # black would hide the hatching
 _OWN = "#c8c8c8"
@@ -57,37 +45,44 @@ def sharing_map(
     Raises:
         UsageError: the shapes do not match, there is no layer or kind, or a group is not a whole number from −1.
     """
-    ids = as_grid("groups", groups, layer_labels, kind_labels)
+    ids = cells.as_grid("groups", groups, layer_labels, kind_labels)
     known = ids[~np.isnan(ids)]
-    wrong = known[(known < -1) | (known != np.round(known))]
-    if wrong.size:
-        cure = "Give 0 for own, k > 0 for a group, -1 for dropped"
-        raise UsageError.of("groups", float(wrong[0]), "is not a whole number from -1", cure)
-    numbers = None if ranks is None else as_grid("ranks", ranks, layer_labels, kind_labels)
+    wrong = (known < -1) | (known != np.round(known))
+    cure = "Give 0 for own, k > 0 for a group, -1 for dropped"
+    forbid("groups", known, wrong, "is not a whole number from -1", cure)
+    numbers = None if ranks is None else cells.as_grid("ranks", ranks, layer_labels, kind_labels)
     order = {int(group): i for i, group in enumerate(np.unique(known[known > 0]))}
 
-    width, height = panel_size(*ids.shape)
+    faces = {0: _OWN} | {group: _COLOURS[i % len(_COLOURS)] for group, i in order.items()}
+    inks = {group: contrasting(face) for group, face in faces.items()}
+
+    width, height = cells.panel_size(*ids.shape)
     if numbers is not None:
         width = min(max(width, 0.32 * ids.shape[1]), 5.0)
     height = min(max(height, 0.15 * len(ids)), 7.0)  # high enough for letters in 48 layers
-    drawn = axes_or_new(ax, with_labels((width, height), kind_labels, WIDTH if legend else 0.0))
-    _colour(drawn, ids, order)
-    label_grid(drawn, layer_labels, kind_labels, title=title)
-    key = _explain(drawn, ids, order) if legend else None
+    drawn = axes_or_new(ax, cells.with_labels((width, height), kind_labels, WIDTH if legend else 0.0))
+    colours, edges = np.zeros((*ids.shape, 4)), np.zeros((*ids.shape, 4))
+    for cell in cells.where(ids >= 0):
+        colours[cell], edges[cell] = to_rgba(faces[int(ids[cell])]), to_rgba(LIGHT_INK)
+    columns, rows = np.arange(ids.shape[1] + 1), np.arange(len(ids) + 1)
+    drawn.pcolormesh(columns, rows, colours, edgecolors=edges.reshape(-1, 4), linewidth=0.4)
+    cells.label_grid(drawn, layer_labels, kind_labels, title=title)
+    key = _explain(drawn, ids, order, faces) if legend else None
     if ax is None:
         arrange(drawn)
-    texts = _texts(ids, order, numbers)
+
+    def write(ranks: Floats | None) -> bool:
+        return cells.write_in_cells(drawn, _texts(ids, order, ranks), ids.shape, lambda i, j: inks[int(ids[i, j])])
+
     # Without colour only letters distinguish groups, not ranks alone.
-    written = write_in_cells(drawn, texts, ids.shape, lambda i, j: _ink(int(ids[i, j]), order))
-    if not written and numbers is not None:
-        written = write_in_cells(drawn, _texts(ids, order, None), ids.shape, lambda i, j: _ink(int(ids[i, j]), order))
-    if not written:
-        for group, i in order.items():
-            hatch_cells(drawn, where(ids == group), HATCHES[i % len(HATCHES)], _ink(group, order), alpha=0.8)
-        for i, patch in enumerate(key.get_patches()[int((ids == 0).any()) + int((ids == -1).any()) :] if key else ()):
-            if i < min(len(order), _MOST_LISTED):
-                patch.set_hatch(HATCHES[i % len(HATCHES)])
-    hatch_cells(drawn, where(ids == -1), "xxxx", GREY)
+    if not write(numbers) and (numbers is None or not write(None)):
+        hatches = dict(zip(order, itertools.cycle(HATCHES), strict=False))
+        for group, hatch in hatches.items():
+            cells.hatch_cells(drawn, cells.where(ids == group), hatch, inks[group], alpha=0.8)
+        shared = key.get_patches()[int((ids == 0).any()) + int((ids == -1).any()) :] if key else []
+        for patch, hatch in zip(shared[:_MOST_LISTED], hatches.values(), strict=False):
+            patch.set_hatch(hatch)
+    cells.hatch_cells(drawn, cells.where(ids == -1), "xxxx", GREY)
     return drawn
 
 
@@ -101,27 +96,9 @@ def letters(index: int) -> str:
     return name
 
 
-def _face(group: int, order: dict[int, int]) -> str:
-    return _COLOURS[order[group] % len(_COLOURS)] if group > 0 else _OWN
-
-
-def _ink(group: int, order: dict[int, int]) -> str:
-    return contrasting(_face(group, order)) if group >= 0 else GREY
-
-
-def _colour(ax: Axes, ids: Floats, order: dict[int, int]) -> None:
-    rows, columns = ids.shape
-    colours = np.zeros((rows, columns, 4))
-    edges = np.zeros((rows, columns, 4))
-    for cell in where(ids >= 0):
-        colours[cell] = to_rgba(_face(int(ids[cell]), order))
-        edges[cell] = to_rgba(LIGHT_INK)
-    ax.pcolormesh(np.arange(columns + 1), np.arange(rows + 1), colours, edgecolors=edges.reshape(-1, 4), linewidth=0.4)
-
-
 def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tuple[int, int], str]:
     texts = {}
-    for cell in where(ids >= 0):
+    for cell in cells.where(ids >= 0):
         group = int(ids[cell])
         letter = letters(order[group]) if group > 0 else ""
         rank = "" if ranks is None or np.isnan(ranks[cell]) else f"{ranks[cell]:.0f}"
@@ -130,21 +107,19 @@ def _texts(ids: Floats, order: dict[int, int], ranks: Floats | None) -> dict[tup
     return texts
 
 
-def _explain(ax: Axes, ids: Floats, order: dict[int, int]) -> Legend | None:
+def _explain(ax: Axes, ids: Floats, order: dict[int, int], faces: dict[int, str]) -> Legend | None:
     """Adds the legend, groups last; they are hatched later if letters do not fit."""
-    handles: list[Any] = []
-    names: list[str] = []
+    entries = []
     if (ids == 0).any():
-        handles.append(Patch(facecolor=_OWN, edgecolor=DARK_INK, linewidth=0.4))
-        names.append("factors of its own")
+        entries.append((Patch(facecolor=_OWN, edgecolor=DARK_INK, linewidth=0.4), "factors of its own"))
     if (ids == -1).any():
-        handles.append(Patch(facecolor=CLEAR, edgecolor=GREY, hatch="xxxx", linewidth=0.4))
-        names.append("dropped (rank 0)")
+        dropped = Patch(facecolor=cells.CLEAR, edgecolor=GREY, hatch="xxxx", linewidth=0.4)
+        entries.append((dropped, "dropped (rank 0)"))
     for group, i in list(order.items())[:_MOST_LISTED]:
-        count = int((ids == group).sum())
-        handles.append(Patch(facecolor=_face(group, order), edgecolor=_ink(group, order), linewidth=0))
-        names.append(f"{letters(i)}: shared by {count} site{'s' if count != 1 else ''}")
+        count, face = int((ids == group).sum()), faces[group]
+        text = f"{letters(i)}: shared by {count} site{'s' if count != 1 else ''}"
+        entries.append((Patch(facecolor=face, edgecolor=contrasting(face), linewidth=0), text))
     if len(order) > _MOST_LISTED:
-        handles.append(Patch(facecolor=CLEAR, linewidth=0))
-        names.append(f"{letters(_MOST_LISTED)} … {letters(len(order) - 1)}: further groups")
-    return legend_beside(ax, handles, names) if handles else None
+        text = f"{letters(_MOST_LISTED)} … {letters(len(order) - 1)}: further groups"
+        entries.append((Patch(facecolor=cells.CLEAR, linewidth=0), text))
+    return legend_beside(ax, entries) if entries else None

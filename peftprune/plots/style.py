@@ -4,8 +4,6 @@ A report with a dark page replaces pure black ink and a pure white background by
 cell must stay, so `DARK_INK` and `LIGHT_INK` are not quite black and not quite white.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from matplotlib.axes import Axes

@@ -1,7 +1,5 @@
 """Checked inputs as arrays; errors name the field."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,11 +34,15 @@ def grid(field: str, values: ArrayLike, rows: tuple[str, int], columns: tuple[st
     return found
 
 
+def forbid(field: str, values: Floats, wrong: NDArray[np.bool_], problem: str, cure: str) -> None:
+    """Raises UsageError with the first value that is wrong."""
+    if wrong.any():
+        raise UsageError.of(field, float(values[wrong][0]), problem, cure)
+
+
 def in_unit_interval(field: str, values: Floats) -> None:
     """Checks that values are within 0 … 1 or NaN."""
-    wrong = values[(values < 0) | (values > 1)]
-    if wrong.size:
-        raise UsageError.of(field, float(wrong[0]), "is outside 0 … 1", "Give shares, not percent")
+    forbid(field, values, (values < 0) | (values > 1), "is outside 0 … 1", "Give shares, not percent")
 
 
 def largest(values: Floats) -> float:

@@ -1,7 +1,5 @@
 """Figures of a stored study, drawn by `peftprune.plots`, one panel per part of the study."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

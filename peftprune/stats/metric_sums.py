@@ -4,8 +4,6 @@ A resample of the examples is a vector w of counts. Each metric here depends onl
 features f of an example: `features` computes f, `evaluate` computes the metric from the sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """McNemar's test for two models on the same examples."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -1,7 +1,5 @@
 """Comparisons of many methods over many tasks: ranks, Friedman's test and Nemenyi's critical difference."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The interval of one trained model's score."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -3,8 +3,6 @@
 METEOR is left out: nltk's implementation needs WordNet, which no package provides.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation

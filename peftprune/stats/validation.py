@@ -1,7 +1,5 @@
 """Checks of inputs that the statistics share."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

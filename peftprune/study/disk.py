@@ -1,7 +1,5 @@
 """Explains errors from a full or read-only disk, and checks free space before training."""
 
-from __future__ import annotations
-
 import errno
 import shutil
 from pathlib import Path

@@ -3,8 +3,6 @@
 Both requests are contents of `study.json`. Configurations are those that the arms' hashes cover, by `arm_key`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Finds the files that a stored request names, from any working directory and after a move."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path
