@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,8 @@ from peftprune.strategy.view import StepView
 from tests.helpers import classification_task, regression_task
 
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('&amp;')"> a_b|c $5 100% {x} \\ ~^#"""
+TEMPLATE = Path(peftprune.__file__).parent / "report/html/templates/report.html.j2"
+RULES = re.findall("<li>(.+)</li>", TEMPLATE.read_text().partition('id="fairness"')[2].partition("</ol>")[0])
 SETTINGS: dict[str, Any] = {"batch_size": 8, "learning_rate": 5e-3, "max_length": 32, "dtype": "float32"}
 
 

@@ -12,8 +12,8 @@ import pytest
 
 import peftprune
 from peftprune.methods.registry import names
-from peftprune.report.html.page import FAIRNESS
 from tests.helpers import classification_task
+from tests.report_studies import RULES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,7 +52,7 @@ def test_the_two_commands_exist(target: str) -> None:
 
 def test_the_report_has_the_rules_of_the_readme() -> None:
     section = README.split("## What is kept equal\n")[1].split("\n## ")[0]
-    assert re.findall(r"^\d+\. (.+)$", section, re.MULTILINE) == FAIRNESS["rules"]
+    assert re.findall(r"^\d+\. (.+)$", section, re.MULTILINE) == RULES
 
 
 def test_every_public_name_can_be_imported() -> None:

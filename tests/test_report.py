@@ -25,11 +25,10 @@ from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
 from peftprune.report import findings, write_report
 from peftprune.report.html.explorer import _colours, script_json
-from peftprune.report.html.page import FAIRNESS
 from peftprune.report.html.svg import to_svg
 from peftprune.stats import Verdict
 from peftprune.study import store
-from tests.report_studies import HOSTILE, Failing, Page, broad, paper, single
+from tests.report_studies import HOSTILE, RULES, Failing, Page, broad, paper, single
 from tests.stored import store as stored_study
 
 ROOT = Path(__file__).parent.parent
@@ -378,8 +377,8 @@ def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
 
 def test_the_rules_are_those_of_the_readme(page: Page) -> None:
     section = (ROOT / "README.md").read_text().partition("## What is kept equal")[2].partition("\n## ")[0]
-    assert re.findall(r"^\d\. (.*)$", section, re.MULTILINE) == FAIRNESS["rules"]
-    for rule in FAIRNESS["rules"]:
+    assert re.findall(r"^\d\. (.*)$", section, re.MULTILINE) == RULES
+    for rule in RULES:
         assert rule in page.text
 
 

@@ -1,6 +1,5 @@
 """The page: the values that the template shows, and the rendered HTML."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from peftprune.study.paths import located
 from peftprune.study.stored_study import StoredStudy
 
 _TEMPLATES = Path(__file__).parent / "templates"
-FAIRNESS: dict[str, Any] = json.loads((_TEMPLATES / "fairness.json").read_text(encoding="utf-8"))
-"""The rules of a fair comparison, as the README lists them, and the exception under the budget "paper"."""
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
@@ -57,8 +54,6 @@ def _context(frames: Frames) -> dict[str, Any]:
         "ledger": ledger_tables(frames),
         "setup": setup_tables(study),
         "methods": method_entries(study),
-        "rules": FAIRNESS["rules"],
-        "exception": FAIRNESS["paper"] if "paper" in study.budgets else "",
         "failed": list(study.failures.items()),
         "pending": [study.name(key) for (key, _), status in arms if status == "pending"],
         "published": study_table("published", published_for(study.tasks)),

@@ -1,12 +1,11 @@
 """Figures as inline SVG in the page's colours."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from html import escape
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib import rc_context
@@ -24,24 +23,14 @@ _REFERENCE = re.compile(r'((?:xlink:)?href="|url\()#')
 _SIZE = re.compile(r'<svg [^>]*?\bviewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>', re.DOTALL)
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the report: the kind's name and title, the SVG, and its natural width in CSS pixels."""
-
-    kind: str
-    title: str
-    svg: Markup
-    width: int
-
-
-def drawings(frames: Frames) -> Iterator[Drawing]:
+def drawings(frames: Frames) -> Iterator[dict[str, Any]]:
+    """Yields `kind`, `title`, `svg` and natural `width` in CSS pixels of every figure that the study has data for."""
     for kind, title in KINDS.items():
-        try:
+        with suppress(UsageError):
             figure = draw(frames, kind)
-        except UsageError:
-            continue
-        # A CSS pixel is 1/96 inch.
-        yield Drawing(kind, title, to_svg(figure, kind, title), round(figure.get_figwidth() * 96))
+            # A CSS pixel is 1/96 inch.
+            width = round(figure.get_figwidth() * 96)
+            yield {"kind": kind, "title": title, "svg": to_svg(figure, kind, title), "width": width}
 
 
 def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
