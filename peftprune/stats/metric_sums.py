@@ -16,11 +16,9 @@ from peftprune.stats.validation import Floats
 class SumMetric:
     """A metric that is a function of sums.
 
-    Attributes:
-        features: (predictions (models, n), references (n,)) to features (models, k, n).
-        evaluate: sums (..., k) to values (...).
-        from_statistics: its "predictions" are statistics of each example that already include the references.
-        axes: of one example's prediction: 0 for a number, 1 for a row of statistics, (models, n, k).
+    `features` maps predictions (models, n) and references (n,) to features (models, k, n), and `evaluate` sums (..., k)
+    to values (...). With `from_statistics` the predictions are statistics of each example that already include the
+    references. One example's prediction has `axes`: 0 for a number, 1 for a row of statistics, (models, n, k).
     """
 
     features: Callable[[Floats, Floats], Floats]

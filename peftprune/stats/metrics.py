@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,16 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """The definition of a metric.
+    """The definition of a metric for one kind of task, with its least and greatest value.
 
-    Attributes:
-        name: its key in `METRICS`. kind: the kind of task that it fits.
-        function: (predictions (n,), references (n,)) to its value; of generated text (text, its references) to the
-            statistics that the example adds to `sums`.
-        sums: the metric as a function of sums over examples; None where it is not one.
-        low, high: the least and the greatest value. higher_is_better: its direction.
-        max_classes: the largest number of classes that it is defined for; None for any number.
-        library: the optional package that it needs, as it is imported.
+    `function` maps predictions (n,) and references (n,) to its value; of generated text, a text and its references to
+    the statistics that the example adds to `sums`. `sums` is the metric as a function of sums over examples; None where
+    it is not one. `max_classes` is None for any number. `library` is the optional package that it needs, as imported.
     """
 
     name: str
@@ -58,8 +54,7 @@ class Metric:
     def statistics(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Floats:
         """Returns the statistics of each of n generated texts: (n,) scores whose mean is the metric; (n, 10) for BLEU.
 
-        Raises:
-            UsageError: the metric's library is not installed.
+        Raises UsageError if the metric's library is not installed.
         """
         check_libraries([self.name])
         return np.asarray([self.function(p, r) for p, r in zip(predictions, references, strict=True)], dtype=float)
@@ -85,8 +80,6 @@ def _matthews(predictions: NDArray[np.int64], references: NDArray[np.int64]) -> 
 
 def _scipy(function: str, predictions: NDArray[np.float64], references: NDArray[np.float64]) -> float:
     """Returns a correlation, and 0.0 where a side is constant: unlike NaN, it can be averaged and compared."""
-    import math
-
     import scipy.stats
 
     if len(references) < 2:
@@ -114,10 +107,9 @@ METRICS: dict[str, Metric] = {
         Metric("matthews", "classification", _matthews, MATTHEWS, low=-1.0),
         Metric("pearson", "regression", partial(_scipy, "pearsonr"), PEARSON, low=-1.0),
         Metric("spearman", "regression", partial(_scipy, "spearmanr"), None, low=-1.0),
-        *(
-            Metric(name, "generation", partial(rouge, name), MEAN, library="rouge_score")
-            for name in ("rouge1", "rouge2", "rougeL")
-        ),
+        Metric("rouge1", "generation", partial(rouge, "rouge1"), MEAN, library="rouge_score"),
+        Metric("rouge2", "generation", partial(rouge, "rouge2"), MEAN, library="rouge_score"),
+        Metric("rougeL", "generation", partial(rouge, "rougeL"), MEAN, library="rouge_score"),
         Metric("bleu", "generation", bleu, BLEU, library="sacrebleu"),
         Metric("exact_match", "generation", exact_match, MEAN),
         Metric("exact_number", "generation", exact_number, MEAN),
@@ -126,12 +118,7 @@ METRICS: dict[str, Metric] = {
 
 
 def check_metrics(names: Sequence[str], kind: str | None = None, num_classes: int | None = None) -> None:
-    """Checks the names of a task's metrics.
-
-    Raises:
-        UsageError: no names, equal names, an unknown one, or one that does not fit the kind of task or the number of
-            classes.
-    """
+    """Raises UsageError for no names, equal ones, an unknown one, or one that does not fit the task and its classes."""
     if isinstance(names, str) or not names or len(set(names)) < len(names):
         raise UsageError.of("metrics", names, "is not a list of distinct names", f"Choose among {', '.join(METRICS)}.")
     for name in names:
@@ -145,11 +132,7 @@ def check_metrics(names: Sequence[str], kind: str | None = None, num_classes: in
 
 
 def check_libraries(names: Sequence[str]) -> None:
-    """Checks that the libraries of the metrics are installed.
-
-    Raises:
-        UsageError: one is not.
-    """
+    """Raises UsageError if a library of the metrics is not installed."""
     for name in names:
         library = METRICS[name].library
         if library is not None and importlib.util.find_spec(library) is None:
@@ -184,15 +167,7 @@ def load_metric(name: str) -> evaluate.Metric:
 
 
 def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
-    """Returns the metrics of one set of numeric predictions.
-
-    Args:
-        names: keys of `METRICS`, none of generated text.
-        predictions: n class indices, or n numbers for regression.
-        references: the n true ones.
-
-    Returns:
-        name -> value, in the order of `names`.
+    """Returns the metrics of n class indices or numbers, in the order of `names`, none of which is of generated text.
 
     Raises:
         UsageError: an unknown metric.
@@ -211,10 +186,7 @@ def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: Ar
                 f"{count} of {len(values)} {role} are not finite (the first is number {first}). "
                 "Training diverged: lower the learning rate or use a wider number format."
             )
-    results: dict[str, float] = {}
-    for name in names:
-        results |= load_metric(name).compute(predictions=predictions, references=references)
-    return results
+    return {n: load_metric(n).compute(predictions=predictions, references=references)[n] for n in names}
 
 
 def score_column(metric: str) -> str:

@@ -9,18 +9,8 @@ from peftprune.errors import UsageError
 def pareto_set(params: ArrayLike, quality: ArrayLike, *, higher_is_better: bool = True) -> NDArray[np.bool_]:
     """Returns which points are not dominated by one with at most their parameters and at least their quality.
 
-    A point dominates another if one of the two inequalities is strict.
-
-    Args:
-        params: n numbers of parameters.
-        quality: n values of a metric; NaN, as for a failed run, is never in the set.
-        higher_is_better: the metric's direction.
-
-    Returns:
-        n truth values. Of equal points, either all or none are in the set.
-
-    Raises:
-        UsageError: the lengths differ.
+    A point dominates another if one of the two inequalities is strict; of equal points, either all or none are in the
+    set. A `quality` of NaN, as for a failed run, is never in it. Raises UsageError where lengths differ.
     """
     size = np.asarray(params, dtype=float)
     good = np.asarray(quality, dtype=float) * (1 if higher_is_better else -1)

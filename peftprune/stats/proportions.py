@@ -14,15 +14,8 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     p = min(1, 2·P(X ≤ min(n_a, n_b))) with X binomial(n, 1/2). The test compares two trained models, not two methods:
     use it for each seed and not on pooled seeds, whose examples are not independent.
 
-    Args:
-        correct_a: for each example, whether the first model is right (true or false, 1 or 0).
-        correct_b: the same for the second model.
-
-    Returns:
-        p in (0, 1]; 1 where the models are right on the same examples.
-
-    Raises:
-        UsageError: different lengths, no examples, or values other than 0 and 1.
+    Both arguments tell for each example whether a model is right (true or false, 1 or 0). p is 1 where the models are
+    right on the same examples. Raises UsageError for different lengths, no examples, or values other than 0 and 1.
     """
     from scipy.stats import binom
 

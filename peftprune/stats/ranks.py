@@ -13,15 +13,8 @@ from peftprune.stats.validation import Floats, at_least, finite, share
 def average_ranks(scores: ArrayLike, higher_is_better: bool = True) -> Floats:
     """Returns each method's rank (1 is best) averaged over tasks; methods that tie on a task get their mean rank.
 
-    Args:
-        scores: tasks × methods; tasks may have different scales.
-        higher_is_better: the direction, the same for all tasks.
-
-    Returns:
-        One rank per method, in [1, methods]; they sum to methods·(methods + 1)/2.
-
-    Raises:
-        UsageError: a different shape, or values that are not finite.
+    `scores` are tasks × methods; tasks may have different scales, but one direction. Raises UsageError for a different
+    shape, or values that are not finite.
     """
     from scipy.stats import rankdata
 
@@ -43,14 +36,8 @@ def friedman(scores: ArrayLike) -> FriedmanTest:
     With ranks r_ij and their sums R_j, χ² = (k − 1)·Σ_j (R_j − N(k + 1)/2)² / Σ_ij (r_ij − (k + 1)/2)² is approximately
     chi-squared with k − 1 degrees of freedom. With fewer than about 10 tasks this is rough and conservative.
 
-    Args:
-        scores: N tasks × k ≥ 3 methods.
-
-    Returns:
-        The statistic (at least 0) and p in [0, 1]; 0 and 1 where the methods tie on every task.
-
-    Raises:
-        UsageError: fewer than 3 methods or 2 tasks, or values that are not finite.
+    `scores` are N tasks × k methods. Where the methods tie on every task, the statistic is 0 and p is 1. Raises
+    UsageError for fewer than 3 methods or 2 tasks, or values that are not finite.
     """
     from scipy.stats import friedmanchisquare
 
@@ -68,18 +55,8 @@ def critical_difference(n_methods: int, n_datasets: int, alpha: float = 0.05) ->
     """Returns Nemenyi's critical difference: two methods differ if their average ranks differ by more.
 
     CD = q_α/√2 · √(k(k + 1)/(6N)), q_α the upper α point of the studentized range of k normal values with infinitely
-    many degrees of freedom (Demšar 2006). It includes the correction for all pairs.
-
-    Args:
-        n_methods: k ≥ 2.
-        n_datasets: N ≥ 1.
-        alpha: strictly between 0 and 1.
-
-    Returns:
-        A difference of ranks, above 0. If it exceeds k − 1, no pair can differ.
-
-    Raises:
-        UsageError: a count that is too small, or alpha outside (0, 1).
+    many degrees of freedom, k methods and N datasets (Demšar 2006). It includes the correction for all pairs. If it
+    exceeds k − 1, no pair can differ. Raises UsageError for k < 2, N < 1, or alpha outside (0, 1).
     """
     from scipy.stats import studentized_range
 

@@ -16,7 +16,7 @@ def score_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Returns the percentile bootstrap interval of a metric over examples (Efron 1979).
+    """Returns the percentile bootstrap interval (low, high) of a metric over examples (Efron 1979).
 
     It concerns this one trained model on new examples, not the method that trained it.
 
@@ -26,11 +26,7 @@ def score_interval(
         references: (n,), the true answers; none without a metric, or for generated text.
         metric: a metric's name, or a function of (predictions, references).
         confidence: strictly between 0 and 1.
-        resamples: number of resamples; all metrics but "spearman" are vectorised.
-        seed: of the resampling.
-
-    Returns:
-        (low, high).
+        resamples: number of resamples; all metrics but "spearman" are vectorised. seed: of the resampling.
 
     Raises:
         UsageError: lengths that differ, values that are not finite, or an unknown metric.
