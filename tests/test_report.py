@@ -322,7 +322,7 @@ def luminance(colour: str) -> float:
 def test_the_verdict_comes_first_and_names_what_failed(page: Page) -> None:
     text = page.text
     first = text.index("Do lorpa, prilora")
-    landmarks = ("No method is distinguishable", "Scores, sizes and cost", "What every arm held", FAIRNESS["rules"][0])
+    landmarks = ("No method is distinguishable", "Scores, sizes and cost", "What every arm held", RULES[0])
     places = [first, *(text.index(found, first) for found in landmarks)]
     assert places == sorted(places)
     assert f"Failed, therefore not counted: {Failing.name} (seed 0) and {Failing.name} (seed 1)." in text

@@ -1,7 +1,8 @@
 """Figures of a stored study, drawn by `peftprune.plots`, one panel per part of the study."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,7 +53,10 @@ def draw(frames: Frames, kind: str) -> Figure:
     if kind not in KINDS:
         cure = f"{did_you_mean(kind, KINDS)}Kinds: {', '.join(KINDS)}"
         raise UsageError.of("kind", kind, "is unknown", cure)
-    figure = _DRAWN[kind](frames)
+    function, requirement = _DRAWN[kind]
+    figure = function(frames)
+    if figure is None:
+        raise UsageError.of("kind", kind, "has nothing to show", requirement)
     # Without a layout engine, saving does not repeat the arrangement.
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -76,95 +80,98 @@ def save(figure: Figure, path: str | Path) -> Path:
     return target
 
 
-def _ranks(frames: Frames) -> Figure:
+def _panels(
+    found: Mapping[str, Any], draw: Callable[[Axes, Any], object], width: float, height: float, note: str = ""
+) -> Figure | None:
+    """Draws what each title stands for on axes of its own, `width` × `height` inches; None where nothing is found."""
+    if not found:
+        return None
+    figure, axes = plots.facets(list(found), width=width, height=height)
+    for ax, panel in zip(axes, found.values(), strict=True):
+        draw(ax, panel)
+    plots.common_legend(figure, axes, note=note)
+    return figure
+
+
+def _ranks(frames: Frames) -> Figure | None:
     allocation = frames.allocation
     if allocation.empty:
-        raise _nothing("ranks", "no finished arm has adapters")
+        return None
     named = [_panel(frames.study, *key) for key in allocation[_GROUP].itertuples(index=False)]
     return plots.plot_rank_panels(allocation.assign(method=named), note=_unfinished(frames))
 
 
-def _lines(frames: Frames) -> Figure:
-    found = _grids(frames, "rank")
-    if not found:
-        raise _nothing("lines", "no finished arm has adapters")
-    figure, axes = plots.facets(list(found), width=_NARROW, height=2.0)
-    for ax, grid in zip(axes, found.values(), strict=True):
+def _lines(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, grid: pd.DataFrame) -> None:
         plots.rank_lines(ax, grid, list(grid.index), list(grid.columns), legend=False)
-    top = max(ax.get_ylim()[1] for ax in axes)
+
+    figure = _panels(_grids(frames, "rank"), draw, _NARROW, 2.0, note=_unfinished(frames))
+    axes = figure.axes if figure else []
+    top = max((ax.get_ylim()[1] for ax in axes), default=0.0)
     for ax in axes:
         ax.set_ylim(top=top)
-    plots.common_legend(figure, axes, note=_unfinished(frames))
     return figure
 
 
-def _training(frames: Frames) -> Figure:
+def _training(frames: Frames) -> Figure | None:
     """Draws the methods whose ranks change after the start."""
     panels: dict[str, tuple[pd.DataFrame, int]] = {}
     last_steps = frames.costs.groupby(_GROUP)["stop"].max().to_dict()
     for key, rows in frames.trace.groupby(_GROUP, sort=False):
         if rows.groupby(["seed", "site"])["rank"].nunique().max() < 2:
             continue
-        totals = pd.concat([_totals(arm) for _, arm in rows.groupby("seed")])
-        steps = sorted(set(totals.index))
-        seeds = [arm.reindex(steps).ffill() for _, arm in totals.groupby("seed")]
-        mean = pd.concat([arm.drop(columns="seed") for arm in seeds]).groupby(level=0).mean()
+        seeds = [_totals(arm) for _, arm in rows.groupby("seed")]
+        steps = sorted({step for arm in seeds for step in arm.index})
+        mean = pd.concat([arm.reindex(steps).ffill() for arm in seeds]).groupby(level=0).mean()
         panels[_panel(frames.study, *key)] = (mean, int(last_steps[key]))
-    if not panels:
-        raise _nothing("training", "no method of the study changes its ranks in training")
-    figure, axes = plots.facets(list(panels), width=_NARROW, height=2.0)
-    for ax, (values, end) in zip(axes, panels.values(), strict=True):
-        at = list(values.index)
-        plots.rank_over_training(ax, at, values.to_numpy(), list(values.columns), total_steps=end, legend=False)
-    plots.common_legend(figure, axes)
-    return figure
+
+    def draw(ax: Axes, panel: tuple[pd.DataFrame, int]) -> None:
+        values, end = panel
+        steps = list(values.index)
+        plots.rank_over_training(ax, steps, values.to_numpy(), list(values.columns), total_steps=end, legend=False)
+
+    return _panels(panels, draw, _NARROW, 2.0)
 
 
 def _totals(arm: pd.DataFrame) -> pd.DataFrame:
-    """Returns steps × kinds: the total rank of all sites of a kind in one arm; and the arm's seed."""
+    """Returns steps × kinds: the total rank of all sites of a kind in one arm."""
     by_site = arm.pivot_table(index="step", columns=["kind", "site"], values="rank", sort=False).ffill()
-    return by_site.T.groupby(level="kind", sort=False).sum().T.assign(seed=arm["seed"].iloc[0])
+    return by_site.T.groupby(level="kind", sort=False).sum().T
 
 
-def _stability(frames: Frames) -> Figure:
+def _stability(frames: Frames) -> Figure | None:
     study, panels = frames.study, dict[str, pd.DataFrame]()
     for (task, budget), rows in frames.stability.groupby(["task", "budget"], sort=False):
         names = [m for m in study.methods if m in {*rows["method"], *rows["other_method"]}]
         for quantity in ("ranks", "sites", "components"):
-            means = rows.groupby(["method", "other_method"])[quantity].mean()
-            grid = pd.DataFrame(np.nan, index=names, columns=names)
-            for row in means.reset_index().to_dict("records"):
-                a, b = row["method"], row["other_method"]
-                grid.loc[a, b] = grid.loc[b, a] = row[quantity]
+            means = rows.groupby(["method", "other_method"])[quantity].mean().unstack()
+            half = means.reindex(index=names, columns=names)
+            grid = half.fillna(half.T)
             known = grid.notna().any()
             if known.any():
                 panels[", ".join([quantity, *_cell(study, task, budget)])] = grid.loc[known, known]
-    if not panels:
-        raise _nothing("stability", "it requires two finished arms that share a method or a seed")
-    size = max(2.6, 0.42 * max(len(grid) for grid in panels.values()) + 1.4)
-    figure, axes = plots.facets(list(panels), width=min(size + 0.6, 9.5), height=size)
-    # A square matrix leaves its labels less room than the layout assumes.
-    figure.set_layout_engine("constrained", w_pad=0.12)
-    for ax, grid in zip(axes, panels.values(), strict=True):
+
+    def draw(ax: Axes, grid: pd.DataFrame) -> None:
         plots.overlap_matrix(ax, grid.to_numpy(), list(grid.columns))
+
+    size = max(2.6, 0.42 * max(map(len, panels.values()), default=0) + 1.4)
+    figure = _panels(panels, draw, min(size + 0.6, 9.5), size)
+    if figure:
+        # A square matrix leaves its labels less room than the layout assumes.
+        figure.set_layout_engine("constrained", w_pad=0.12)
     return figure
 
 
-def _density(frames: Frames) -> Figure:
-    found = {
-        title: grid
-        for title, grid in _grids(frames, "density").items()
-        if float(np.nanmin(grid.to_numpy(float), initial=1.0)) < _FULL
-    }
-    if not found:
-        raise _nothing("density", "no method of the study zeroes entries")
-    figure, axes = _maps(found)
-    for ax, grid in zip(axes, found.values(), strict=True):
+def _density(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, grid: pd.DataFrame) -> None:
         plots.density_heatmap(ax, grid.to_numpy(), list(grid.index), list(grid.columns))
-    return figure
+
+    grids = _grids(frames, "density")
+    sparse = {title: g for title, g in grids.items() if float(np.nanmin(g.to_numpy(float), initial=1.0)) < _FULL}
+    return _panels(sparse, draw, *_map_size(sparse.values()))
 
 
-def _sharing(frames: Frames) -> Figure:
+def _sharing(frames: Frames) -> Figure | None:
     """Draws one panel per arm, since sharing differs between seeds."""
     panels: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}
     cells = [in_cell(frames.allocation, cell) for cell in frames.study.cells()]
@@ -184,25 +191,19 @@ def _sharing(frames: Frames) -> Figure:
         title = f"{_panel(frames.study, *key)}, seed {seed}"
         marked = rows.assign(group=groups)
         panels[title] = (_grid(marked, "group"), _grid(marked, "rank"))
-    if not panels:
-        raise _nothing("sharing", "no method of the study shares or removes adapters")
-    figure, axes = _maps({title: grid for title, (grid, _) in panels.items()}, cell=0.34)
-    for ax, (grid, ranks) in zip(axes, panels.values(), strict=True):
+
+    def draw(ax: Axes, panel: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+        grid, ranks = panel
         labels = list(grid.index), list(grid.columns)
         plots.sharing_map(ax, grid.to_numpy(), *labels, ranks=ranks.to_numpy(), legend=False)
-    plots.common_legend(figure, axes)
-    return figure
+
+    return _panels(panels, draw, *_map_size([grid for grid, _ in panels.values()], cell=0.34))
 
 
-def _quality(frames: Frames) -> Figure:
-    frame = frames.frontier[frames.frontier["params"] > 0]
-    if frame.empty:
-        raise _nothing("quality", "no arm has finished")
-    found = dict(iter(frame.groupby("task", sort=False)))
-    figure, axes = plots.facets([str(task) for task in found], width=4.5, height=3.0)
-    for ax, (task, rows) in zip(axes, found.items(), strict=True):
-        metric = rows["metric"].iloc[0]
-        what = measure(frames.study, str(task), metric)
+def _quality(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        task, metric = rows[["task", "metric"]].iloc[0]
+        what = measure(frames.study, task, metric)
         plots.quality_against_parameters(
             ax,
             rows["params"].to_numpy(),
@@ -216,56 +217,52 @@ def _quality(frames: Frames) -> Figure:
             limits=what.limits,
             legend=False,
         )
-    plots.common_legend(figure, axes, note=_idle(frames))
-    return figure
+
+    frame = frames.frontier[frames.frontier["params"] > 0]
+    found = {str(task): rows for task, rows in frame.groupby("task", sort=False)}
+    return _panels(found, draw, 4.5, 3.0, note=_idle(frames))
 
 
-def _curves(frames: Frames) -> Figure:
-    if frames.history.empty:
-        raise _nothing("curves", "no arm has finished")
-    found = _by_cell(frames, frames.history)
-    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
-    for ax, rows in zip(axes, found.values(), strict=True):
+def _curves(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
         series = {}
         for method, logged in rows.groupby("method", sort=False):
             losses = logged.pivot(index="seed", columns="step", values="loss")
             series[str(method)] = (losses.columns.to_numpy(), losses.to_numpy())
         plots.learning_curves(ax, series, legend=False)
-    plots.common_legend(figure, axes, note=_idle(frames))
-    return figure
+
+    return _panels(_by_cell(frames, frames.history), draw, 4.5, 3.0, note=_idle(frames))
 
 
-def _differences(frames: Frames) -> Figure:
+def _differences(frames: Frames) -> Figure | None:
     if frames.against.empty:
-        raise _nothing("differences", "it requires two methods that finished the same seed")
+        return None
     others = [m for m in frames.study.methods if m != frames.baseline]
-    # The tables hold these notes; a figure has no room for them.
-    worded = in_words(frames.against.drop(columns=["effect", "learned"], errors="ignore"))
-    found = dict(iter(worded.groupby(["task", "budget", "metric"], sort=False)))
-    titles = [", ".join([str(metric), *_cell(frames.study, task, budget)]) for task, budget, metric in found]
-    figure, axes = plots.facets(titles, width=9.0, height=0.36 * len(others) + 0.9)
-    for ax, ((_, _, metric), rows) in zip(axes, found.items(), strict=True):
-        placed = rows.set_index("method").reindex(others)
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        metric, placed = str(rows["metric"].iloc[0]), rows.set_index("method").reindex(others)
         plots.forest(
             ax,
             others,
             *(placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm")),
             detectable=placed["detectable"].to_numpy(),
             verdicts=placed["verdict"].fillna("").tolist(),
-            margin=frames.margins.get(str(metric)),
-            metric=str(metric),
+            margin=frames.margins.get(metric),
+            metric=metric,
             baseline=frames.baseline,
         )
-    return figure
+
+    # The tables hold these notes; a figure has no room for them.
+    worded = in_words(frames.against.drop(columns=["effect", "learned"], errors="ignore"))
+    groups = worded.groupby(["metric", "task", "budget"], sort=False)
+    found = {", ".join([str(metric), *_cell(frames.study, *cell)]): rows for (metric, *cell), rows in groups}
+    return _panels(found, draw, 9.0, 0.36 * len(others) + 0.9)
 
 
-def _cost(frames: Frames) -> Figure:
-    if frames.costs.empty:
-        raise _nothing("cost", "no arm has finished")
+def _cost(frames: Frames) -> Figure | None:
     methods = frames.study.methods
-    found = _by_cell(frames, frames.costs)
-    figure, axes = plots.facets(list(found), width=9.0, height=0.3 * len(methods) + 0.9)
-    for ax, rows in zip(axes, found.values(), strict=True):
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
         seeds = rows.groupby("method")["seed"].nunique()
         spent = rows.pivot_table(index="method", columns="phase", values="seconds", aggfunc="sum", sort=False)
         spent = spent.div(seeds, axis=0)
@@ -274,85 +271,83 @@ def _cost(frames: Frames) -> Figure:
         phases = [p for p in relative.columns if p != "evaluation"] + ["evaluation"]
         values = {str(phase): relative[phase].to_numpy() for phase in phases}
         plots.cost_by_phase(ax, methods, values, unit=f"seconds, {first} = 1", legend=False)
-    plots.common_legend(figure, axes)
-    return figure
+
+    return _panels(_by_cell(frames, frames.costs), draw, 9.0, 0.3 * len(methods) + 0.9)
 
 
-def _average_ranks(frames: Frames) -> Figure:
-    if frames.average_ranks.empty:
-        raise _nothing("average-ranks", "it requires two methods that finished two tasks")
-    found = dict(iter(frames.average_ranks.groupby("budget", sort=False)))
-    height = 0.14 * max(len(rows) for rows in found.values()) + 1.2
-    titles = [f"{rows['tasks'].iloc[0]} tasks, {_spaced(budget)}" for budget, rows in found.items()]
-    figure, axes = plots.facets(titles, width=6.5, height=height)
-    for ax, rows in zip(axes, found.values(), strict=True):
+def _average_ranks(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
         difference = float(rows["critical_difference"].iloc[0])
         plots.average_rank_diagram(ax, rows["method"].tolist(), rows["average_rank"].to_numpy(), difference)
-    return figure
+
+    if frames.average_ranks.empty:
+        return None
+    groups = frames.average_ranks.groupby("budget", sort=False)
+    found = {f"{rows['tasks'].iloc[0]} tasks, {_spaced(budget)}": rows for budget, rows in groups}
+    return _panels(found, draw, 6.5, 0.14 * max(map(len, found.values())) + 1.2)
 
 
-def _rates(frames: Frames) -> Figure:
-    if frames.trials.empty:
-        raise _nothing("rates", "no learning rate was tuned")
-    found, best = _by_cell(frames, frames.trials), _by_cell(frames, frames.choices)
-    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
-    for ax, (title, rows) in zip(axes, found.items(), strict=True):
+def _rates(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
         series = {}
         for method, mine in rows.groupby("method", sort=False):
             # A method's own option has its best value at each rate.
             scores = mine.groupby(["seed", "learning_rate"])["score"].max().unstack("learning_rate")
             series[str(method)] = ([float(rate) for rate in scores.columns], scores.to_numpy().tolist())
-        metric = frames.study.primary[str(rows["task"].iloc[0])]
-        chosen = dict(zip(best[title]["method"], best[title]["learning_rate"], strict=True))
-        xlabel = "learning rate (ring: chosen)"
-        plots.learning_curves(ax, series, chosen=chosen, log=True, xlabel=xlabel, ylabel=metric, legend=False)
-    plots.common_legend(figure, axes)
-    return figure
+        task, budget = rows[["task", "budget"]].iloc[0]
+        chosen = frames.choices[(frames.choices["task"] == task) & (frames.choices["budget"] == budget)]
+        rates = dict(zip(chosen["method"], chosen["learning_rate"], strict=True))
+        plots.learning_curves(
+            ax,
+            series,
+            chosen=rates,
+            log=True,
+            xlabel="learning rate (ring: chosen)",
+            ylabel=frames.study.primary[task],
+            legend=False,
+        )
+
+    return _panels(_by_cell(frames, frames.trials), draw, 4.5, 3.0)
 
 
-def _trials(frames: Frames) -> Figure:
-    if frames.trials.empty:
-        raise _nothing("trials", "no learning rate was tuned")
-    found = _by_cell(frames, frames.trials)
-    figure, axes = plots.facets(list(found), width=4.5, height=3.0)
-    for ax, rows in zip(axes, found.values(), strict=True):
+def _trials(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
         groups = trial_means(rows).groupby("method", sort=False)["score"]
         series = {str(method): (range(1, len(s) + 1), expected_best(s.tolist())) for method, s in groups}
-        metric = frames.study.primary[str(rows["task"].iloc[0])]
+        metric = frames.study.primary[rows["task"].iloc[0]]
         plots.learning_curves(ax, series, xlabel="trials", ylabel=f"expected best {metric}", legend=False)
-    plots.common_legend(figure, axes)
-    return figure
+
+    return _panels(_by_cell(frames, frames.trials), draw, 4.5, 3.0)
 
 
-def _robustness(frames: Frames) -> Figure:
+def _robustness(frames: Frames) -> Figure | None:
+    def draw(ax: Axes, width: pd.Series) -> None:
+        # Without a name, so without a legend.
+        values = {"": width.to_numpy()}
+        plots.cost_by_phase(ax, width.index.tolist(), values, unit="half-decades of learning rate", legend=False)
+
     widths = {title: half_decades(rows) for title, rows in _by_cell(frames, frames.trials).items()}
     found = {title: width for title, width in widths.items() if not width.empty}
-    if not found:
-        raise _nothing("robustness", "it requires learning rates that were tuned over two seeds")
-    figure, axes = plots.facets(list(found), width=9.0, height=0.3 * max(map(len, found.values())) + 0.9)
-    for ax, width in zip(axes, found.values(), strict=True):
-        plots.cost_by_phase(
-            ax, width.index.tolist(), {"width": width.to_numpy()}, unit="half-decades of learning rate", legend=False
-        )
-    return figure
+    return _panels(found, draw, 9.0, 0.3 * max(map(len, found.values()), default=0) + 0.9)
 
 
-_DRAWN: Mapping[str, Callable[[Frames], Figure]] = {
-    "ranks": _ranks,
-    "lines": _lines,
-    "training": _training,
-    "stability": _stability,
-    "density": _density,
-    "sharing": _sharing,
-    "quality": _quality,
-    "curves": _curves,
-    "differences": _differences,
-    "cost": _cost,
-    "average-ranks": _average_ranks,
-    "rates": _rates,
-    "trials": _trials,
-    "robustness": _robustness,
+_DRAWN: Mapping[str, tuple[Callable[[Frames], Figure | None], str]] = {
+    "ranks": (_ranks, "No finished arm has adapters"),
+    "lines": (_lines, "No finished arm has adapters"),
+    "training": (_training, "No method of the study changes its ranks in training"),
+    "stability": (_stability, "It requires two finished arms that share a method or a seed"),
+    "density": (_density, "No method of the study zeroes entries"),
+    "sharing": (_sharing, "No method of the study shares or removes adapters"),
+    "quality": (_quality, "No arm has finished"),
+    "curves": (_curves, "No arm has finished"),
+    "differences": (_differences, "It requires two methods that finished the same seed"),
+    "cost": (_cost, "No arm has finished"),
+    "average-ranks": (_average_ranks, "It requires two methods that finished two tasks"),
+    "rates": (_rates, "No learning rate was tuned"),
+    "trials": (_trials, "No learning rate was tuned"),
+    "robustness": (_robustness, "It requires learning rates that were tuned over two seeds"),
 }
+"""Maps each kind to what draws it, and to what it requires, for studies in which that finds nothing to show."""
 
 
 def _cell(study: StoredStudy, task: object, budget: object) -> list[str]:
@@ -367,6 +362,8 @@ def _spaced(budget: object) -> str:
 
 def _by_cell(frames: Frames, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Maps the titles of tasks and budgets to their rows of a frame."""
+    if frame.empty:
+        return {}
     groups = frame.groupby(["task", "budget"], sort=False)
     return {", ".join(_cell(frames.study, *key)) or str(key[0]): rows for key, rows in groups}
 
@@ -388,12 +385,11 @@ def _grid(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     return means.unstack("kind").reindex(index=layers, columns=list(rows["kind"].unique()))
 
 
-def _maps(grids: Mapping[str, pd.DataFrame], cell: float = 0.3) -> tuple[Figure, list[Axes]]:
-    """Returns panels for heat maps, each as large as the largest grid needs."""
-    columns = max(grid.shape[1] for grid in grids.values())
-    layers = max(grid.shape[0] for grid in grids.values())
-    width = min(max(cell * columns + 0.8, 2.2), 6.0)
-    return plots.facets(list(grids), width=width, height=min(max(0.16 * layers, 1.3), 6.0) + 0.9)
+def _map_size(grids: Collection[pd.DataFrame], cell: float = 0.3) -> tuple[float, float]:
+    """Returns (width, height) of a panel with a heat map, as large as the largest grid needs."""
+    columns = max((grid.shape[1] for grid in grids), default=0)
+    layers = max((grid.shape[0] for grid in grids), default=0)
+    return min(max(cell * columns + 0.8, 2.2), 6.0), min(max(0.16 * layers, 1.3), 6.0) + 0.9
 
 
 def _unfinished(frames: Frames) -> str:
@@ -411,7 +407,3 @@ def _idle(frames: Frames) -> str:
     rows = [row for row in by_method(frames.learned).to_dict("records") if row["state"] == NOTHING]
     named = [f"{_panel(frames.study, *(row[n] for n in _GROUP))} ({row['learned']})" for row in rows]
     return f"learned nothing: {'; '.join(named)}" if named else ""
-
-
-def _nothing(kind: str, why: str) -> UsageError:
-    return UsageError.of("kind", kind, "has nothing to show", why[0].upper() + why[1:])
