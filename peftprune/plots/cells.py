@@ -109,10 +109,8 @@ def hatch_cells(ax: Axes, cells: Sequence[tuple[int, int]], hatch: str, ink: str
 
 
 def where(chosen: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Returns (row, column) of the chosen cells."""
     return [(int(row), int(column)) for row, column in zip(*chosen.nonzero(), strict=True)]
 
 
 def ink_on(mesh: Collection, value: float) -> str:
-    """Returns the ink that is legible on the colour of `value`."""
     return contrasting(mesh.to_rgba(np.array([value]))[0][:3])

@@ -1,6 +1,8 @@
 """Lines that alternate where they coincide, so that all of them show without moving a value."""
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,16 +30,12 @@ def draw_alternating(ax: Axes, x: Floats, values: Floats, labels: Sequence[str],
         ax.plot([], [], label=label, **style)
         ax.plot(x, values[:, i], markevery=bearing[i], **style | {"linestyle": "none", "zorder": style["zorder"] + 0.5})
         style["marker"] = ""
-        start = 0
-        while start < len(together):
-            members = together[start].get(i)
-            stop = start + 1
-            while stop < len(together) and together[stop].get(i) == members:
-                stop += 1
+        for members, run in groupby(enumerate(segment.get(i) for segment in together), key=itemgetter(1)):
             if members is not None:
+                segments = [segment for segment, _ in run]
+                points = slice(segments[0], segments[-1] + 2)
                 shown = style | ({"linestyle": _turn(members.index(i), len(members))} if len(members) > 1 else {})
-                ax.plot(corners[start : stop + 1], heights[start : stop + 1, i], **shown)
-            start = stop
+                ax.plot(corners[points], heights[points, i], **shown)
 
 
 def _together(begin: Floats, end: Floats) -> dict[int, tuple[int, ...]]:

@@ -102,13 +102,10 @@ def _horizontal(ax: Axes, size: Floats, of: Floats, methods: int, points: float)
     length = max(high - low, (0.2 if log else 0.2 * abs(high)) or 1.0)
     low, high = (low + high - length) / 2, (low + high + length) / 2
     order = np.argsort(at)
-    starts = np.r_[True, np.diff(at[order]) > _SAME * length]
-    cluster = np.empty(len(at), int)
-    cluster[order] = np.cumsum(starts) - 1
-    crowded = any(len(set(of[cluster == c])) > 1 for c in set(cluster))
-    middles = np.array([np.median(at[cluster == c]) for c in range(cluster.max() + 1)])
+    clusters = np.split(order, (np.diff(at[order]) > _SAME * length).nonzero()[0] + 1)
+    middles = np.array([np.median(at[cluster]) for cluster in clusters])
     lane = 0.0
-    if crowded:
+    if any(len(set(of[cluster])) > 1 for cluster in clusters):
         # Part of the distance between neighbouring places stays free.
         gap = float(np.diff(middles).min()) / length * 0.8 * points if len(middles) > 1 else points
         lane = max(min(_LANE, 0.6 * gap / methods), 1.5)

@@ -1,6 +1,5 @@
 """Checked inputs as arrays; errors name the field."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ from peftprune.errors import UsageError
 Floats = NDArray[np.float64]
 
 
-def not_empty(field: str, values: Sequence[object] | Any) -> None:
-    """Checks that the input is not empty."""
+def not_empty(field: str, values: Any) -> None:
     if len(values) == 0:
         raise UsageError.of(field, list(values), "is empty", "Give at least one")
 
@@ -41,7 +39,6 @@ def forbid(field: str, values: Floats, wrong: NDArray[np.bool_], problem: str, c
 
 
 def in_unit_interval(field: str, values: Floats) -> None:
-    """Checks that values are within 0 … 1 or NaN."""
     forbid(field, values, (values < 0) | (values > 1), "is outside 0 … 1", "Give shares, not percent")
 
 

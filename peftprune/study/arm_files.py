@@ -1,7 +1,5 @@
 """The shape of an arm's files, as far as other modules rely on it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
@@ -31,20 +29,17 @@ def fits(value: Any, shape: Any) -> bool:
 
 
 def fits_result(value: Any) -> bool:
-    """Returns whether a value is a result, with a number for each metric."""
     return fits(value, RESULT) and all(isinstance(v, _NUMBER) for v in value["metrics"].values())
 
 
 def fits_config(value: Any) -> bool:
-    """Returns whether a value is a configuration; arms of earlier versions may lack keys."""
+    # Arms of earlier versions may lack keys.
     return isinstance(value, dict) and all(isinstance(value.get(k, {}), dict) for k in ("options", "task", "versions"))
 
 
 def fits_history(value: Any) -> bool:
-    """Returns whether a value is the Trainer's log."""
     return fits(value, [{"step": int}])
 
 
 def fits_trace(value: Any) -> bool:
-    """Returns whether a value is a trace, with the state of every site."""
     return fits(value, TRACE) and all(fits(state, SITE) for event in value for state in event["sites"].values())

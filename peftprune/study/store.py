@@ -98,7 +98,6 @@ class ArmFolder:
         return self._read("allocation.jsonl", read_jsonl, arm_files.fits_trace)
 
     def history(self) -> list[dict[str, Any]]:
-        """Returns the Trainer's log."""
         return self._read("history.jsonl", read_jsonl, arm_files.fits_history)
 
     def read_predictions(self) -> pd.DataFrame:
@@ -237,12 +236,10 @@ class StudyFolder:
             raise UsageError.of("output_dir", str(self.path), problem, cure) from None
 
     def arm(self, label: str, seed: int, digest: str) -> ArmFolder:
-        """Returns the folder of an arm."""
         safe = re.sub(r"[^\w.+-]+", "_", label)
         return ArmFolder(self.path / "arms" / f"{safe}-s{seed}-{digest}")
 
     def write_request(self, request: Mapping[str, Any]) -> None:
-        """Writes `study.json`."""
         write_json(self.path / "study.json", {"schema": STUDY_SCHEMA, **request})
 
     @contextmanager
