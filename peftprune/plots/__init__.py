@@ -12,7 +12,6 @@ from peftprune.plots.average_ranks import not_distinguished as not_distinguished
 from peftprune.plots.axes import facets as facets
 from peftprune.plots.cost import cost_by_phase as cost_by_phase
 from peftprune.plots.curves import learning_curves as learning_curves
-from peftprune.plots.curves import rate_curves as rate_curves
 from peftprune.plots.forest import forest as forest
 from peftprune.plots.heatmap import density_heatmap as density_heatmap
 from peftprune.plots.heatmap import overlap_matrix as overlap_matrix
