@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import pandas as pd
 
-from peftprune.errors import PeftPruneError
+from peftprune.errors import PeftPruneError, UsageError, did_you_mean
 from peftprune.files import check_path
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from peftprune.analysis.frames import Frames
     from peftprune.analysis.margins import Margin
     from peftprune.report.export.export import Exported
+
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
 class Comparison(StoredStudy):
@@ -203,6 +208,21 @@ class Comparison(StoredStudy):
         return self._last[1]
 
 
+def _hinted(function: Callable[P, R]) -> Callable[P, R]:
+    """Names the argument that a misspelled one is closest to."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs.keys() - known:
+            hint = did_you_mean(name, known) or f"The arguments are {', '.join(known)}"
+            raise UsageError.of(name, kwargs[name], f"is not an argument of {function.__name__}", hint)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_hinted
 def compare(
     methods: str | Sequence[Any] = ("lora", "lorpa", "prilora", "lora-drop"),
     task: str | Task | Sequence[str | Task] = "entailment-mini",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import peftprune
+from peftprune.analysis.frames import Frames
 from peftprune.cli import console as tables
 from peftprune.cli import terminal
 from peftprune.errors import UsageError
@@ -139,7 +140,7 @@ def test_exemptions_stand_in_every_table(
     table = result.table().set_index("method")
     shown = {m: table.loc[m, "exemption"] for m in table.index}
     assert [m for m, text in shown.items() if text] == ["head-only", "full", "bitfit", "vera"]
-    tables.show_comparison(result)
+    tables.show_comparison(Frames(result, whole=True))
     printed = " ".join(capsys.readouterr().out.split())
     for method, text in shown.items():
         assert text == "" or text[:25] in printed, method

@@ -14,9 +14,12 @@ from typing import Any
 import pandas as pd
 import psutil
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
+import peftprune as package
 from peftprune.cli.app import app
+from peftprune.errors import UsageError
 from peftprune.study.execution.backend import Backend
 from tests.helpers import texts
 
@@ -67,7 +70,7 @@ def test_an_interrupt_is_one_line_and_exits_with_130(small: list[str], monkeypat
     monkeypatch.setattr(Backend, "run", interrupted)
     result = peftprune("compare", *small, "--methods", "lora")
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr == "interrupted. Run the same command again to continue; everything finished is kept\n"
+    assert result.stderr == "Stopped. The same command goes on\n"
 
 
 @pytest.mark.slow
@@ -88,7 +91,7 @@ def test_an_interrupted_study_goes_on_by_the_same_command(workers: int, small: l
     assert not psutil.wait_procs(children, timeout=30)[1]
     assert (study.returncode, out) == (130, "")
     assert "Traceback" not in err
-    assert err.splitlines()[-1].startswith("interrupted. Run the same command again")
+    assert err.splitlines()[-1].startswith("Stopped. The same command goes on")
     left = list((tmp_path / "study").glob("arms/*/checkpoint/checkpoint-*"))
     assert left
     assert peftprune("compare", *small, *options, "--epochs", 20).exit_code == 0
@@ -210,8 +213,6 @@ def test_a_strategy_file_that_cannot_be_used_is_refused(code: str, expected: str
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
-    from peftprune.errors import UsageError
-
     result = peftprune("compare", "--methods", "lorpaa", "--debug")
     assert isinstance(result.exception, UsageError)
 
@@ -340,3 +341,45 @@ def test_the_options_of_compare_are_grouped_and_show_their_defaults() -> None:
     places = [shown.index(f"─ {p} ─") for p in ("Study", "Data", "Base model", "Training", "Generation", "Execution")]
     assert places == sorted(places)
     assert re.search(r"--learning-rate .*1e-3", shown)
+
+
+def test_the_version_is_printed() -> None:
+    assert peftprune("--version").stdout == f"{package.__version__}\n"
+
+
+def test_misspelled_names_get_a_hint() -> None:
+    misspelled: dict[str, Any] = {"seed": 3}
+    with pytest.raises(UsageError, match=r"seed: 3 is not an argument of compare\. Did you mean 'seeds'"):
+        package.compare(**misspelled)
+    assert "--seeds" in peftprune("compare", "--seed", "3").output
+    assert "Did you mean 'compare'" in peftprune("compere").output
+    assert "Did you mean 'lora'" in peftprune("methods", "lore").stderr
+
+
+def test_dir_shows_the_public_names_alone() -> None:
+    assert all(name[0] != "_" for name in dir(package))
+    assert "compare" in dir(package)
+
+
+def test_methods_are_shown_by_name() -> None:
+    shown = json.loads(peftprune("methods", "lorpa", "dora", "--json").stdout)["methods"]
+    assert [method["name"] for method in shown] == ["lorpa", "dora"]
+
+
+def test_every_command_has_the_common_options() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) >= 13
+    for name, command in commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert options >= {"--json", "--quiet", "-v", "--debug"}, name
+
+
+def test_json_and_quiet_replace_the_text(small: list[str], tmp_path: Path) -> None:
+    result = peftprune("compare", *small, "--methods", "lora", "--json")
+    found = json.loads(result.stdout)
+    assert found["failed"] == {}
+    assert found["table"][0]["method"] == "lora"
+    assert found["references"][0]["method"].startswith("majority")
+    assert peftprune("compare", *small, "--methods", "lora", "--quiet").output == ""
+    plotted = json.loads(peftprune("plot", tmp_path / "study", "--json").stdout)
+    assert Path(plotted["path"]).is_file()

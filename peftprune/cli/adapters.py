@@ -2,28 +2,27 @@
 
 import json
 import sys
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from peftprune.cli.command import with_common
 from peftprune.errors import UsageError
 
-Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
 Adapter = Annotated[Path, typer.Argument(help="Folder or safetensors file in PEFT's, the native or loralib's format.")]
 Out = Annotated[Path, typer.Option(help="Folder to write; it is written completely or not at all.")]
 Alpha = Annotated[float | None, typer.Option(help="lora_alpha of a loralib file, which does not contain it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that peftprune wrote.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 NoHead = Annotated[
     bool, typer.Option("--no-head", help="Leave out the trained head; predictions are meaningless until one is added.")
 ]
 
 
-def register(app: typer.Typer, errors_shown: Wrapper) -> None:
+def register(app: typer.Typer) -> None:
     for command in (export, inspect, prune, convert):
-        app.command()(errors_shown(command))
+        app.command()(with_common(command))
 
 
 def export(
@@ -49,8 +48,7 @@ def export(
     no_head: NoHead = False,
     push_to_hub: Annotated[str | None, typer.Option(help="OWNER/NAME of a hub repository to upload to.")] = None,
     overwrite: Overwrite = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Write a finished arm of a study as an adapter or a model, with a model card."""
     from peftprune.comparison import Comparison
 
@@ -74,14 +72,14 @@ def export(
     if done.url is not None:
         typer.echo(f"Uploaded: {done.url}")
     typer.echo(str(done.path))
+    return asdict(done)
 
 
 def inspect(
     adapter: Adapter,
     format: Annotated[str, typer.Option(help="table, or json with all singular values.")] = "table",
     alpha: Alpha = None,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Show an adapter's ranks, spectra, norms, density and sharing, and the cost of pruning it further."""
     if format not in ("table", "json"):
         raise UsageError.of("format", format, "is unknown", "Formats: table, json")
@@ -93,6 +91,7 @@ def inspect(
         sys.stdout.write(json.dumps(found.as_dict(), indent=1) + "\n")
     else:
         tables_adapters.show_inspection(found)
+    return found.as_dict()
 
 
 def prune(
@@ -114,8 +113,7 @@ def prune(
     uniform: Annotated[bool, typer.Option("--uniform", help="Cut every layer to the rank of the budget.")] = False,
     alpha: Alpha = None,
     overwrite: Overwrite = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Prune an adapter without training and without its base model; write a PEFT adapter."""
     from peftprune.adapters.pruning import prune as cut
     from peftprune.cli import console_adapters as tables_adapters
@@ -124,6 +122,7 @@ def prune(
     done = cut(adapter, out, method=method_, budget=budget, uniform=uniform, alpha=alpha, overwrite=overwrite)
     tables_adapters.show_pruned(done)
     typer.echo(str(done.path))
+    return {name: getattr(done, name) for name in ("path", "ranks", "kept_energy", "params_before", "params_after")}
 
 
 def convert(
@@ -134,11 +133,11 @@ def convert(
     no_head: NoHead = False,
     alpha: Alpha = None,
     overwrite: Overwrite = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Convert an adapter of any supported format to PEFT's or the native one."""
     from peftprune.adapters.convert import convert as rewrite
 
     form: Any = format
     written = rewrite(adapter, out, format=form, uniform=uniform, head=not no_head, alpha=alpha, overwrite=overwrite)
     typer.echo(str(written))
+    return {"path": str(written)}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
-import signal
 import sys
-import warnings
-from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +14,12 @@ import typer
 
 from peftprune.cli import adapters as cli_adapters
 from peftprune.cli import results as cli_results
+from peftprune.cli.command import COMMON, with_common
 from peftprune.errors import PeftPruneError, UsageError
 
 app = typer.Typer(
     name="peftprune",
-    help="Compare LoRA rank-pruning methods under identical, verified budgets.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -50,39 +46,29 @@ Tune = Annotated[
 ]
 Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
 TuningSeeds = Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
 _OF_FILES = (*_NEEDED_OF_FILES, "validation_file", "regression", "kind")
 
 
-def _errors_shown(command: Callable[..., None]) -> Callable[..., None]:
-    """Prints errors as one message and exits with their code: 2 for an invalid request, 1 for a failed run."""
+def _version(asked: bool) -> None:
+    if asked:
+        from peftprune import __version__
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        if not debug:
-            warnings.simplefilter("ignore")
-        try:
-            command(*args, debug=debug, **kwargs)
-        except typer.Exit:
-            raise
-        except KeyboardInterrupt:
-            typer.echo("interrupted. Run the same command again to continue; everything finished is kept", err=True)
-            raise typer.Exit(128 + signal.SIGINT) from None
-        except Exception as error:
-            if debug:
-                raise
-            known = isinstance(error, PeftPruneError)
-            message = str(error) if known else f"{type(error).__name__}: {error} (run again with --debug to see where)"
-            typer.echo(f"error: {message}", err=True)
-            raise typer.Exit(error.exit_code if isinstance(error, PeftPruneError) else 1) from None
+        typer.echo(__version__)
+        raise typer.Exit
 
-    return wrapped
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Compare LoRA rank-pruning methods under identical, verified budgets."""
 
 
 @app.command()
-@_errors_shown
+@with_common
 def compare(
     context: typer.Context,
     config: Annotated[
@@ -173,20 +159,22 @@ def compare(
     sbatch: Annotated[str | None, _execution(help="Further options of sbatch: '--partition=gpu'.")] = None,
     reuse: Annotated[Path | None, _execution(help="Packed study whose finished arms need no training.")] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Print every column, however wide the tables get.")] = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Train every method on every seed under one budget; print the table and plot the ranks.
 
     Exit code 1 when an arm failed, 2 when the request is invalid. A rerun trains only the arms that are not finished;
     a second process started beside the first shares the work. `--backend slurm` submits the jobs and exits.
     """
     import peftprune
+    from peftprune.analysis.frames import Frames
     from peftprune.cli import console as tables
     from peftprune.cli.study_file import overridden, read_study_file
+    from peftprune.report.text import table_values
 
     options = {name: value for name, value in context.params.items() if _on_command_line(context, name)}
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
-    for name in ("config", "debug", "wide"):
+    quiet = options.pop("quiet", False)
+    for name in ("config", "wide", *COMMON):
         options.pop(name, None)
     if files:
         if "task" in options:
@@ -195,18 +183,21 @@ def compare(
             raise UsageError.of("--task", task, f"is another task than that of {flag}", cure)
         options["task"] = _task_from_files(files)
     arguments = overridden(read_study_file(config) if config is not None else {}, options)
+    if quiet:
+        arguments["progress"] = False
     result = peftprune.compare(**arguments)
     folder = shlex.quote(str(result.path))
     if arguments.get("backend") == "slurm":
         if arguments.get("tune") is not None and "tuning" not in result.request:
             cure = "When they are done, type the same command again, which goes on with what they chose"
             typer.echo(f"The trials are submitted. Progress: peftprune status {folder}. {cure}")
-            return
-        typer.echo(f"Progress: peftprune status {folder}. When it is done: peftprune report {folder}")
+        else:
+            typer.echo(f"Progress: peftprune status {folder}. When it is done: peftprune report {folder}")
         if "rounds" in result.request:
             typer.echo("Then run the same command again: it trains the next round of seeds, if one is open.")
-        return
-    tables.show_comparison(result, wide)
+        return {"path": str(result.path)}
+    frames = Frames(result, whole=True)
+    tables.show_comparison(frames, wide)
     if not result.allocation().empty:
         result.plot_ranks(result.path / "ranks.png")
         typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
@@ -217,18 +208,17 @@ def compare(
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:
         typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
-        raise typer.Exit(1)
+    return {"path": str(result.path), "failed": result.failures, **table_values(frames)}
 
 
 @app.command("run-arm")
-@_errors_shown
+@with_common
 def run_arm(
     work: Annotated[Path, typer.Argument(help="The work.pkl that `compare --backend slurm` wrote.")],
     index: Annotated[
         int | None, typer.Option(help="Index of the arm, from 0.", show_default="all that are left")
     ] = None,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Train an arm of a study that `compare --backend slurm` planned. Its array job runs this command.
 
     Exit code 1 when an arm failed. Open only your own files: they can execute code.
@@ -252,13 +242,13 @@ def run_arm(
         planned = planned.only(index)
     with planned.study.registered(), Reporter(planned.total_steps) as reporter:
         planned.run(reporter)
-    failed = False
+    failed = {}
     for arm in planned.arms:
         failure = None if planned.folder(arm).result() is not None else planned.folder(arm).error()
-        failed = failed or failure is not None
-        typer.echo(f"{arm.name}, seed {arm.seed}: " + ("done" if failure is None else f"failed: {failure['error']}"))
-    if failed:
-        raise typer.Exit(1)
+        name = f"{arm.name}, seed {arm.seed}"
+        failed |= {} if failure is None else {name: failure["error"]}
+        typer.echo(f"{name}: " + ("done" if failure is None else f"failed: {failure['error']}"))
+    return {"arms": [f"{arm.name}, seed {arm.seed}" for arm in planned.arms], "failed": failed}
 
 
 Margin = Annotated[
@@ -271,7 +261,7 @@ OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the stu
 
 
 @app.command()
-@_errors_shown
+@with_common
 def plot(
     study: Study,
     kind: Annotated[str, typer.Option(help="What to plot; an unknown name lists the kinds.")] = "ranks",
@@ -280,8 +270,7 @@ def plot(
     ] = None,
     task: OneTask = None,
     budget: OneBudget = None,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Plot a stored study: rank allocations, their history and stability, quality, differences, costs."""
     from peftprune.comparison import Comparison
 
@@ -289,10 +278,11 @@ def plot(
     path = out if out is not None else study / f"{kind}.png"
     result.plot(kind, path)
     typer.echo(str(path))
+    return {"path": str(path)}
 
 
 @app.command()
-@_errors_shown
+@with_common
 def report(
     study: Study,
     out: Annotated[
@@ -305,8 +295,7 @@ def report(
     margin: Margin = None,
     task: OneTask = None,
     budget: OneBudget = None,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Write the results of a stored study: one self-contained HTML page, or tables."""
     from peftprune.comparison import Comparison
     from peftprune.files import write_output
@@ -314,35 +303,33 @@ def report(
 
     result = Comparison.load(study).only(task=task, budget=budget)
     if format == "html":
-        typer.echo(
-            str(result.report(out if out is not None else study / "report.html", baseline=baseline, margin=margin))
-        )
-        return
+        out = result.report(out if out is not None else study / "report.html", baseline=baseline, margin=margin)
+        typer.echo(str(out))
+        return {"path": str(out)}
     text = table_text(result, format, baseline=baseline, margin=margin)
     if out is None:
         sys.stdout.write(text)
-    else:
-        write_output(out, text.encode())
-        typer.echo(str(out))
+        return {"text": text}
+    write_output(out, text.encode())
+    typer.echo(str(out))
+    return {"path": str(out)}
 
 
 @app.command()
-@_errors_shown
-def status(study: Study, as_json: AsJson = False, debug: Debug = False) -> None:
+@with_common
+def status(study: Study) -> dict[str, Any]:
     """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train."""
     from peftprune.analysis.status import arm_states
     from peftprune.cli import console as tables
     from peftprune.comparison import Comparison
 
     states = arm_states(Comparison.load(study))
-    if as_json:
-        sys.stdout.write(json.dumps({"arms": states}, indent=1) + "\n")
-    else:
-        tables.show_states(states)
+    tables.show_states(states)
+    return {"arms": states}
 
 
 @app.command()
-@_errors_shown
+@with_common
 def plan(
     methods: Methods = "lora,lorpa,prilora,lora-drop",
     model: Annotated[
@@ -362,9 +349,7 @@ def plan(
     margin: Annotated[float | None, _power(help="Margin within which equal methods are shown equivalent.")] = None,
     pilot: Annotated[Path | None, _power(help="Folder of a study that shows how results vary.")] = None,
     deviation: Annotated[float | None, _power(help="Deviation of a score between seeds, instead of --pilot.")] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Solve the budget for every method, without weights or data: ranks, parameters, steps, compute."""
     from peftprune.cli import console as tables
     from peftprune.methods.request import parse
@@ -385,41 +370,40 @@ def plan(
 
         needed = needed_seeds(len(plans) - 1, detect, margin, pilot, deviation, task)
     size = tuning_size(tuning, steps, needed.get("seeds") or len(final_seeds))
-    if as_json:
-        sys.stdout.write(json.dumps({"methods": plans, "size": size, "power": needed}, indent=1) + "\n")
-    else:
-        tables.show_plans(plans, model)
-        if needed:
-            tables.print_text(needed_in_words(needed))
-        tables.print_text(size_in_words(size, needed.get("seconds"), "the pilot"))
+    tables.show_plans(plans, model)
+    if needed:
+        tables.print_text(needed_in_words(needed))
+    tables.print_text(size_in_words(size, needed.get("seconds"), "the pilot"))
+    return {"methods": plans, "size": size, "power": needed}
 
 
 @app.command("methods")
-@_errors_shown
-def methods_(as_json: AsJson = False, debug: Debug = False) -> None:
+@with_common
+def methods_(
+    name: Annotated[list[str] | None, typer.Argument(help="Only these methods.", show_default="all")] = None,
+) -> dict[str, Any]:
     """List the methods: papers, behaviour, descriptions, and options with range and source of their defaults."""
     from peftprune.cli.methods import show_methods
-    from peftprune.methods.describe import describe_methods
+    from peftprune.methods.describe import describe_method, describe_methods
 
-    described = describe_methods()
-    if as_json:
-        sys.stdout.write(json.dumps({"methods": described}, indent=1) + "\n")
-    else:
-        show_methods(described)
+    described = [describe_method(n) for n in name] if name else describe_methods()
+    show_methods(described)
+    return {"methods": described}
 
 
 @app.command()
-@_errors_shown
-def tasks(debug: Debug = False) -> None:
+@with_common
+def tasks() -> dict[str, Any]:
     """List the tasks: sizes, metrics and the reported split."""
     from peftprune.cli import console as tables
     from peftprune.tasks import TASKS
 
     tables.show_tasks(list(TASKS.values()))
+    return {"tasks": [asdict(task) for task in TASKS.values()]}
 
 
-cli_adapters.register(app, _errors_shown)
-cli_results.register(app, _errors_shown)
+cli_adapters.register(app)
+cli_results.register(app)
 
 
 def _on_command_line(context: typer.Context, name: str) -> bool:

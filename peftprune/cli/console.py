@@ -14,7 +14,6 @@ from peftprune.report.table import Table, column, count, plain, table
 from peftprune.report.text import as_rich, overview_text
 
 if TYPE_CHECKING:
-    from peftprune.study.stored_study import StoredStudy
     from peftprune.tasks import TaskInfo
 
 _WIDE = 1000
@@ -35,9 +34,8 @@ def print_table(shown: Table | None, width: int | None = None) -> None:
         print_text(shown.note)
 
 
-def show_comparison(study: StoredStudy, wide: bool = False) -> None:
+def show_comparison(frames: Frames, wide: bool = False) -> None:
     """Prints the overview; `wide` prints all columns of the main tables, differences and choices, however wide."""
-    frames = Frames(study, whole=True)
     if not wide:
         print(overview_text(frames, console().width))
         return

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from peftprune.cli.command import with_common
 from peftprune.errors import RunError, UsageError
 
-Wrapper = Callable[[Callable[..., None]], Callable[..., None]]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of errors.")]
 _ELSEWHERE = 0.05
 """Largest difference of a metric between runs of one arm on different processors or numbers of cores."""
 
 
-def register(app: typer.Typer, errors_shown: Wrapper) -> None:
+def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
     for command in (pack, audit):
-        app.command()(errors_shown(command))
+        app.command()(with_common(command))
 
 
 def pack(
     study: Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a packed study there is replaced.")],
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Write a study in a few small files, without adapters: for a repository, for `audit` and `compare --reuse`."""
     from peftprune.study import packed
 
     arms = packed.pack(study, out)
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     typer.echo(f"{out}: {arms} arms, {size / 1e6:.1f} MB")
+    return {"path": str(out), "arms": arms, "bytes": size}
 
 
 def audit(
@@ -48,9 +45,7 @@ def audit(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data of the arms to train.", show_default="the study's")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
-    debug: Debug = False,
-) -> None:
+) -> dict[str, Any]:
     """Check a study against itself, and train some of its arms again. Exit code 1 where anything contradicts.
 
     Hashes, seeds, options, budgets, allocations and choices must agree, scores must follow from the predictions, and
@@ -75,17 +70,13 @@ def audit(
             problems += found
     count = sum(1 for _ in stored.finished())
     facts = {"finished": count, "sealed": sealed, "adapters": adapters, "trained_again": again, "problems": problems}
-    if as_json:
-        sys.stdout.write(json.dumps(facts, indent=1) + "\n")
-    else:
-        typer.echo(f"{count} finished arms, {sealed} of them sealed, {adapters} with their adapters.")
-        for name in again:
-            typer.echo(f"trained again: {name}")
-        for problem in problems:
-            typer.echo(problem, err=True)
-        typer.echo(f"{len(problems)} contradictions." if problems else "Everything agrees.")
-    if problems:
-        raise typer.Exit(1)
+    typer.echo(f"{count} finished arms, {sealed} of them sealed, {adapters} with their adapters.")
+    for name in again:
+        typer.echo(f"trained again: {name}")
+    for problem in problems:
+        typer.echo(problem, err=True)
+    typer.echo(f"{len(problems)} contradictions." if problems else "Everything agrees.")
+    return facts
 
 
 def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None) -> tuple[list[str], list[str]]:

@@ -136,7 +136,8 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, 
     return _FORMATS[format](Frames(study, baseline, margin, whole=True))
 
 
-def _json(frames: Frames) -> str:
+def table_values(frames: Frames) -> dict[str, Any]:
+    """Returns the rows of the tables as plain values, None where there is none."""
     found = {
         "table": frames.table,
         "references": frames.references,
@@ -144,11 +145,10 @@ def _json(frames: Frames) -> str:
         "pooled": in_words(frames.pooled),
         "average_ranks": frames.average_ranks,
     }
-    rows = {
+    return {
         name: [{str(k): _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
         for name, frame in found.items()
     }
-    return json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def _plain(value: Any) -> Any:
@@ -232,5 +232,5 @@ _FORMATS: dict[str, Callable[[Frames], str]] = {
     "markdown": lambda frames: _paper_tables(frames, _markdown_table),
     "latex": lambda frames: _paper_tables(frames, _latex_table),
     "csv": lambda frames: _csv(_with_differences(frames)),
-    "json": _json,
+    "json": lambda frames: json.dumps(table_values(frames), indent=1, allow_nan=False, ensure_ascii=False) + "\n",
 }
