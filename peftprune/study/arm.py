@@ -86,7 +86,8 @@ def run_arm(
     else:
         ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
     # The Trainer's summary at the end covers this process only, not the steps before an interruption.
-    steps = [row for row in trainer.state.log_history if "train_runtime" not in row]
+    # Rows from a checkpoint come back with their names sorted.
+    steps = [dict(sorted(row.items())) for row in trainer.state.log_history if "train_runtime" not in row]
     write_jsonl(folder.path / "history.jsonl", steps)
     write_jsonl(folder.path / "allocation.jsonl", trainer.pruning.trace.rows)
     result = _result(plan, inputs, seed, config, sites, model, ledger, scored, time.perf_counter() - started)
