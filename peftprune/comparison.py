@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from peftprune.report.export.export import Exported
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Comparison(StoredStudy):

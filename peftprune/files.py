@@ -1,7 +1,5 @@
 """Writes files and folders whole or not at all, and reads files back."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

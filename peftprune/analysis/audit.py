@@ -1,7 +1,5 @@
 """Checks a stored study against itself: every figure of its tables must follow from what its arms stored."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What the decisions of every arm changed, from its trace."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Splits a method's gain over plain LoRA into its ranks, their place, and how it trained them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

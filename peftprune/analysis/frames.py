@@ -1,7 +1,5 @@
 """All frames of a stored study, each computed when it is first read."""
 
-from __future__ import annotations
-
 from functools import cached_property
 
 import pandas as pd

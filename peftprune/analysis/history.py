@@ -1,7 +1,5 @@
 """Ranks, loss and cost over the course of training, as the arms recorded them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

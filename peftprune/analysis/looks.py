@@ -1,7 +1,5 @@
 """The looks at a study in rounds of seeds: what they decide, from its stored arms alone."""
 
-from __future__ import annotations
-
 from peftprune.analysis.differences import Reached, outcomes, tested
 from peftprune.analysis.margins import margins
 from peftprune.analysis.predictions import measure, predictions

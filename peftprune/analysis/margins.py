@@ -1,7 +1,5 @@
 """The margins of a study: differences in a metric that do not matter."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from peftprune.analysis.predictions import measure

@@ -1,7 +1,5 @@
 """McNemar's test of trained models, example by example."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from peftprune import stats

@@ -1,7 +1,5 @@
 """How many seeds a study needs, from the noise that a pilot study or a stated deviation shows."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results over several tasks: pairs pooled over tasks and seeds, and average ranks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

@@ -1,7 +1,5 @@
 """Stored predictions, and what a metric's name says of them."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import pandas as pd

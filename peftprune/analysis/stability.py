@@ -1,7 +1,5 @@
 """Agreement of final allocations between seeds and methods."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import combinations

@@ -1,7 +1,5 @@
 """The state of each arm of a study, from its folder alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from peftprune.study.store import ArmFolder

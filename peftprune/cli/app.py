@@ -1,7 +1,5 @@
 """The command line. Heavy imports happen inside the commands, so that `--help` answers at once."""
 
-from __future__ import annotations
-
 import functools
 import os
 import shlex
@@ -242,7 +240,7 @@ def run_arm(
         planned = planned.only(index)
     with planned.study.registered(), Reporter(planned.total_steps) as reporter:
         planned.run(reporter)
-    failed = {}
+    failed: dict[str, str] = {}
     for arm in planned.arms:
         failure = None if planned.folder(arm).result() is not None else planned.folder(arm).error()
         name = f"{arm.name}, seed {arm.seed}"

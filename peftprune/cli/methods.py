@@ -1,7 +1,5 @@
 """Prints the methods as tables on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The commands for finished studies: pack and audit."""
 
-from __future__ import annotations
-
 import random
 import shlex
 import shutil

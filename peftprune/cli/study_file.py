@@ -1,7 +1,5 @@
 """Study files: YAML whose keys are the arguments of `peftprune.compare`."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The terminal that all tables are printed on."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 

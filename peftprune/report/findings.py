@@ -1,7 +1,5 @@
 """The question of a study and its answers, in words."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The tables of a study: the columns, captions and notes of each frame of `Frames`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple

@@ -4,8 +4,6 @@ Beside the text of a number, a table holds its exact value and its place in the 
 compared with the store.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

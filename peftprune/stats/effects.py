@@ -1,7 +1,5 @@
 """Effect sizes."""
 
-from __future__ import annotations
-
 import math
 
 from numpy.typing import ArrayLike

@@ -1,7 +1,5 @@
 """A standard deviation that several methods share."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Mean, standard deviation and interval of one method's scores."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Correction for testing several methods at once."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The paired bootstrap: two methods on one task, over examples and seeds together."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The sign-flip test for pairs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """The smallest difference that a study of a given size can find."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

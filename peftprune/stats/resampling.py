@@ -1,7 +1,5 @@
 """A metric of several models on resampled examples."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

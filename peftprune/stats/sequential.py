@@ -14,8 +14,6 @@ resemble Student's t (Jennison & Turnbull 2000). The looks share their examples,
 √(t_j/t_k) says, so that the levels are stricter than needed.
 """
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 from typing import NamedTuple

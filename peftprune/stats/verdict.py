@@ -11,8 +11,6 @@ and undecided otherwise. Each one-sided test has half the level, 2.5 % where Sch
 interval shows all verdicts. The margin has to be chosen before the results are known.
 """
 
-from __future__ import annotations
-
 import math
 from enum import Enum
 

@@ -1,7 +1,5 @@
 """Parses and validates the arguments of `compare`, which may be text, objects or sequences."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

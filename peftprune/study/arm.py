@@ -1,7 +1,5 @@
 """Run one arm: one method, one task, one budget, one seed."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

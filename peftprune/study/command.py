@@ -1,7 +1,5 @@
 """Writes the command that repeats a stored study."""
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections.abc import Mapping

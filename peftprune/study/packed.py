@@ -5,8 +5,6 @@
 <packed>/tuning/         the same of the trials, if the study was tuned
 """
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the sources of a method publish for a model and a task, and what a run under `budget="paper"` lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Turns the parsed arguments of `compare` into planned arms and into the request that `study.json` stores."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace

@@ -1,7 +1,5 @@
 """What all arms of one task share: model, data and sites; and the environment of the study."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import platform

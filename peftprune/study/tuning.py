@@ -4,8 +4,6 @@ Trials are ordinary arms of a study in the folder `tuning` of the study's own. A
 any number of processes can share it.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
