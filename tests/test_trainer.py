@@ -250,6 +250,16 @@ def test_a_plan_that_breaks_the_weights_stops_the_arm(tiny_bert: Path, tmp_path:
     assert done[-1] == 4
 
 
+def test_each_decision_is_logged_in_one_line(tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "peftprune")
+    arm = make_arm("lorpa(initial_rank=16)", tmp_path, tiny_bert, budget="rank=4,steps=12")
+    arm.run()
+    (line,) = [m for m in caplog.messages if m.startswith("step ")]
+    assert line.startswith("step ")
+    assert ": lorpa: " in line
+    assert line.endswith("; ranks in total 64 → 16")
+
+
 def test_an_optimizer_whose_state_cannot_be_cut_is_refused(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

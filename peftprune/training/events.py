@@ -4,6 +4,7 @@ It knows neither the method's name nor the task; see `peftprune.training.trainer
 of this package and the callback for any other trainer (`peftprune.callback.events`) share it.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from peftprune.training.ledger import BaseCost, Ledger, optimizer_bytes, peak_me
 from peftprune.training.signals import Collectors
 from peftprune.training.trace import Trace
 
+_log = logging.getLogger(__name__)
 StepCost = Callable[[int], tuple[int, int, int]]
 """Step, from 0, to (examples, tokens, padded tokens)."""
 Progress = Callable[[int, int, str], None]
@@ -208,9 +210,13 @@ class PruningEvents(TrainerCallback):
             raise RunError(f"plan: {plan!r} is not a PruningPlan. Return PruningPlan() to change nothing")
         if plan.is_empty:
             return
+        before, events = sum(self.sites.ranks.values()), len(self.trace.rows)
         changes = surgery.apply_plan(self.sites, plan, optimizer=optimizer, rng=self.init_rng)
         check_agreement(lambda: surgery.structure(self.sites), f"the ranks after step {step + 1}")
         self.trace.record(self.sites, plan, changes, step + 1, phase_at(self.phases, step).name)
+        if len(self.trace.rows) > events:
+            facts = step + 1, self.method.name, plan.reason or "a decision", before, sum(self.sites.ranks.values())
+            _log.info("step %d: %s: %s; ranks in total %d → %d", *facts)
 
     def _charge(self, step: int, current: PhaseRange) -> None:
         samples, tokens, padded = self._step_cost(step)
