@@ -297,15 +297,8 @@ def _rates(frames: Frames) -> Figure | None:
         task, budget = rows[["task", "budget"]].iloc[0]
         chosen = frames.choices[(frames.choices["task"] == task) & (frames.choices["budget"] == budget)]
         rates = dict(zip(chosen["method"], chosen["learning_rate"], strict=True))
-        plots.learning_curves(
-            ax,
-            series,
-            chosen=rates,
-            log=True,
-            xlabel="learning rate (ring: chosen)",
-            ylabel=frames.study.primary[task],
-            legend=False,
-        )
+        metric, xlabel = frames.study.primary[task], "learning rate (ring: chosen)"
+        plots.learning_curves(ax, series, chosen=rates, log=True, xlabel=xlabel, ylabel=metric, legend=False)
 
     return _panels(_by_cell(frames, frames.trials), draw, 4.5, 3.0)
 
