@@ -25,15 +25,14 @@ from peftprune.report.html.page import _cell_tables
 from peftprune.study import tuning as searching
 from peftprune.study.command import command
 from peftprune.study.execution import work as queue
-from peftprune.study.size import size_in_words, step_seconds, tuning_size
+from peftprune.study.size import size_in_words, tuning_size
 from peftprune.study.store import ArmFolder
 from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trials_of
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.tasks.holdout import carve
-from peftprune.training.events import PruningEvents
 from tests.helpers import classification_task, same, texts
-from tests.killing import Heard, left_in, planned
+from tests.killing import Heard, left_in
 from tests.reference import tuning as reference
 
 RATES = "learning_rate=1e-3,3e-3,1e-2"
@@ -635,26 +634,11 @@ def test_with_slurm_the_same_call_goes_on_from_the_trials_to_the_final_arms(
     assert _chosen(found) == _chosen(compare("lora", tmp_path / "local", tiny_bert, budget=short))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 30])
-def test_a_step_is_timed_by_the_first_ones_alone(
-    steps: int, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    work = planned("lora", tmp_path, tiny_bert, budget=f"rank=2,steps={steps}")
-    (arm,) = work.arms
-    done = []
-    end_step = PruningEvents.on_step_end
-    monkeypatch.setattr(PruningEvents, "on_step_end", lambda *args, **_: done.append(1) or end_step(*args, **_))
-    inputs = work.setups[arm.task].setup.inputs(arm.plan, work.dtype)
-    assert 0 < step_seconds(arm.plan, inputs) < 5
-    assert len(done) == min(steps, 4)
-    assert not work.folder(arm).path.exists()
-
-
 def test_the_size_of_a_study_counts_the_steps_of_every_method() -> None:
     size = tuning_size(parsed(RATES, seeds=2), {"lora": 100, "lorpa": 50}, 3)
     assert (size["trials"], size["trial_steps"], size["final_arms"], size["final_steps"]) == (12, 900, 6, 450)
     assert (size["steps"], size["most_steps"]) == (1350, 2 * 7 * 150 + 450)
-    assert size_in_words(size, 8.0).endswith("; about 3 hours one arm after another, from a timed step.")
+    assert size_in_words(size, 8.0).endswith("; about 3 hours one arm after another, from the pilot.")
     assert size_in_words(tuning_size(None, {"lora": 100}, 3)) == "3 final arms of 300 steps: 300 steps."
 
 

@@ -371,7 +371,7 @@ def plan(
     tables.show_plans(plans, model)
     if needed:
         tables.print_text(needed_in_words(needed))
-    tables.print_text(size_in_words(size, needed.get("seconds"), "the pilot"))
+    tables.print_text(size_in_words(size, needed.get("seconds")))
     return {"methods": plans, "size": size, "power": needed}
 
 
