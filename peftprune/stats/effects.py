@@ -13,17 +13,9 @@ def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
     d_z = mean(a − b) / std(a − b), with n − 1. It overestimates for few pairs; g_z = J·d_z with
     J = Γ(m/2) / (√(m/2)·Γ((m − 1)/2)), m = n − 1, corrects that (Hedges 1981) and needs 3 pairs.
 
-    Args:
-        a: n scores, in any one- or two-dimensional shape.
-        b: their partners.
-        corrected: g_z instead of d_z.
-
-    Returns:
-        A real number, positive where a is larger; 0 for identical scores; ±inf where all differences are equal; NaN for
-        different scores of fewer than 3 pairs (2 if not `corrected`).
-
-    Raises:
-        UsageError: different shapes, no pairs, or values that are not finite.
+    `a` are n scores, in any one- or two-dimensional shape, and `b` their partners. The result is positive where a is
+    larger, 0 for identical scores, ±inf where all differences are equal, and NaN for different scores of fewer than 3
+    pairs (2 if not `corrected`). Raises UsageError for different shapes, no pairs, or values that are not finite.
     """
     first, second = pair(a, b)
     d = (first - second).ravel()
@@ -44,15 +36,9 @@ def effect_size(a: ArrayLike, b: ArrayLike, *, corrected: bool = True) -> float:
 def probability_of_improvement(a: ArrayLike, b: ArrayLike) -> float:
     """Returns the probability that a run of a is better: P(a > b) + P(a = b)/2 over all pairs (Agarwal et al. 2021).
 
-    Args:
-        a: runs, or runs × tasks; with tasks, the result is the mean over tasks.
-        b: scores of the other method, with as many tasks; the number of runs may differ.
-
-    Returns:
-        A value in [0, 1]; 0.5 for identical scores.
-
-    Raises:
-        UsageError: no scores, values that are not finite, or different numbers of tasks.
+    Scores are runs, or runs × tasks; with tasks, the result is the mean over tasks. The numbers of runs may differ. The
+    result lies in [0, 1] and is 0.5 for identical scores. Raises UsageError for no scores, values that are not finite,
+    or different numbers of tasks.
     """
     first, second = finite("a", a, (1, 2)), finite("b", b, (1, 2))
     pair(first[:1], second[:1])  # one task column for each

@@ -28,14 +28,9 @@ def shared_deviation(groups: Sequence[ArrayLike]) -> SharedDeviation:
     approximation is bad below five seeds, and Levene's test is degenerate for two, whose distances from their centre
     are equal. A method that scores the same in every seed makes p the smallest possible.
 
-    Args:
-        groups: the scores of each method, one per seed; methods with one are left out.
-
-    Returns:
-        NaN and 0 degrees without two seeds of any method; p is NaN for fewer than two methods.
-
-    Raises:
-        UsageError: a score is not finite.
+    `groups` are the scores of each method, one per seed; methods with one are left out. Without two seeds of any method
+    the result is NaN with 0 degrees, and p is NaN for fewer than two methods. Raises UsageError for a score that is not
+    finite.
     """
     scores = [s for s in (finite("groups", g) for g in groups) if len(s) > 1]
     degrees = np.array([len(s) - 1 for s in scores], dtype=float)

@@ -23,15 +23,8 @@ def summary(scores: ArrayLike, confidence: float = 0.95) -> Summary:
 
     The t interval has its nominal coverage for normal scores at any n ≥ 2; a bootstrap of a few seeds does not.
 
-    Args:
-        scores: n scores, one per seed.
-        confidence: strictly between 0 and 1.
-
-    Returns:
-        A `Summary`; std, low and high are NaN for a single score.
-
-    Raises:
-        UsageError: no scores, a score that is not finite, or a confidence outside (0, 1).
+    std, low and high are NaN for a single score. Raises UsageError for no scores, a score that is not finite, or a
+    confidence outside (0, 1).
     """
     from scipy.stats import t
 

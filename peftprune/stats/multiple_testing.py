@@ -15,14 +15,8 @@ def holm(p_values: ArrayLike) -> Floats:
     The i-th smallest of m values becomes max over j ≤ i of min(1, (m − j + 1)·p_(j)), j from 1. The tests may depend on
     each other in any way.
 
-    Args:
-        p_values: m values in [0, 1]; NaN marks a missing comparison (its arm failed), stays NaN and is not counted.
-
-    Returns:
-        The adjusted values, in the given order.
-
-    Raises:
-        UsageError: not one-dimensional, or a value outside [0, 1].
+    NaN marks a missing comparison (its arm failed), stays NaN and is not counted. Raises UsageError for values that are
+    not one-dimensional, or one outside [0, 1].
     """
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1:
@@ -31,9 +25,8 @@ def holm(p_values: ArrayLike) -> Floats:
     values = p[made]
     odd = values[(values < 0) | (values > 1)]
     if odd.size:
-        raise UsageError.of(
-            "p_values", float(odd[0]), "is not between 0 and 1", "Give p values as the tests return them"
-        )
+        cure = "Give p values as the tests return them"
+        raise UsageError.of("p_values", float(odd[0]), "is not between 0 and 1", cure)
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     adjusted = np.full(p.shape, np.nan)
@@ -47,10 +40,8 @@ def holm_levels(p_values: ArrayLike, alpha: float = 0.05) -> Floats:
     Of m comparisons, that with the k-th smallest p is tested at alpha/(m − k + 1), up to the first that is not
     rejected, whose level holds for all that follow. Then p ≤ level exactly where `holm` gives at most alpha, so an
     interval from the same test excludes 0 exactly where the adjusted p is significant. No level exceeds alpha, so each
-    interval covers its own difference with at least 1 − alpha. That all of them do at once is not claimed.
-
-    Raises:
-        UsageError: as `holm`, or alpha outside (0, 1).
+    interval covers its own difference with at least 1 − alpha. That all of them do at once is not claimed. Raises
+    UsageError as `holm`, or for alpha outside (0, 1).
     """
     p, adjusted = np.asarray(p_values, dtype=float), holm(p_values)
     made = np.flatnonzero(~np.isnan(p))
@@ -85,10 +76,8 @@ def adjust(
     rejection stays at alpha, however the tests depend on each other. A method's level is that of its last rejection, or
     of the first test that does not reject; an interval at this level shows exactly what is rejected.
 
-    Args:
-        p: two-sided p of each of m methods.
-        p_above, p_below: doubled p of the one-sided tests (`PairedDifference.p_above`), with a margin.
-        alpha: chance of any false rejection.
+    `p` are two-sided; `p_above` and `p_below`, with a margin, are the doubled p of the one-sided tests
+    (`PairedDifference.p_above`).
     """
     if p_above is None or p_below is None:
         return Adjusted(holm(p), holm_levels(p, alpha))

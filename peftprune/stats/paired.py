@@ -107,12 +107,8 @@ def paired_bootstrap(
         resamples: number of replicates; p is at least 2/(1 + resamples). Time grows with it, memory does not.
         seed: of the resampling.
 
-    Returns:
-        The difference; identical inputs give 0, the interval (0, 0) and p = 1.
-
-    Raises:
-        UsageError: shapes that do not fit, values that are not finite, fewer than two examples, a metric without
-            references or the reverse, or an unknown metric.
+    Identical inputs give 0, the interval (0, 0) and p = 1. Raises UsageError for shapes that do not fit, values that
+    are not finite, fewer than two examples, a metric without references or the reverse, or an unknown metric.
     """
     one_seed = 1 + example_axes(metric)
     a, b = pair(scores_a, scores_b, dimensions=(one_seed, one_seed + 1), names="scores_a and scores_b")
@@ -132,14 +128,10 @@ def paired_bootstrap(
 def from_resamples(
     values: Floats, resampled: Floats, n_examples: int, rng: np.random.Generator, confidence: float = 0.95
 ) -> PairedDifference:
-    """Returns the result of `paired_bootstrap` from the metric of each model.
+    """Returns the result of `paired_bootstrap` from the metric of each model on `n_examples`.
 
-    Args:
-        values: (2·S,), the S models of a before those of b.
-        resampled: (resamples, 2·S), the same on resampled examples.
-        n_examples: on which the models were scored.
-        rng: draws the seeds.
-        confidence: of the interval.
+    `values` are those of the S models of a and then of b, (2·S,), and `resampled` the same on resampled examples,
+    (resamples, 2·S). `rng` draws the seeds.
     """
     n_seeds, resamples = len(values) // 2, len(resampled)
     by_seed = values[:n_seeds] - values[n_seeds:]

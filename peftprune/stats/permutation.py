@@ -22,18 +22,9 @@ def paired_permutation(a: ArrayLike, b: ArrayLike, *, resamples: int = 100_000, 
     effect. p is exact if at most 20 pairs differ. Otherwise `resamples` sign patterns are drawn and
     p = (1 + #) / (1 + resamples), which counts the observed pattern and is never 0 (Phipson & Smyth 2010).
 
-    Args:
-        a: scores of one method, n pairs in any one- or two-dimensional shape (seeds, or tasks × seeds to pool them;
-            pooled tasks should have one scale).
-        b: scores of the other method, in the same shape.
-        resamples: number of patterns drawn where there are too many to enumerate.
-        seed: of that draw.
-
-    Returns:
-        p in [2^(1−n), 1]; 1 for identical scores.
-
-    Raises:
-        UsageError: different shapes, no pairs, or values that are not finite.
+    Both hold n scores in the same one- or two-dimensional shape: seeds, or tasks × seeds to pool them, in which case
+    tasks should have one scale. p lies in [2^(1−n), 1], and is 1 for identical scores. Raises UsageError for different
+    shapes, no pairs, or values that are not finite.
     """
     first, second = pair(a, b)
     at_least("resamples", resamples, 1)
@@ -43,7 +34,8 @@ def paired_permutation(a: ArrayLike, b: ArrayLike, *, resamples: int = 100_000, 
     threshold = abs(total) - 1e-9 * float(np.abs(d).sum())
     changed = d[d != 0]
     if len(changed) <= _EXACT_PAIRS:
-        return float(np.mean(np.abs(_all_sums(changed)) >= threshold))
+        # The patterns that flip the last pair mirror the others.
+        return float(np.mean(np.abs(total - 2 * _all_subsets(changed[:-1])[0]) >= threshold))
     flipped = np.concatenate([sums for sums, _ in _drawn(d, resamples, seed)])
     return (1 + int((np.abs(total - 2 * flipped) >= threshold).sum())) / (1 + resamples)
 
@@ -54,24 +46,18 @@ def permutation_interval(
     """Returns the ends of the differences δ that `paired_permutation` of a − δ and b does not reject at `level`.
 
     A pattern that flips the subset S is as extreme as the observed one exactly where δ lies between the means of d over
-    S and over the other pairs (Hartigan 1969), so the ends are order statistics of these means.
-
-    Returns:
-        (low, high); infinite where no difference between n pairs is significant at `level`.
-
-    Raises:
-        UsageError: as `paired_permutation`, or a level outside (0, 1).
+    S and over the other pairs (Hartigan 1969), so the ends are order statistics of these means. They are infinite where
+    no difference between n pairs is significant at `level`. Raises UsageError as `paired_permutation`, or for a level
+    outside (0, 1).
     """
     first, second = pair(a, b)
     d = (first - second).ravel()
     n, total = len(d), float(d.sum())
     share("level", level)
     if n <= _EXACT_PAIRS:
-        # Sums and sizes of the subsets without the last pair; the empty one, which is never less extreme, comes first.
-        sums, sizes = np.zeros(1), np.zeros(1)
-        for value in d[:-1]:
-            sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
+        sums, sizes = _all_subsets(d[:-1])
         patterns = len(sums)
+        # The empty subset is never less extreme.
         sums, sizes = sums[1:], sizes[1:]
     else:
         patterns = 1 + at_least("resamples", resamples, 1)
@@ -98,18 +84,14 @@ def _drawn(d: Floats, resamples: int, seed: int) -> Iterator[tuple[Floats, Float
         yield chosen @ d, chosen.sum(axis=1)
 
 
-def _all_sums(d: Floats) -> Floats:
-    """Returns Σ s_i d_i for the 2^(n−1) sign patterns with s_1 = 1; the others mirror them."""
-    sums = d[:1] if len(d) else np.zeros(1)
-    for value in d[1:]:
-        sums = np.concatenate([sums + value, sums - value])
-    return sums
+def _all_subsets(d: Floats) -> tuple[Floats, Floats]:
+    """Returns the sums and the sizes of all subsets of the differences; the empty one comes first."""
+    sums, sizes = np.zeros(1), np.zeros(1)
+    for value in d:
+        sums, sizes = np.concatenate([sums, sums + value]), np.concatenate([sizes, sizes + 1])
+    return sums, sizes
 
 
 def smallest_permutation_p(n: int) -> float:
-    """Returns the smallest p of `paired_permutation` for n pairs: 2^(1−n), so 0.0625 for 5 seeds and 0.03125 for 6.
-
-    Raises:
-        UsageError: fewer than one pair.
-    """
+    """Returns the smallest p of `paired_permutation` for n ≥ 1 pairs: 2^(1−n), 0.0625 for 5 seeds and 0.03125 for 6."""
     return float(2.0 ** (1 - at_least("n", n, 1)))

@@ -26,8 +26,7 @@ def example_axes(metric: MetricLike | None) -> int:
 def check_references(references: ArrayLike | None, metric: MetricLike | None, n: int) -> Floats:
     """Returns the n references that the metric compares predictions with; zeros for one that takes none.
 
-    Raises:
-        UsageError: a metric without references or the reverse, or another number of them.
+    Raises UsageError for a metric without references or the reverse, or another number of them.
     """
     sums = _sums(metric)
     if sums is not None and sums.from_statistics and (metric is not None or references is None):

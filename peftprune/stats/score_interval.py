@@ -28,8 +28,7 @@ def score_interval(
         confidence: strictly between 0 and 1.
         resamples: number of resamples; all metrics but "spearman" are vectorised. seed: of the resampling.
 
-    Raises:
-        UsageError: lengths that differ, values that are not finite, or an unknown metric.
+    Raises UsageError for lengths that differ, values that are not finite, or an unknown metric.
     """
     values = finite("predictions", predictions, (1 + example_axes(metric),))
     truth = check_references(references, metric, len(values))

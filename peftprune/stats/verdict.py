@@ -62,8 +62,7 @@ def verdict(
         p_not_worse, p_equivalent: with a margin, the adjusted p of the tests that show the method not worse by more,
             and equivalent (the larger of both one-sided ones). They count where p leaves the difference open.
 
-    Raises:
-        UsageError: difference or p is NaN or out of range, or a count is below 1.
+    Raises UsageError where difference or p is NaN or out of range, or a count is below 1.
     """
     at_least("n_seeds", n_seeds, 1)
     at_least("comparisons", comparisons, 1)
