@@ -26,10 +26,6 @@ class SumMetric:
     from_statistics: bool = False
     axes: int = 0
 
-    def value(self, statistics: Floats) -> float:
-        """Returns the metric of n examples from their statistics, (n,) or (n, k)."""
-        return float(self.evaluate(self.features(statistics[None], np.empty(0))[0].sum(axis=-1)))
-
 
 def _mean_features(scores: Floats, _: Floats) -> Floats:
     return np.stack([scores, np.ones_like(scores)], axis=1)

@@ -62,7 +62,7 @@ class Metric:
     def value(self, statistics: Floats) -> float:
         """Returns its value from the `statistics` of n generated texts."""
         assert self.sums is not None
-        return self.sums.value(statistics)
+        return float(self.sums.evaluate(self.sums.features(statistics[None], np.empty(0))[0].sum(axis=-1)))
 
 
 def _sklearn(function: str, predictions: NDArray[np.int64], references: NDArray[np.int64], **options: Any) -> float:
@@ -169,9 +169,7 @@ def load_metric(name: str) -> evaluate.Metric:
 def compute_metrics(names: Sequence[str], predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
     """Returns the metrics of n class indices or numbers, in the order of `names`, none of which is of generated text.
 
-    Raises:
-        UsageError: an unknown metric.
-        RunError: shapes that differ, no examples, or a value that is not finite.
+    Raises UsageError for an unknown metric, and RunError for other shapes, no examples, or a value that is not finite.
     """
     check_metrics(names)
     predictions, references = np.asarray(predictions), np.asarray(references)

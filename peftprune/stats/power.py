@@ -58,11 +58,8 @@ def detectable_difference(
         alpha: level of the test; divide it by the number of comparisons to account for Holm's correction.
         power: probability of finding the difference.
 
-    Returns:
-        A difference on the metric's scale, possibly beyond its range; 0 without any noise.
-
-    Raises:
-        UsageError: a number out of its range, or not exactly one of base_rate, discordance, example_std.
+    The result is on the metric's scale, possibly beyond its range, and 0 without any noise. Raises UsageError for a
+    number out of its range, or not exactly one of base_rate, discordance, example_std.
     """
     n, seeds = at_least("n_examples", n_examples, 2), at_least("n_seeds", n_seeds, 1)
     level, wanted = share("alpha", alpha), share("power", power)
@@ -74,37 +71,19 @@ def detectable_difference(
     if not seed_std >= 0 or (seeds == 1 and seed_std > 0):
         problem = "needs two seeds to show" if seed_std > 0 else "is negative"
         raise UsageError.of("seed_std", seed_std, problem, "Take 0 for a single seed")
-    shares = np.linspace(0.0, 1.0, 5) if common is None else [common]
-    return max(_detectable(variance, float(c), seed_std**2 / seeds, seeds, level, wanted, equivalence) for c in shares)
-
-
-def _detectable(
-    variance: float, common: float, over_seeds: float, seeds: int, alpha: float, power: float, equivalence: bool
-) -> float:
-    over_examples = variance * (common + (1 - common) / seeds)
-    total = math.sqrt(over_examples + over_seeds)
-    if total == 0:
-        return 0.0
-    interaction = variance * (1 - common) / seeds
-    thresholds = _thresholds(over_examples, interaction, over_seeds, seeds - 1, alpha) / total
-    return total * _solve(thresholds, power, equivalence)
+    over_seeds, found = seed_std**2 / seeds, [0.0]
+    for c in np.linspace(0.0, 1.0, 5).tolist() if common is None else [common]:
+        over_examples, interaction = variance * (c + (1 - c) / seeds), variance * (1 - c) / seeds
+        total = math.sqrt(over_examples + over_seeds)
+        if total > 0:
+            thresholds = _thresholds(over_examples, interaction, over_seeds, seeds - 1, level) / total
+            found.append(total * _solve(thresholds, wanted, equivalence))
+    return max(found)
 
 
 def detectable_from(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """Returns `detectable_difference` for the sizes and the estimated noise of a result of `paired_bootstrap`.
-
-    Raises:
-        UsageError: alpha or power out of range.
-    """
-    return detectable_difference(
-        found.n_examples,
-        found.n_seeds,
-        example_std=found.example_std,
-        common=found.common,
-        seed_std=found.seed_std,
-        alpha=alpha,
-        power=power,
-    )
+    """Returns `detectable_difference` for the sizes and the estimated noise of a result; raises as it does."""
+    return detectable_difference(found.n_examples, found.n_seeds, **_noise(found), alpha=alpha, power=power)
 
 
 def seeds_needed(found: PairedDifference, *, alpha: float = 0.05, power: float = 0.8) -> float:
@@ -114,8 +93,11 @@ def seeds_needed(found: PairedDifference, *, alpha: float = 0.05, power: float =
     """
     if found.n_seeds == 1 or found.difference == 0:
         return math.nan
-    noise = {name: getattr(found, name) for name in ("example_std", "common", "seed_std")}
-    return seeds_for(abs(found.difference), found.n_examples, **noise, alpha=alpha, power=power)
+    return seeds_for(abs(found.difference), found.n_examples, **_noise(found), alpha=alpha, power=power)
+
+
+def _noise(found: PairedDifference) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("example_std", "common", "seed_std")}
 
 
 def seeds_for(
@@ -131,12 +113,8 @@ def seeds_for(
 ) -> float:
     """Returns how many seeds make `size` the smallest detectable difference, or with `equivalence` the margin.
 
-    Returns:
-        A whole number, at least 2; infinite above `_MOST_SEEDS` and where the noise of the examples, which seeds do not
-        average out, is too large.
-
-    Raises:
-        UsageError: as `detectable_difference`.
+    They are a whole number, at least 2; infinite above `_MOST_SEEDS` and where the noise of the examples, which seeds
+    do not average out, is too large. Raises UsageError as `detectable_difference`.
     """
     from scipy.stats import norm
 
@@ -157,10 +135,7 @@ def pairs_needed(mean: float, std: float, *, alpha: float = 0.05, power: float =
     """Returns how many pairs find a true mean difference: (z_{1−alpha/2} + z_power)²·(std/mean)² + z²_{1−alpha/2}/2.
 
     The second term corrects a normal test to Student's (Guenther 1981), which `paired_permutation` is close to; it
-    needs at least 1 + log2(1/alpha) pairs.
-
-    Returns:
-        A whole number; NaN for a mean of 0 or an unknown std.
+    needs at least 1 + log2(1/alpha) pairs. The result is NaN for a mean of 0 or an unknown std.
     """
     from scipy.stats import norm
 
