@@ -29,14 +29,14 @@ def audit(study: StoredStudy) -> list[str]:
     """
     found = list(_request(study))
     budgets: dict[tuple[str, str], set[tuple[Any, ...]]] = defaultdict(set)
-    for key, arm, digest in _arms(study):
+    for (key, arm), asked in zip(study.arms(), study.request["arms"], strict=True):
         result = arm.result()
         if result is None:
             error = arm.error()
             if not (error or {}).get("diverged"):
                 found.append(f"{study.name(key)}: has no result ({(error or {'error': 'not trained'})['error']})")
             continue
-        found += [f"{study.name(key)}: {problem}" for problem in _arm(study, key, arm, digest, result)]
+        found += [f"{study.name(key)}: {problem}" for problem in _arm(study, key, arm, asked["hash"], result)]
         if result["exemption"] is None and not result["budget"].get("paper"):
             budgets[key["task"], key["budget"]].add((result["budget"]["params"], result["budget"]["total_steps"]))
     found += [f"{task}, {label}: unequal budgets {sorted(b)}" for (task, label), b in budgets.items() if len(b) > 1]
@@ -53,11 +53,6 @@ def sealed(study: StoredStudy) -> tuple[int, int]:
     """Returns the number of finished arms whose result holds digests, and that of those whose adapter is stored."""
     results = [(arm, result) for _, arm, result in study.finished()]
     return sum("digests" in r for _, r in results), sum(any(a.adapter.glob("*.safetensors")) for a, _ in results)
-
-
-def _arms(study: StoredStudy) -> Iterator[tuple[dict[str, Any], ArmFolder, str]]:
-    for (key, arm), asked in zip(study.arms(), study.request["arms"], strict=True):
-        yield key, arm, asked["hash"]
 
 
 def _request(study: StoredStudy) -> Iterator[str]:
@@ -88,13 +83,12 @@ def _arm(
     if config_hash(config) != digest or not arm.path.name.endswith(f"-{digest}"):
         yield f"its configuration has the hash {config_hash(config)} instead of {digest}"
     stated = {"label": key["method"], "seed": key["seed"], "method": config["method"]}
-    unread = {**stated, **{f"setting {n}": v for n, v in config["settings"].items() if n in result["settings"]}}
-    unread |= {f"budget {n}": v for n, v in config["budget"].items()}
-    for name, value in unread.items():
-        part, _, inner = name.partition(" ")
-        now = result["settings" if part == "setting" else part][inner] if inner else result[name]
-        if now != value:
-            yield f"{name} is {now!r} in the result and {value!r} in the configuration"
+    settings = {n: v for n, v in config["settings"].items() if n in result["settings"]}
+    sides = (("", stated, result), ("setting ", settings, result["settings"]))
+    for part, asked, found in (*sides, ("budget ", config["budget"], result["budget"])):
+        for name, value in asked.items():
+            if found[name] != value:
+                yield f"{part}{name} is {found[name]!r} in the result and {value!r} in the configuration"
     if config["seed"] != key["seed"]:
         yield f"the configuration has the seed {config['seed']}"
     yield from _scores(study, key["task"], arm, result)

@@ -31,9 +31,8 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
     sides = {"method": method, "baseline": study.baseline_label(baseline), **_controls(study, method)}
     if "transplant" not in sides:
         problem = "has no transplant in the study"
-        raise UsageError.of(
-            "method", method, problem, f"Add transplant(of='{method}') to methods, and shuffled(of=...)"
-        )
+        cure = f"Add transplant(of='{method}') to methods, and shuffled(of=...)"
+        raise UsageError.of("method", method, problem, cure)
     frames = []
     for part, (side, other, _) in PARTS.items():
         if other not in sides or sides[side] == sides[other]:

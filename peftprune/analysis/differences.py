@@ -9,20 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from peftprune import stats
 from peftprune.analysis.predictions import Measure, Predictions, measure, predictions, sample
 from peftprune.analysis.runs import in_cell
-from peftprune.stats import (
-    Look,
-    PairedDifference,
-    Verdict,
-    adjust,
-    detectable_from,
-    effect_size,
-    paired_bootstrap,
-    probability_of_improvement,
-    seeds_needed,
-    verdict,
-)
+from peftprune.stats import Look, PairedDifference, Verdict
 from peftprune.stats.metrics import METRICS
 from peftprune.study.stored_study import StoredStudy
 
@@ -91,7 +81,7 @@ def against(
             for (method, test), (level, adjusted, outcome) in zip(tests.items(), found, strict=True):
                 low, high = test.interval(level)
                 open_ = outcome in (Verdict.NOT_DISTINGUISHABLE, Verdict.UNDECIDED)
-                needed = seeds_needed(test.found, alpha=level) if open_ else math.nan
+                needed = stats.seeds_needed(test.found, alpha=level) if open_ else math.nan
                 place = {"task": task, "budget": budget, "metric": metric, "low_holm": low, "high_holm": high}
                 place |= {"look": test.look.number, "looks": len(test.look.fractions)}
                 row = _row(method, baseline, test, scores[metric])
@@ -113,9 +103,9 @@ def adjusted_rows(
 ) -> list[tuple[float, dict[str, float]]]:
     """Returns the level of each row's interval and its adjusted p values, by column; see `stats.adjust`."""
     if margin is None:
-        found = adjust(p)
+        found = stats.adjust(p)
         return [(float(level), {"p_holm": float(q)}) for level, q in zip(found.levels, found.p, strict=True)]
-    found = adjust(p, [above(-margin) for above, _ in one_sided], [below(margin) for _, below in one_sided])
+    found = stats.adjust(p, [above(-margin) for above, _ in one_sided], [below(margin) for _, below in one_sided])
     assert found.p_above is not None
     assert found.p_below is not None
     not_worse = found.p_above if higher_is_better else found.p_below
@@ -152,15 +142,16 @@ def tested(stored: Predictions, method: str, baseline: str, what: Measure, pair:
     seeds = sorted(seed for seed in stored[method].keys() & stored[baseline].keys() if seed < pair.seeds)
     if not seeds:
         return None
-    a, b = ([sample(stored[label][seed], what) for seed in seeds] for label in (method, baseline))
+    a, b = ([sample(stored[label][seed], what)[0] for seed in seeds] for label in (method, baseline))
+    _, references, metric = sample(stored[baseline][seeds[0]], what)
     # An early look needs more replicates to reach its level, that of the first step of Holm's procedure.
     wanted = 4 / (pair.look.nominal(0.05 / max(1, len(stored) - 1)) or 1)
     enough = math.ceil(wanted) if _RESAMPLES < wanted <= _MOST_RESAMPLES else _RESAMPLES
-    found = paired_bootstrap(
-        [one.values for one in a],
-        [one.values for one in b],
-        references=a[0].references,
-        metric=a[0].metric,
+    found = stats.paired_bootstrap(
+        a,
+        b,
+        references=references,
+        metric=metric,
         resamples=_SLOW_RESAMPLES if METRICS[what.name].sums is None else enough,
     )
     return Tested(found, pair.look, seeds)
@@ -180,7 +171,7 @@ def outcomes(
         (
             level,
             adjusted,
-            verdict(
+            stats.verdict(
                 test.found.difference,
                 adjusted["p_holm"],
                 len(test.seeds),
@@ -203,8 +194,8 @@ def _row(method: str, baseline: str, test: Tested, scores: pd.Series[float]) -> 
         "baseline": baseline,
         "seeds": len(test.seeds),
         **{name: getattr(found, name) for name in ("difference", "low", "high", "p")},
-        "effect_size": effect_size(ours, theirs),
-        "probability": probability_of_improvement(ours, theirs),
+        "effect_size": stats.effect_size(ours, theirs),
+        "probability": stats.probability_of_improvement(ours, theirs),
         # Two methods that agree on every example show no noise to estimate.
-        "detectable": detectable_from(found) if found.example_std > 0 else math.nan,
+        "detectable": stats.detectable_from(found) if found.example_std > 0 else math.nan,
     }

@@ -29,15 +29,9 @@ def frontier(study: StoredStudy, runs: pd.DataFrame, table: pd.DataFrame) -> pd.
         sizes = [_size(row, allowed) for _, row in found.iterrows()]
         best = pareto_set(sizes, found[f"{metric}_mean"].tolist(), higher_is_better=higher)
         for (_, row), unbeaten in zip(found.iterrows(), best, strict=True):
-            rows.append(
-                {
-                    **{name: row[name] for name in ("task", "budget", "method", "seeds")},
-                    **{name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")},
-                    "metric": metric,
-                    "params": float(row["final_params"]),
-                    "pareto": bool(unbeaten),
-                }
-            )
+            point = {name: row[name] for name in ("task", "budget", "method", "seeds")}
+            point |= {name: row[f"{metric}_{name}"] for name in ("mean", "low", "high")}
+            rows.append(point | {"metric": metric, "params": float(row["final_params"]), "pareto": bool(unbeaten)})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

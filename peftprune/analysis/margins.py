@@ -15,9 +15,8 @@ def margins(study: StoredStudy, margin: Margin | None = None) -> dict[str, float
     """Returns the margin of each reported metric that has one: the given one, or the one stored with the study.
 
     A metric of another evaluation split (`accuracy_mismatched`) has the margin of its own name, or else of its metric.
-
-    Raises:
-        UsageError: a margin is not a number above 0 or not below the metric's range, or names no metric of the study.
+    Raises UsageError for one that is not a number above 0 or not below the metric's range, or names no metric of the
+    study.
     """
     chosen: Margin | None = study.request.get("margin") if margin is None else margin
     if chosen is None:

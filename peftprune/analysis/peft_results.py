@@ -28,12 +28,9 @@ _BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
 
 
 class PeftResults:
-    """The result files of a folder.
+    """The result files of the folder `path`; `skipped` maps those that are broken or no such result to the reason.
 
-    Attributes:
-        path: the folder.
-        task: the folder's name, or its parent's where the name ends in "results".
-        skipped: file to the reason, for files that are broken or are not such a result.
+    `task` is the folder's name, or its parent's where the name ends in "results".
     """
 
     def __init__(self, path: Path, results: Mapping[Path, Mapping[str, Any]], skipped: Mapping[Path, str]) -> None:
@@ -102,17 +99,9 @@ class PeftResults:
             several = len({match["stack"] for match in places.values()}) > 1
             for site, match in places.items():
                 stack = (match["stack"] or "").rpartition(".")[2]
-                rows.append(
-                    {
-                        **self._keys[file],
-                        "site": site,
-                        "layer": int(match["layer"]),
-                        "kind": f"{stack}.{match['kind']}" if several and stack else match["kind"],
-                        "rank": sites[site],
-                        "density": 1.0,
-                        "shared_with": "",
-                    }
-                )
+                kind = f"{stack}.{match['kind']}" if several and stack else match["kind"]
+                place = {**self._keys[file], "site": site, "layer": int(match["layer"]), "kind": kind}
+                rows.append({**place, "rank": sites[site], "density": 1.0, "shared_with": ""})
         return pd.DataFrame(rows, columns=SITES)
 
     def plot_ranks(self, path: str | Path | None = None) -> Figure:

@@ -35,14 +35,13 @@ def pooled(
     One row per budget and method; methods that do not meet the budget are left out. `gain` is the mean difference in
     the tasks' primary metrics, with the sign such that more is better; `effect_size` is Hedges' g_z; `probability` is
     the probability that a run beats a run of the baseline on the same task; p comes from `stats.paired_permutation` and
-    is corrected by Holm over the methods of a budget. The ends of the interval, `low` and `high` at 95 % and
-    `low_holm` and `high_holm` at the level of
-    `stats.adjust`, come from the same test (`stats.permutation_interval`) and are infinite where it cannot reject.
-    `pairs_needed` is the number of pairs that detects a gain of the observed size with a power of 0.8 at the row's
-    level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have equal weight, whatever the
-    task's size or metric: the result describes these tasks, not new ones. A margin that all primary metrics share
-    holds for the gain, with columns as in `against`. In a study in rounds, a method has the pairs of the last look that
-    every task has reached, and adjusted p and interval hold over the looks.
+    is corrected by Holm over the methods of a budget. The ends of the interval, `low` and `high` at 95 % and `low_holm`
+    and `high_holm` at the level of `stats.adjust`, come from the same test (`stats.permutation_interval`) and are
+    infinite where it cannot reject. `pairs_needed` is the number of pairs that detects a gain of the observed size with
+    a power of 0.8 at the row's level, NaN where the verdict needs none; `verdict` is a `stats.Verdict`. All pairs have
+    equal weight, whatever the task's size or metric: the result describes these tasks, not new ones. A margin that all
+    primary metrics share holds for the gain, with columns as in `against`. In a study in rounds, a method has the pairs
+    of the last look that every task has reached, and adjusted p and interval hold over the looks.
     """
     rows = []
     primary = {(margins or {}).get(metric) for metric in study.primary.values()}
@@ -50,6 +49,7 @@ def pooled(
     for budget in study.budgets:
         scores = _scores(study, runs, budget)
         tested: list[dict[str, Any]] = []
+        pairs: list[tuple[stats.Look, Floats, Floats]] = []
         for method in [m for m in study.methods if m not in exempt(runs[runs["budget"] == budget])]:
             known = [
                 (reached or {}).get((task, budget, m), Reached()) for task in study.tasks for m in (method, baseline)
@@ -62,23 +62,11 @@ def pooled(
             a, b = both[method].to_numpy(), both[baseline].to_numpy()
             low, high = stats.permutation_interval(a, b)
             by_task = [stats.probability_of_improvement(t[method], t[baseline]) for _, t in both.groupby(level="task")]
-            tested.append(
-                {
-                    "budget": budget,
-                    "method": method,
-                    "baseline": baseline,
-                    "tasks": len(by_task),
-                    "pairs": len(both),
-                    "gain": float((a - b).mean()),
-                    "low": low,
-                    "high": high,
-                    "effect_size": stats.effect_size(a, b),
-                    "probability": float(np.mean(by_task)),
-                    "p": stats.paired_permutation(a, b),
-                    "scores": (look, a, b),
-                }
-            )
-        pairs = [row.pop("scores") for row in tested]
+            key = {"budget": budget, "method": method, "baseline": baseline, "tasks": len(by_task), "pairs": len(both)}
+            gain = {"gain": float((a - b).mean()), "low": low, "high": high, "effect_size": stats.effect_size(a, b)}
+            test = {"probability": float(np.mean(by_task)), "p": stats.paired_permutation(a, b)}
+            tested.append({**key, **gain, **test})
+            pairs.append((look, a, b))
         one_sided = [(partial(_p_above, *pair), partial(_p_below, *pair)) for pair in pairs]
         p = [look.overall(row["p"]) for row, (look, _, _) in zip(tested, pairs, strict=True)]
         decided = adjusted_rows(p, margin, one_sided, True)

@@ -46,17 +46,12 @@ def predictions(cell: StoredStudy) -> Predictions:
     return found
 
 
-class Sample(NamedTuple):
-    """One model's predictions in the form that `peftprune.stats` expects."""
+def sample(stored: pd.DataFrame, what: Measure) -> tuple[list[Any], list[Any] | None, str]:
+    """Returns predictions, labels and metric as `stats` expects them, on the measure's split.
 
-    values: list[Any]
-    references: list[Any] | None
-    metric: str
-
-
-def sample(stored: pd.DataFrame, what: Measure) -> Sample:
-    """Returns predictions and labels on the measure's split; for generated text, each example's contribution."""
+    Those of generated text are each example's contribution, without labels.
+    """
     part = stored[stored["split"] == what.split]
     if KINDS[METRICS[what.name].kind].writes_text:
-        return Sample(part[score_column(what.name)].tolist(), None, what.name)
-    return Sample(part["prediction"].tolist(), part["label"].tolist(), what.name)
+        return part[score_column(what.name)].tolist(), None, what.name
+    return part["prediction"].tolist(), part["label"].tolist(), what.name

@@ -16,14 +16,12 @@ _NEVER_EMPTY = ("method", "model", "task", "metric", "value", "source")
 def read_published(folder: str | Path) -> pd.DataFrame:
     """Reads every CSV file of a folder, such as `benchmarks/published` of the repository: one file per printed table.
 
-    Returns:
-        One row per number, files in the order of their names: `method` as printed, `params` (trainable, rounded as
-        printed; missing where not stated), `model`, `task` ("average" for a printed average), `metric`, `value` on the
-        printed scale (percent), `seeds` (missing where not stated), `source`, `table`, `note`, and `file`.
+    There is one row per number, files in the order of their names: `method` as printed, `params` (trainable, rounded as
+    printed; missing where not stated), `model`, `task` ("average" for a printed average), `metric`, `value` on the
+    printed scale (percent), `seeds` (missing where not stated), `source`, `table`, `note`, and `file`.
 
-    Raises:
-        UsageError: the folder does not exist or holds no CSV file, or a file has other columns, an empty cell in a
-            required column (method, model, task, metric, value, source), or text in place of a number.
+    Raises UsageError for a folder that does not exist or holds no CSV file, and a file with other columns, an empty
+    cell in a required column (method, model, task, metric, value, source), or text in place of a number.
     """
     path = Path(folder)
     files = sorted(path.glob("*.csv"))

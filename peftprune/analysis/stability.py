@@ -30,16 +30,10 @@ def stability(study: StoredStudy) -> pd.DataFrame:
         for (a, sites_a, kept_a), (b, sites_b, kept_b) in combinations(arms, 2):
             if a["method"] != b["method"] and a["seed"] != b["seed"]:
                 continue
-            rows.append(
-                {
-                    **a,
-                    "other_method": b["method"],
-                    "other_seed": b["seed"],
-                    "ranks": rank_overlap(_ranks(sites_a), _ranks(sites_b)),
-                    "sites": _jaccard(_own(sites_a), _own(sites_b)),
-                    "components": component_overlap(kept_a, kept_b) if a["seed"] == b["seed"] else math.nan,
-                }
-            )
+            ranks_a, ranks_b = ({n: s["rank"] for n, s in sites.items()} for sites in (sites_a, sites_b))
+            found = {"ranks": rank_overlap(ranks_a, ranks_b), "sites": _jaccard(_own(sites_a), _own(sites_b))}
+            found["components"] = component_overlap(kept_a, kept_b) if a["seed"] == b["seed"] else math.nan
+            rows.append({**a, "other_method": b["method"], "other_seed": b["seed"], **found})
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -62,10 +56,6 @@ def _components(trace: list[dict[str, Any]]) -> dict[str, list[int]]:
     for event in trace:
         last |= event["sites"]
     return {name: row["components"] for name, row in last.items() if row["components"]}
-
-
-def _ranks(sites: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    return {name: site["rank"] for name, site in sites.items()}
 
 
 def _own(sites: Mapping[str, Mapping[str, Any]]) -> set[str]:

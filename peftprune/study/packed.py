@@ -74,15 +74,11 @@ def _unpack_arm(row: dict[Any, Any], arm: ArmFolder) -> None:
 def _rows(study: Path) -> list[dict[str, Any]]:
     rows = []
     for _, arm in StoredStudy.load(study).arms():
-        texts = {name: _text(arm.path / name) for name in _TEXTS}
+        texts = {n: file.read_text() if (file := arm.path / n).is_file() else None for n in _TEXTS}
         done = arm.result() is not None
         if done or texts["error.json"] is not None:
             rows.append({"folder": arm.path.name, **texts, "predictions": _small(arm) if done else None})
     return rows
-
-
-def _text(path: Path) -> str | None:
-    return path.read_text() if path.is_file() else None
 
 
 def _small(arm: ArmFolder) -> bytes:

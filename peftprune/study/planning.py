@@ -33,15 +33,8 @@ _REFERENCE_RANK = 8
 class ArmPlan:
     """One method's run, solved from the budget.
 
-    Attributes:
-        label: the arm's label in tables.
-        method: a fresh method object.
-        settings: training settings, with the paper's own under `budget="paper"`.
-        budget: the budget in integers.
-        spec: the starting adapters.
-        phases: the step ranges.
-        shapes: the sites.
-        published: under `budget="paper"` what the method's sources state for this model and task.
+    `method` is a fresh object, `spec` the starting adapters, and `shapes` are the sites. Under `budget="paper"` the
+    settings include the paper's own, and `published` is what the method's sources state for this model and task.
     """
 
     label: str
@@ -77,31 +70,22 @@ class ArmPlan:
     @property
     def peak_params(self) -> int:
         """Adapter parameters at the larger of start and end."""
-        return max(self._cost(self.spec.ranks), self._cost(self.ranks)) + self.spec.fixed_params
+        return max(rank_cost(self.spec.ranks, self.shapes) + self.spec.fixed_params, self.final_params)
 
     @property
     def final_params(self) -> int:
         """Adapter parameters at the end, as far as they are known before the run."""
-        return self._cost(self.ranks) + self.spec.fixed_params
+        return rank_cost(self.ranks, self.shapes) + self.spec.fixed_params
 
     @property
     def relative_compute(self) -> float:
         """Adapter multiply-adds over the run, relative to training the final ranks in every step."""
-        final = self._cost(self.ranks)
+        start, final = (rank_cost(ranks, self.shapes) for ranks in (self.spec.ranks, self.ranks))
         if final == 0:
             return 1.0
-        spent = sum(
-            r.steps * (self._cost(self.spec.ranks) if i == 0 else final) * (1 / 3 if r.phase.kind == "forward" else 1.0)
-            for i, r in enumerate(self.phases)
-        )
+        shares = [1 / 3 if r.phase.kind == "forward" else 1.0 for r in self.phases]
+        spent = sum(r.steps * (final if i else start) * shares[i] for i, r in enumerate(self.phases))
         return spent / (final * self.phases[-1].stop)
-
-    def _cost(self, ranks: Mapping[str, int]) -> int:
-        return rank_cost(ranks, self.shapes)
-
-    def renewed(self, request: MethodSpec) -> ArmPlan:
-        """Returns the same plan with a fresh method object, since methods hold state."""
-        return replace(self, method=request.build())
 
     def after(self, outcome: Outcome) -> ArmPlan:
         """Returns the plan with ranks solved from the outcome of the arm that it depends on."""

@@ -15,10 +15,8 @@ _ASKED = ("learning_rate", "batch_size", "epochs")
 class PublishedValue:
     """One setting of an arm under `budget="paper"`.
 
-    Attributes:
-        setting: its name.
-        value: the published one; a list of those that the source searches; None where none is published.
-        source: repository, commit and file, the method's source, "given" where the user names it, or what is wrong.
+    `value` is the published one, a list of those that the source searches, or None where none is published. `source`
+    is repository, commit and file, the method's source, "given" where the user names it, or what is wrong.
     """
 
     setting: str

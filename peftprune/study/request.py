@@ -31,14 +31,10 @@ _MOST_YEARS = 10
 class StudyRequest:
     """The parsed arguments of `compare` that say what to train. Methods, budgets and tasks have distinct labels.
 
-    Attributes:
-        named_settings: the training settings that the user named, which override a paper's settings.
-        settings: the training settings of every arm, unless its budget is the paper's.
-        chosen: task, budget and label of a method to settings and options that tuning chose for it.
-        tuning: what `study.json` says about tuning; None without it.
-
-    Raises:
-        UsageError: for arguments that contradict each other.
+    `named_settings` are those that the user named, which override a paper's; `settings` are those of every arm, unless
+    its budget is the paper's. `chosen` maps task, budget and label of a method to settings and options that tuning
+    chose for it, and `tuning` is what `study.json` says about that. Raises UsageError for arguments that contradict
+    each other.
     """
 
     methods: Sequence[MethodSpec]
@@ -132,9 +128,8 @@ class StudyRequest:
             (_, label, _), plan = max(plans.items(), key=lambda item: item[1].budget.total_steps)
             budget = self.budgets[label]
             sets_length = isinstance(budget, Budget) and budget.has_length
-            problem = (
-                f"makes {steps:,} steps in {len(self.seeds) * len(plans):,} arms, {years:,} years at 1,000 a second"
-            )
+            arms = len(self.seeds) * len(plans)
+            problem = f"makes {steps:,} steps in {arms:,} arms, {years:,} years at 1,000 a second"
             field, value = ("budget", label) if sets_length else ("epochs", plan.settings.epochs)
             raise UsageError.of(field, value, problem, "Train for less, or name fewer seeds and methods")
 

@@ -41,11 +41,9 @@ class _WholeArm(_ArmSnapshot):
 
 
 class StoredStudy:
-    """A study, read from its folder. It holds the request and reads the files of its arms on every call.
+    """A study, read from its folder `path`. It reads the files of its arms on every call.
 
-    Attributes:
-        path: the study's folder.
-        request: the resolved request, with versions and hardware.
+    `request` is the resolved one, with versions and hardware.
     """
 
     def __init__(
@@ -100,15 +98,14 @@ class StoredStudy:
         Raises UsageError if the study has no such part.
         """
         request = dict(self.request)
-        wanted = {"tasks": ("name", task), "budgets": ("label", budget), "methods": ("label", method)}
-        for part, (key, value) in wanted.items():
+        keys = {"tasks": ("name", "task", task), "budgets": ("label", "budget", budget)}
+        for part, (key, in_arm, value) in {**keys, "methods": ("label", "label", method)}.items():
             if value is None:
                 continue
             request[part] = [row for row in request[part] if row[key] == value]
             if not request[part]:
                 known = ", ".join(row[key] for row in self.request[part])
                 raise UsageError.of(part.removesuffix("s"), value, "is not in the study", f"It has: {known}")
-            in_arm = {"tasks": "task", "budgets": "budget", "methods": "label"}[part]
             request["arms"] = [a for a in request["arms"] if a[in_arm] == value]
         return type(self)(self.path, request, self._open_arm)
 

@@ -26,18 +26,16 @@ EXTENSIONS = 2
 """Times that the grid grows towards each side on which a method's best point lies."""
 _RATE = "learning_rate"
 Point = dict[str, Any]
+"""Learning rate, and the method's own option."""
 Cell = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tried, and how often.
+    """What is tried, and how often: at least two `rates`, ascending, each with all `seeds`.
 
-    Attributes:
-        rates: learning rates, ascending; at least two.
-        knobs: method label to an option of its own and the values that are tried.
-        seeds: of every trial.
-        refit: the final arms train on the validation data too.
+    `knobs` map a method's label to an option of its own and the values that are tried. With `refit` the final arms
+    train on the validation data too.
     """
 
     rates: tuple[float, ...]
@@ -176,13 +174,7 @@ class TrialsLeftError(RunError):
 
 
 class Trial(NamedTuple):
-    """A method at one point.
-
-    Attributes:
-        method: the method's label.
-        point: learning rate, and the method's own option.
-        spec: the method with that option, under the trial's label.
-    """
+    """A method, by its label, at a point; `spec` is the method with the point's option, under the trial's label."""
 
     method: str
     point: Point
@@ -201,9 +193,8 @@ def trials_of(tuning: Tuning, methods: Sequence[MethodSpec], low: int = 0, high:
             options = {name: value for name, value in point.items() if name != _RATE}
             needed = None if spec.needs is None else _name(spec.needs, points[spec.needs][i])
             label = _name(spec.label, point)
-            found[label] = Trial(
-                spec.label, point, replace(spec.given(**options), label=label, text="", waits_for=needed)
-            )
+            tried = replace(spec.given(**options), label=label, text="", waits_for=needed)
+            found[label] = Trial(spec.label, point, tried)
     return found
 
 
@@ -220,15 +211,11 @@ def trial_point(trial: str) -> tuple[str, float, str]:
 
 @dataclass(frozen=True)
 class Choice:
-    """The point of a method in a task under a budget.
+    """The point of a method in a task under a budget, with the label of the chosen trial and the number of trials.
 
-    Attributes:
-        trial: label of the chosen trial.
-        point: learning rate, and the method's own option.
-        score: its mean validation score over the tuning seeds; None where every trial diverged.
-        at_default: the mean score at the default learning rate; None where it is not among the points.
-        edge: "low" or "high" where no rate beyond the chosen one was tried on that side, else "".
-        trials: number of trials.
+    `score` is its mean validation score over the tuning seeds, None where every trial diverged; `at_default` that at
+    the default learning rate, None where it is not among the points. `edge` is "low" or "high" where no rate beyond the
+    chosen one was tried on that side, else "".
     """
 
     trial: str
@@ -341,15 +328,11 @@ def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], S
         raise UsageError.of("refit", True, problem, "Leave one of them out")
     carved = {task.name: carve(task, refit=tuning.refit, select=select) for task in request.tasks}
     choices = search(tuning, replace(request, tasks=[trial for trial, _, _ in carved.values()]), run)
-    rows = [
-        {"task": task, "budget": budget, "label": label, **asdict(choice)}
-        for (task, budget, label), choice in choices.items()
-    ]
     about = {
         "asked": tuning.as_dict(),
         "default": request.settings.learning_rate,
         "validation": {name: facts for name, (_, _, facts) in carved.items()},
-        "chosen": rows,
+        "chosen": [dict(zip(("task", "budget", "label"), k, strict=True)) | asdict(c) for k, c in choices.items()],
     }
     return replace(
         request,

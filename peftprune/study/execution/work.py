@@ -33,13 +33,9 @@ class Listener(Protocol):
     """Receives the events of a process that trains arms. `label` is the arm's name."""
 
     def started(self, label: str, seed: int, steps: int) -> None: ...
-
     def step(self, done: int, total: int, phase: str) -> None: ...
-
     def skipped(self, label: str, seed: int, steps: int) -> None: ...
-
     def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None: ...
-
     def failed(self, label: str, seed: int, error: str) -> None: ...
 
 
@@ -74,7 +70,7 @@ class StudyArm:
 
         Raises RunError if the arm that this one depends on has no result.
         """
-        plan, needed = self.plan.renewed(self.spec), self.depends_on
+        plan, needed = replace(self.plan, method=self.spec.build()), self.depends_on
         if needed is None:
             return plan
         result = study.arm(needed.spec.label, needed.seed, needed.hash).result()
