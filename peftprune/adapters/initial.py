@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
+from peftprune.strategy import AdapterSpec, SiteShape
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 
 
 def initial_values(

@@ -13,11 +13,8 @@ from peftprune.adapters import surgery
 from peftprune.adapters.initial import initial_values
 from peftprune.models.head import initialise_head
 from peftprune.models.layers import language_model_head
-from peftprune.strategy.method import Preparation
-from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy import AdapterSpec, ParameterGroup, Preparation, PruningPlan, Site, SiteSet
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import Site, SiteSet
-from peftprune.strategy.spec import AdapterSpec, ParameterGroup
 
 ADAPTER = "default"
 

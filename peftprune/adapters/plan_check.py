@@ -7,8 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from peftprune.errors import RunError
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteSet
+from peftprune.strategy import PruningPlan, SiteSet
 
 Kind = Literal["drop", "rotate", "keep", "reinit", "share", "grow", "assign", "zero"]
 

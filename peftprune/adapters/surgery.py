@@ -20,8 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from peftprune.adapters.initial import init_lora_A
 from peftprune.adapters.plan_check import Change, resolve_plan
 from peftprune.errors import RunError, UsageError
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import Site, SiteSet
+from peftprune.strategy import PruningPlan, Site, SiteSet
 
 SCHEDULE_FREE = ("trains other weights than it evaluates, and a cut reaches one of them", "Use AdamW or SGD")
 """Problem and cure of a schedule-free optimizer."""

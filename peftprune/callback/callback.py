@@ -197,18 +197,10 @@ class PruningCallback(TrainerCallback):
         budget = start.final_budget(self.budget, self.strategy, self._start, args, int(state.max_steps), data)
         phases = phase_ranges(self.strategy.phases(budget), budget)
         check_run(args, state, phases, resumed=self._loaded is not None)
-        factors = learning_rate_factors if self.schedule == "restart" else rewarm_factors
-        self.events = UserTrainerEvents(
-            self.strategy,
-            self._start,
-            budget,
-            phases,
-            seed=self.seed,
-            model=model,
-            args=args,
-            loader=loader,
-            factors=factors(phases, self.warmup_ratio),
-        )
+        rule = learning_rate_factors if self.schedule == "restart" else rewarm_factors
+        factors = rule(phases, self.warmup_ratio)
+        own = (self.strategy, self._start, budget, phases)
+        self.events = UserTrainerEvents(*own, seed=self.seed, model=model, args=args, loader=loader, factors=factors)
         if self._loaded is not None:
             self.events.resume(self._loaded)
         self._training = True

@@ -7,8 +7,7 @@ from accelerate.state import AcceleratorState
 
 from peftprune.adapters import surgery
 from peftprune.errors import UsageError
-from peftprune.strategy.phases import PhaseRange
-from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy import AdapterSpec, PhaseRange
 from peftprune.training.checkpoints import STATE_FILE
 
 _SHARDED = {

@@ -194,15 +194,9 @@ def _serve_ordered(loader: Any, phases: Sequence[PhaseRange], batch_size: int, a
         problem = f"examples leave {left} for the last step of an epoch, in {last} micro-batches"
         cure = "Choose a batch size that leaves more or none, and dataloader_drop_last=False"
         raise UsageError.of("train_dataset", len(dataset), problem, cure)
-    whole = PhaseBatchSampler(
-        dataset.lengths,
-        dataset.strata,
-        phases,
-        batch_size,
-        seed if dataset.seed is None else dataset.seed,
-        accumulation * processes,
-        last,
-    )
+    seed = seed if dataset.seed is None else dataset.seed
+    parts = accumulation * processes
+    whole = PhaseBatchSampler(dataset.lengths, dataset.strata, phases, batch_size, seed, parts, last)
     order = ProcessBatches(whole, args.process_index, processes)
     # DataLoader forbids a new batch sampler because its length could differ; this one has the same length.
     # accelerate's loaders wrap the loader to change.

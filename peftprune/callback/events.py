@@ -13,8 +13,7 @@ from peftprune.callback.data_order import serve_phases
 from peftprune.callback.param_groups import StepParamGroups
 from peftprune.callback.start import Start
 from peftprune.callback.token_counter import TokenCounter
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import ArmBudget, RankPruningStrategy
 from peftprune.strategy.phases import PhaseRange, phase_at
 from peftprune.training.distributed import GradientAverage, broadcast, check_agreement, sum_over_processes
 from peftprune.training.events import PruningEvents, inner_optimizer

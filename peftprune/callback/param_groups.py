@@ -9,8 +9,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from peftprune.strategy.sites import SiteSet
-from peftprune.strategy.spec import ParameterGroup
+from peftprune.strategy import ParameterGroup, SiteSet
 
 
 class StepParamGroups:

@@ -12,9 +12,7 @@ from peftprune.adapters.inject import initialise
 from peftprune.callback.attach import attach, base_parameters, is_fresh
 from peftprune.errors import UsageError
 from peftprune.methods.request import parse
-from peftprune.strategy.budget import ArmBudget, Budget, parse_budget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy import ArmBudget, Budget, PruningPlan, RankPruningStrategy, parse_budget
 from peftprune.strategy.rng import generator
 from peftprune.strategy.sites import SiteSet, rank_cost
 from peftprune.strategy.spec import AdapterSpec, check_spec

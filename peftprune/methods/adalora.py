@@ -11,13 +11,8 @@ from peftprune.errors import UsageError
 from peftprune.methods.global_cut import keep_within, units_left
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, SiteShape, StepView, option
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
-from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)

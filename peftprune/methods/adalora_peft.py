@@ -10,26 +10,20 @@ from typing import TYPE_CHECKING, Any
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.svd_components import INITIAL_STD, check_shares
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, SiteShape, option
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import Options, option
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _ADAPTER = "default"
 """The name that PEFT gives an adapter by default."""
-
 _AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
 
 @dataclass(frozen=True)
 class AdaLoRAPeftConfig(Options):
-    """Options of adalora-peft, named as those of `adalora`."""
-
     initial_ratio: float = option(1.5, "convention", ge=1, help=
         "rank at the start (`init_r`, rounded up) as a multiple of the mean rank that the budget pays for; PEFT cannot "
         "start at its target, and its defaults (12 and 8) give 1.5")  # fmt: skip

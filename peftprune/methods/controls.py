@@ -9,14 +9,10 @@ from typing import TYPE_CHECKING
 
 from peftprune.methods.lora_drop import LoRADrop, LoRADropConfig
 from peftprune.methods.lorpa import LoRPA
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, check_option, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
+from peftprune.methods.transplant import OfAnother
+from peftprune.strategy import AdapterSpec, ArmBudget, Phase, PruningPlan, RankPruningStrategy, Site, SiteShape
+from peftprune.strategy.options import Options, option
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import Site, SiteShape
-from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -67,8 +63,6 @@ class LoRARestart(RankPruningStrategy):
 
 @dataclass(frozen=True)
 class DeleteConfig(LoRADropConfig):
-    """Options of delete: those of LoRA-drop."""
-
     rest: str = option("delete", "convention", choices=("delete",), later=True, help=
         "the other sites lose their adapters")  # fmt: skip
 
@@ -136,12 +130,8 @@ class ShuffledConfig(Options):
     of: str = option("lora-drop", "convention", help=
         "label of the method of the same study whose final ranks are shuffled")  # fmt: skip
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_option(bool(self.of.strip()), "shuffled", "of", self.of, "is empty", "Give of='lora-drop', for example")
 
-
-class Shuffled(RankPruningStrategy):
+class Shuffled(OfAnother):
     """Assigns the final ranks of another method to randomly drawn sites; shows whether the placement of ranks matters.
 
     The other arm of the same task, budget and seed runs first. Its final ranks are permuted over the sites, drawn from
@@ -152,14 +142,7 @@ class Shuffled(RankPruningStrategy):
     """
 
     name = "shuffled"
-    source = "control for every method that allocates ranks"
-    prunes = "nothing"
-    decides = ("at the start",)
     Config = ShuffledConfig
-
-    @property
-    def depends_on(self) -> str | None:
-        return self.config.of
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.outcome is None:

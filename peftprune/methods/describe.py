@@ -7,10 +7,7 @@ from typing import Any
 
 from peftprune.errors import PeftPruneError
 from peftprune.methods.registry import load, names
-from peftprune.strategy.baseline import Baseline
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.method import Method
+from peftprune.strategy import ArmBudget, Baseline, Method, RankPruningStrategy
 from peftprune.strategy.options import range_in_words
 from peftprune.strategy.phases import phase_ranges
 from peftprune.strategy.sites import SiteShape, rank_cost
@@ -28,9 +25,8 @@ def describe_methods() -> list[dict[str, Any]]:
 def describe_method(name: str) -> dict[str, Any]:
     """Describes a registered method.
 
-    `name`, `year`, `source`, `kind` ("strategy" or "baseline"), `prunes`, `decides`, `actions`, `signals`, `exemption`:
-    what the class declares. `summary` and `description`: its documentation. `plan`: what `planned` returns, or `error`
-    alone where the method cannot plan the example. `options`: name, default, range, source and meaning of each.
+    Beside what the class declares, `kind` is "strategy" or "baseline", `summary` and `description` are its
+    documentation, and `plan` is what `planned` returns, or `error` alone where it cannot plan the example.
     """
     cls = load(name)
     year = re.search(r"\b(?:19|20)\d\d\b", cls.source)

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
+from peftprune.strategy import AdapterSpec, ArmBudget, SiteShape
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftprune.methods.published_settings import published_runs
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, check_option, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy import ArmBudget, Options, PruningPlan, RankPruningStrategy, SiteShape, check_option, option
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 
@@ -61,11 +57,9 @@ class DyLoRA(RankPruningStrategy):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
         widest = {s.name: max(final[s.name], min(self.config.initial_rank, s.max_rank)) for s in sites}
-        check_option(
-            self.config.smallest <= max(widest.values()),
-            "dylora", "smallest", self.config.smallest, f"is above the largest rank, {max(widest.values())}",
-            "Give a smaller one, or a larger initial_rank",
-        )  # fmt: skip
+        smallest, largest = self.config.smallest, max(widest.values())
+        problem, cure = f"is above the largest rank, {largest}", "Give a smaller one, or a larger initial_rank"
+        check_option(smallest <= largest, "dylora", "smallest", smallest, problem, cure)
         return AdapterSpec(ranks=widest, final_ranks=final)
 
     def paper(self) -> PaperSettings:
@@ -99,12 +93,7 @@ class DyLoRA(RankPruningStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         final = view.budget.solve([site.shape for site in view.sites.values()])
         cut = {name: site for name, site in view.sites.items() if final[name] < site.rank}
-        return PruningPlan(
-            keep={name: range(final[name]) for name in cut},
-            assign={
-                name: {"B": site.B[:, : final[name]] * self._factor(site.rank, final[name])}
-                for name, site in cut.items()
-                if self.config.rescale
-            },
-            reason="truncated to the first components",
-        )
+        scaled = cut if self.config.rescale else {}
+        assign = {n: {"B": s.B[:, : final[n]] * self._factor(s.rank, final[n])} for n, s in scaled.items()}
+        keep = {name: range(final[name]) for name in cut}
+        return PruningPlan(keep=keep, assign=assign, reason="truncated to the first components")

@@ -11,15 +11,8 @@ import psutil
 from peftprune import scoring
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, Signal, SiteShape, StepView, option
 from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     import torch
@@ -143,10 +136,8 @@ def check_memory(sites: Sequence[SiteShape], available: int) -> None:
             f"reads inputs of width d_in = {widest.d_in:,}; second moments of all inputs take about "
             f"{needed / 2**30:,.1f} GiB, and {available / 2**30:,.1f} GiB are free"
         )
-        cure = (
-            "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory, or "
-        )
-        raise UsageError.of("eva", widest.name, problem, f"{cure}leave eva out")
+        cure = "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory,"
+        raise UsageError.of("eva", widest.name, problem, f"{cure} or leave eva out")
 
 
 def _available(device: torch.device) -> int:

@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune.errors import RunError
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, Signal, option
 from peftprune.strategy.method import Action
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.signal import Signal
 from peftprune.strategy.sites import Site, SiteShape
-from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -57,7 +51,7 @@ class Fisher(RankPruningStrategy):
         self.sums: dict[str, Tensor] = {}
 
     def statistic(self, gradient: Tensor) -> Tensor:
-        """Returns what is averaged over batches, of the gradient of a batch's loss, (d_out, d_in)."""
+        """Returns what is averaged over batches, of a batch's gradient, (d_out, d_in)."""
         return gradient.square().mean()
 
     def weights(self, sites: Mapping[str, Site], means: Mapping[str, Tensor]) -> dict[str, float]:

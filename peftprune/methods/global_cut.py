@@ -26,8 +26,7 @@ def keep_within(scores: Mapping[str, Tensor], view: StepView, params: int) -> di
 def units_left(ranks: Mapping[str, int], view: StepView) -> dict[str, int]:
     """Returns site to further units of rank that the budget still pays for beside `ranks`.
 
-    There are rarely any: every component of the cheapest sites is kept, and what is left pays for another unit there
-    but not at the more expensive sites. Growing by them does not change the function.
+    There are some where all components of the cheapest sites are kept. Growing by them does not change the function.
     """
     sites = view.sites
     costs, caps = {n: sites[n].unit_cost for n in ranks}, {n: sites[n].max_rank for n in ranks}

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from peftprune.methods.fisher import Fisher
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.sites import Site, SiteShape
+from peftprune.strategy import ArmBudget, Options, Site, SiteShape, StepView, option
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     from torch import Tensor

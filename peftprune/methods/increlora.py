@@ -11,12 +11,7 @@ from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec, PaperSettings
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, PaperSettings, PruningPlan, Signal, SiteShape, option
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:

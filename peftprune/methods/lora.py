@@ -4,11 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftprune.methods.published_settings import published_runs
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, PaperSettings, RankPruningStrategy, option
 from peftprune.strategy.sites import SiteShape, rank_cost
-from peftprune.strategy.spec import AdapterSpec, PaperSettings
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune import scoring
 from peftprune.errors import RunError
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, Signal, SiteShape, option
 from peftprune.strategy.method import Action
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
 

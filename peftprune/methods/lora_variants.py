@@ -1,16 +1,9 @@
-"""LoRA with one change: the rule of its scaling, or which of its factors is trained. Nothing is pruned.
-
-Both are strategies rather than baselines: they differ from LoRA only in values of `AdapterSpec`, and share its
-injection, ledger, export and resuming.
-"""
+"""LoRA with one change: the rule of its scaling, or which of its factors is trained. Nothing is pruned."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy import ArmBudget, Options, RankPruningStrategy, SiteShape, option
 from peftprune.strategy.spec import AdapterSpec, ParameterGroup, default_groups
 
 

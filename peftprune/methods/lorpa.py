@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.published_settings import published_runs
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import ArmBudget, Phase, PruningPlan, RankPruningStrategy, Site, SiteShape, StepView
 from peftprune.strategy.options import Options, check_option, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.methods.lora import beside_budget, capped
+from peftprune.strategy import AdapterSpec, ArmBudget, SiteShape
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.options import Options, identity, option
 from peftprune.strategy.rng import stream_seed
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -219,8 +217,6 @@ def peft_method(name: str) -> type[PeftBaseline]:
 
 
 class _PeftOptions(Options):
-    """Options of a method of PEFT's."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         start = getattr(self, "init_lora_weights", None)
@@ -243,9 +239,8 @@ def _declared(field: Field[Any], kind: str) -> tuple[str, Any]:
     text = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
     plain = text.removeprefix("Optional[").removesuffix("]").removesuffix(" | None")
     annotation = plain if plain in _TYPES else "object"
-    return f"{annotation} | None" if default is None or plain != text else annotation, option(
-        default, help=about, later=True
-    )
+    none = " | None" if default is None or plain != text else ""
+    return f"{annotation}{none}", option(default, help=about, later=True)
 
 
 def _norms(model: nn.Module) -> list[str]:

@@ -7,14 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import AdapterSpec, ArmBudget, PruningPlan, RankPruningStrategy, Signal, SiteShape, StepView
 from peftprune.strategy.options import Options, check_option, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,9 +82,8 @@ class PRILoRA(RankPruningStrategy):
         first, last = self.config.start_rank, self.config.final_rank
         # A single layer takes the mean rank, which the layers of a deep model have on average.
         middle = (first + last) / 2
-        return {
-            s.name: first + (last - first) * s.layer / depth[_stack(s)] if depth[_stack(s)] else middle for s in sites
-        }
+        layers = [(s, depth[_stack(s)]) for s in sites]
+        return {s.name: first + (last - first) * s.layer / d if d else middle for s, d in layers}
 
     def observe(self, view: StepView) -> None:
         beta = self.config.beta

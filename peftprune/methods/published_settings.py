@@ -17,16 +17,8 @@ from peftprune.strategy.spec import Published
 @cache
 def published_runs(method: str) -> dict[tuple[str, str], Published]:
     """Returns (base model, task) to the run that the authors of a method released."""
-    return {
-        (run["model"], run["task"]): Published(run["source"], _searched(run["values"]), run.get("note", ""))
-        for run in _read()[method]["runs"]
-    }
-
-
-@cache
-def _read() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
-    return found
+    runs = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))[method]["runs"]
+    return {(r["model"], r["task"]): Published(r["source"], _searched(r["values"]), r.get("note", "")) for r in runs}
 
 
 def _searched(values: dict[str, Any]) -> dict[str, Any]:

@@ -91,12 +91,8 @@ def _parse_options(text: str, call: str) -> dict[str, Any]:
 def _parse_object(given: Any) -> MethodSpec:
     if isinstance(given, MethodSpec):
         return given
-    if (
-        isinstance(given, type)
-        and issubclass(given, Method)
-        and not inspect.isabstract(given)
-        and hasattr(given, "name")
-    ):
+    is_class = isinstance(given, type) and issubclass(given, Method)
+    if is_class and not inspect.isabstract(given) and hasattr(given, "name"):
         return MethodSpec(given.name, given, text=_spell(given, {}))
     if isinstance(given, Method):
         return MethodSpec(given.name, type(given), instance=given, text=_spell(type(given), vars(given.config)))

@@ -10,14 +10,9 @@ from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.methods.published_settings import published_runs
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, StepView, option
 from peftprune.strategy.sites import LiveTensors, Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,14 +87,10 @@ class SoRA(RankPruningStrategy):
         final = budget.solve(sites)
         first = 0 if budget.paper else self.config.initial_rank
         lr_scale = 0.0 if self.config.update == "sgd" else self._speed(budget.total_steps)
-        return AdapterSpec(
-            ranks={s.name: max(final[s.name], min(first, s.max_rank)) for s in sites},
-            final_ranks=final,
-            decided_in_training=True,
-            gate="rank",
-            initial_std={"gate": 1.0} if self.config.gate_init == "normal" else {},
-            groups=default_groups(gate=ParameterGroup(lr_scale=lr_scale, weight_decay=0.0)),
-        )
+        ranks = {s.name: max(final[s.name], min(first, s.max_rank)) for s in sites}
+        std = {"gate": 1.0} if self.config.gate_init == "normal" else {}
+        groups = default_groups(gate=ParameterGroup(lr_scale=lr_scale, weight_decay=0.0))
+        return AdapterSpec(ranks, final, decided_in_training=True, gate="rank", initial_std=std, groups=groups)
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         if self.config.cut_share == 1 or budget.paper:
@@ -123,8 +114,11 @@ class SoRA(RankPruningStrategy):
         gates = {name: self._stepped(site, view) for name, site in view.sites.items() if site.rank}
         if not self.settled:
             threshold = self.config.threshold * self._speed(view.total_steps)
-            gates = {name: self._shrunk(g, threshold) for name, g in gates.items()}
-            self._note_alive(gates, view.step)
+            for name, gate in gates.items():
+                left = scoring.soft_threshold(gate, threshold)
+                gates[name] = left.masked_fill(left.abs() < threshold, 0.0)
+                before = self.alive.get(name, left.new_zeros(len(left)))
+                self.alive[name] = before.masked_fill(gates[name] != 0, view.step)
         return PruningPlan(assign={name: {"gate": g} for name, g in gates.items()}, reason="proximal step")
 
     def _speed(self, total_steps: int) -> float:
@@ -137,16 +131,6 @@ class SoRA(RankPruningStrategy):
         if self.config.update == "optimizer" or gradient is None:
             return gate
         return gate - self.config.gate_lr * self._speed(view.total_steps) * gradient
-
-    @staticmethod
-    def _shrunk(gate: Tensor, threshold: float) -> Tensor:
-        left = scoring.soft_threshold(gate, threshold)
-        return left.masked_fill(left.abs() < threshold, 0.0)
-
-    def _note_alive(self, gates: Mapping[str, Tensor], step: int) -> None:
-        for name, g in gates.items():
-            before = self.alive.get(name, g.new_zeros(len(g)))
-            self.alive[name] = before.masked_fill(g != 0, step)
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "sparse":

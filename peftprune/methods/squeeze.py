@@ -5,13 +5,8 @@ from dataclasses import dataclass, replace
 
 from peftprune import scoring
 from peftprune.methods.svd import SVD, SVDConfig
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import option
+from peftprune.strategy import AdapterSpec, ArmBudget, PruningPlan, SiteShape, StepView, option
 from peftprune.strategy.phases import Phase, phase_ranges
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
-from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)
@@ -72,10 +67,6 @@ class Squeeze(SVD):
                 values, T, S = scoring.balancing_rotation(site.A, site.B)
                 keep[name], rotate[name] = range(rank), (T, S)
                 scores[name] = scoring.share_held(values.square(), slice(rank))
-        return PruningPlan(
-            rotate=rotate,
-            keep=keep,
-            scores=scores,
-            reset_optimizer=bool(keep) and self.config.moments == "reset",
-            reason=f"truncated by SVD to ranks {min(map(len, keep.values()), default=0)} and above",
-        )
+        reset = bool(keep) and self.config.moments == "reset"
+        reason = f"truncated by SVD to ranks {min(map(len, keep.values()), default=0)} and above"
+        return PruningPlan(rotate=rotate, keep=keep, scores=scores, reset_optimizer=reset, reason=reason)

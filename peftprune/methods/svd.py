@@ -6,13 +6,8 @@ from typing import ClassVar
 
 from peftprune import scoring
 from peftprune.methods.global_cut import cut_to_budget
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, PruningPlan, RankPruningStrategy, SiteShape, option
 from peftprune.strategy.method import Action, Decides
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
 

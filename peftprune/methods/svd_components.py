@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from peftprune import scoring
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.method import Method
-from peftprune.strategy.options import check_option
+from peftprune.strategy import AdapterSpec, ArmBudget, LiveTensors, Method, RankPruningStrategy, Site, check_option
 from peftprune.strategy.phases import Phase, PhaseRange, phase_ranges
-from peftprune.strategy.sites import LiveTensors, Site
-from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
@@ -67,14 +62,8 @@ class SVDStrategy(RankPruningStrategy):
 
 def gated_spec(ranks: Mapping[str, int], final_ranks: Mapping[str, int] | None = None) -> AdapterSpec:
     """Returns a spec whose gates start at 0 and whose A and B start from N(0, 0.02²)."""
-    return AdapterSpec(
-        ranks=ranks,
-        final_ranks=final_ranks,
-        decided_in_training=True,
-        gate="rank",
-        gate_init=0.0,
-        initial_std={"A": INITIAL_STD, "B": INITIAL_STD},
-    )
+    std = {"A": INITIAL_STD, "B": INITIAL_STD}
+    return AdapterSpec(ranks, final_ranks, decided_in_training=True, gate="rank", gate_init=0.0, initial_std=std)
 
 
 def check_shares(method: Method) -> None:

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy import AdapterSpec, ArmBudget, PruningPlan, RankPruningStrategy, SiteShape, StepView
+from peftprune.strategy.method import Decides
 from peftprune.strategy.options import Options, check_option, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
-from peftprune.strategy.view import StepView
 
 
 @dataclass(frozen=True)
@@ -17,12 +14,25 @@ class TransplantConfig(Options):
     of: str = option("adalora", "convention", help=
         "label of the method of the same study whose final ranks and shared adapters are taken")  # fmt: skip
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_option(bool(self.of.strip()), "transplant", "of", self.of, "is empty", "Give of='adalora', for example")
+
+class OfAnother(RankPruningStrategy):
+    """Base of the controls that start from the outcome of another method, whose label is the option `of`."""
+
+    source = "control for every method that allocates ranks"
+    prunes = "nothing"
+    decides: ClassVar[tuple[Decides, ...]] = ("at the start",)
+
+    def __init__(self, config: Any = None, **options: Any) -> None:
+        super().__init__(config, **options)
+        cure = f"Give of={type(self.config)().of!r}, for example"
+        check_option(bool(self.config.of.strip()), self.name, "of", self.config.of, "is empty", cure)
+
+    @property
+    def depends_on(self) -> str | None:
+        return self.config.of
 
 
-class Transplant(RankPruningStrategy):
+class Transplant(OfAnother):
     """Trains plain LoRA with the final ranks of another method; shows what the ranks are worth without their history.
 
     The other arm of the same task, budget and seed runs first. Sites start with its final ranks; a site of rank 0 has
@@ -31,15 +41,8 @@ class Transplant(RankPruningStrategy):
     """
 
     name = "transplant"
-    source = "control for every method that allocates ranks"
-    prunes = "nothing"
-    decides = ("at the start",)
     actions = ("share adapters",)
     Config = TransplantConfig
-
-    @property
-    def depends_on(self) -> str | None:
-        return self.config.of
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.outcome is None:

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peftprune.strategy import AdapterSpec, Options, SiteShape, check_option, option
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.options import Options, check_option, option
 from peftprune.strategy.rng import stream_seed
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.methods.published_settings import published_runs
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.phases import Phase
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, SiteShape, StepView, option
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-from peftprune.strategy.view import StepView
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,13 +59,9 @@ class WeightLoRA(RankPruningStrategy):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
         wide = budget.scaled(budget.params * len(sites) // self._count(len(sites)))
-        return AdapterSpec(
-            ranks=final if budget.paper else wide.solve(sites),
-            final_ranks=final,
-            decided_in_training=True,
-            gate="site",
-            groups=default_groups(gate=ParameterGroup(lr_scale=0.0, weight_decay=0.0)),
-        )
+        ranks = final if budget.paper else wide.solve(sites)
+        groups = default_groups(gate=ParameterGroup(lr_scale=0.0, weight_decay=0.0))
+        return AdapterSpec(ranks, final, decided_in_training=True, gate="site", groups=groups)
 
     def phases(self, budget: ArmBudget) -> list[Phase]:
         if self.config.select_share == 1:
@@ -97,10 +87,8 @@ class WeightLoRA(RankPruningStrategy):
         # After the removal at most K sites are left, so nothing is set to zero.
         projected = scoring.hard_threshold(stepped, self._count(len(view.sites)))
         new = torch.where((gradients.abs() > _MOVED).any(), projected, weights)
-        return PruningPlan(
-            assign={name: {"gate": value} for name, value in zip(live, new.split(1), strict=True)},
-            reason="hard thresholding",
-        )
+        assign = {name: {"gate": value} for name, value in zip(live, new.split(1), strict=True)}
+        return PruningPlan(assign=assign, reason="hard thresholding")
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "select":

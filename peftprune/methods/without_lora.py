@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, ParameterGroup, SiteShape, option
 from peftprune.strategy.baseline import Baseline, Preparation
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.sites import SiteShape
-from peftprune.strategy.spec import AdapterSpec, ParameterGroup
 
 if TYPE_CHECKING:
     from torch import nn

@@ -24,8 +24,7 @@ __all__ = ["Baseline", "Preparation"]
 class Baseline(Method):
     """A method that is not rank pruning: it prepares the model once and is then trained like every other arm.
 
-    `Method` documents the class attributes. Those of interest here are `name`, `source`, `exemption`, `backward`,
-    `reads_weights`, `adapts` and `Config`.
+    `Method` documents the class attributes.
     """
 
     prepares_model: ClassVar[bool] = True

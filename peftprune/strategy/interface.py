@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 class RankPruningStrategy(Method):
     """A rank-pruning method. Subclass it, set `name`, override what differs; every other default is plain LoRA.
 
-    `Method` documents the class attributes. Those of interest here are `name`, `source`, `prunes` (default "ranks"),
-    `decides`, `actions`, `signals` and `Config`.
+    `Method` documents the class attributes; the default of `prunes` is "ranks" here.
     """
 
     prunes: ClassVar[str] = "ranks"

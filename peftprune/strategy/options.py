@@ -47,10 +47,7 @@ def option(
         default: the value that holds where none is given.
         source: where the default comes from, one of `SOURCES`.
         help: what the option sets; shown by `peftprune methods`.
-        gt: numbers must be above it.
-        ge: numbers must be at least it.
-        lt: numbers must be below it.
-        le: numbers must be at most it.
+        gt, ge, lt, le: numbers must be above, at least, below, at most it.
         choices: the only values that are accepted.
         later: whether the option joined when arms of the method were stored already: it then leaves the identity of
             arms that do not use it unchanged. Its default must do what the method did without it.
@@ -88,9 +85,8 @@ def build_config(method: str, config: type, options: Mapping[str, Any]) -> Any:
             cure = f"{did_you_mean(name, known)}Options: {', '.join(known) or 'none'}"
             raise UsageError.of(f"{method} option", name, "does not exist", cure)
         check_range(method, name, value, known[name])
-    missing = [
-        n for n, f in known.items() if n not in options and f.default is MISSING and f.default_factory is MISSING
-    ]
+    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    missing = [n for n in required if n not in options]
     if missing:
         raise UsageError.of(f"{method} options", sorted(options), f"lack {missing}", f"Give {missing[0]}=...")
     return config(**options)

@@ -70,8 +70,13 @@ def resolve_phases(
     for p in phases:
         # Shares are rounded where they end, so that shares that sum to 1 cover any number of steps.
         begin, shares = shares, shares + (p.share or 0.0)
-        by_share = None if p.share is None else round(shares * total_steps) - round(begin * total_steps)
-        lengths.append(by_share if p.share is not None else _phase_steps(p, num_examples, batch_size))
+        if p.share is not None:
+            lengths.append(round(shares * total_steps) - round(begin * total_steps))
+        elif p.passes is not None:
+            examples = num_examples if p.data == "all" else subset_size(num_examples, p.data)
+            lengths.append(math.ceil(p.passes * math.ceil(examples / batch_size)))
+        else:
+            lengths.append(None)
     open_ended = [i for i, n in enumerate(lengths) if n is None]
     if len(open_ended) > 1:
         names = [phases[i].name for i in open_ended]
@@ -96,13 +101,6 @@ def phase_ranges(phases: Sequence[Phase], budget: ArmBudget) -> tuple[PhaseRange
     return resolve_phases(
         phases, total_steps=budget.total_steps, num_examples=budget.num_examples, batch_size=budget.batch_size
     )
-
-
-def _phase_steps(phase: Phase, num_examples: int, batch_size: int) -> int | None:
-    if phase.passes is not None:
-        examples = num_examples if phase.data == "all" else subset_size(num_examples, phase.data)
-        return math.ceil(phase.passes * math.ceil(examples / batch_size))
-    return None
 
 
 def subset_size(num_examples: int, fraction: float) -> int:

@@ -152,7 +152,7 @@ def make_trainer(
         groups=dict(plan.spec.groups),
         warmup_ratio=settings.warmup_ratio,
         loss=inputs.objective.loss,
-        train_dataset=inputs.train,  # type: ignore[arg-type]
+        train_dataset=inputs.train,
         data_collator=inputs.objective.collator,
         checkpoints=folder.checkpoints,
         selection=selection,

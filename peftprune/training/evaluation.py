@@ -14,13 +14,11 @@ from peftprune.errors import RunError
 
 @dataclass(frozen=True)
 class Scored:
-    """The evaluation of one arm.
+    """The evaluation of one arm; see `metric_name` for the names of metrics.
 
-    Attributes:
-        metrics: those of the second and later evaluation splits carry the split's name.
-        predictions: one row per example: split, index, prediction, label and logits. Generated text has references
-            instead of the latter two, and per metric the example's contribution (`score_...`).
-        facts: how texts were generated, and the mean loss of a target token by split; empty for other tasks.
+    `predictions` has one row per example: split, index, prediction, label and logits. Generated text has references
+    instead of the latter two, and per metric the example's contribution (`score_...`). Its `facts` are how texts were
+    generated, and the mean loss of a target token by split.
     """
 
     metrics: dict[str, float]

@@ -16,13 +16,9 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from peftprune.adapters import surgery
 from peftprune.errors import DivergedError, RunError
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.method import Method
+from peftprune.strategy import ArmBudget, Method, PruningPlan, SiteSet, StepView
 from peftprune.strategy.phases import PhaseRange, phase_at
-from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.rng import generator
-from peftprune.strategy.sites import SiteSet
-from peftprune.strategy.view import StepView
 from peftprune.training.cpu import begin_step
 from peftprune.training.distributed import check_agreement
 from peftprune.training.ledger import BaseCost, Ledger, optimizer_bytes, peak_memory, stored_parameters
@@ -184,15 +180,8 @@ class PruningEvents(TrainerCallback):
         self._resumed = True
 
     def _view(self, step: int, signals: Mapping[Any, Any] | None = None) -> StepView:
-        return StepView(
-            step=step + 1,
-            total_steps=self.phases[-1].stop,
-            phase=phase_at(self.phases, step),
-            budget=self.budget,
-            sites=self.sites,
-            signals=signals or {},
-            rng=self.rng,
-        )
+        phase, total_steps = phase_at(self.phases, step), self.phases[-1].stop
+        return StepView(step + 1, total_steps, phase, self.budget, self.sites, signals or {}, self.rng)
 
     def _add_penalty(self, model: nn.Module) -> None:
         # Added to the gradients once per step, before the first backward: the logged loss does not contain it, and the

@@ -14,9 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peftprune.models.layers import base_linear_cost
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.sites import SiteSet
-from peftprune.strategy.spec import AdapterSpec
+from peftprune.strategy import AdapterSpec, ArmBudget, SiteSet
 
 
 @dataclass(frozen=True)
@@ -130,11 +128,8 @@ class BaseCost:
         adapter = 2.0 * tokens * weights
         if not train or self.backward == "none":
             return linear + attention, adapter
-        frozen = (
-            sum(s.rank * s.frozen_width * share[n] for n, s in sites.items())
-            + self.multiplied
-            - self.multiplied_trained
-        )
+        frozen = sum(s.rank * s.frozen_width * share[n] for n, s in sites.items()) + self.multiplied
+        frozen -= self.multiplied_trained
         linear_passes = 3 if self.backward == "weights" else 2
         return linear_passes * linear + 3 * attention, 2.0 * tokens * (3 * weights - frozen)
 

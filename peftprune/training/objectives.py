@@ -17,20 +17,9 @@ from transformers import DataCollatorWithPadding
 from peftprune.errors import DivergedError
 from peftprune.models.head import rescale_output
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
+from peftprune.training import text_generation
 from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
-from peftprune.training.text_generation import (
-    GenerationCollator,
-    check_form,
-    decoding_in_words,
-    encode,
-    evaluation_loss,
-    generate,
-    is_encoder_decoder,
-    longest_source,
-    loss_for,
-    resolved,
-)
 from peftprune.training.tokenise import Example, cached, check_lengths, longest_input, tokenise
 
 if TYPE_CHECKING:
@@ -181,23 +170,24 @@ class Generation(Objective):
     def __init__(self, task: Task, model: LoadedModel) -> None:
         self.task = task
         self.model = model
-        self.collator = GenerationCollator(model)
-        self.loss = loss_for(model.model)
+        self.collator = text_generation.GenerationCollator(model)
+        self.loss = text_generation.loss_for(model.model)
 
     def check(self, settings: TrainingSettings) -> None:
-        check_form(self._resolved(settings), self.model)
+        text_generation.check_form(self._resolved(settings), self.model)
 
     def longest(self, settings: TrainingSettings) -> int | None:
-        return longest_source(self._resolved(settings), self.model)
+        return text_generation.longest_source(self._resolved(settings), self.model)
 
     def tokenise(self, rows: Dataset, settings: TrainingSettings, part: str) -> list[Example]:
         settings = self._resolved(settings)
         before = f"{self.task.fingerprint}/{part}/"
         after = f"/{settings.prompt!r}/{settings.max_length}/{settings.max_target_length}"
+        encode = text_generation.encode
         return cached(self.model, before, after, lambda: pa.Table.from_pylist(encode(rows, self.model, settings)))
 
     def base_cost(self, rows: Sequence[Example]) -> BaseCost:
-        if not is_encoder_decoder(self.model.model):
+        if not text_generation.is_encoder_decoder(self.model.model):
             return super().base_cost(rows)
         # Encoder and decoder read different texts: each costs its share of the tokens.
         source = sum(len(row["input_ids"]) for row in rows) / sum(row["length"] for row in rows)
@@ -207,7 +197,7 @@ class Generation(Objective):
         return {"prompt": self._resolved(settings).prompt or ""}
 
     def decoding(self, settings: TrainingSettings) -> str | None:
-        return decoding_in_words(self._resolved(settings))
+        return text_generation.decoding_in_words(self._resolved(settings))
 
     def evaluate(self, trainer: Trainer, splits: Splits, settings: TrainingSettings) -> Scored:
         metrics: dict[str, float] = {}
@@ -215,8 +205,8 @@ class Generation(Objective):
         settings = self._resolved(settings)
         for i, (split, rows) in enumerate(splits.items()):
             # First, since it is quick and fails where the outputs are not finite.
-            losses[split] = evaluation_loss(trainer, self.model, rows, settings.batch_size)
-            texts = generate(trainer, self.model, rows, settings)
+            losses[split] = text_generation.evaluation_loss(trainer, self.model, rows, settings.batch_size)
+            texts = text_generation.generate(trainer, self.model, rows, settings)
             references = [list(r) for r in self.task.evaluation[split]["label"]]
             frame = {"split": split, "index": range(len(texts)), "prediction": texts, "references": references}
             for name in self.task.metrics:
@@ -224,10 +214,11 @@ class Generation(Objective):
                 metrics[metric_name(name, split, i)] = METRICS[name].value(found)
                 frame[score_column(name)] = found.tolist()
             frames.append(pd.DataFrame(frame))
-        return Scored(metrics, pd.concat(frames), {"decoding": decoding_in_words(settings), "loss": losses})
+        facts = {"decoding": text_generation.decoding_in_words(settings), "loss": losses}
+        return Scored(metrics, pd.concat(frames), facts)
 
     def _resolved(self, settings: TrainingSettings) -> TrainingSettings:
-        return resolved(settings, self.task, self.model)
+        return text_generation.resolved(settings, self.task, self.model)
 
 
 @dataclass(frozen=True)

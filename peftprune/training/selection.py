@@ -10,15 +10,10 @@ from peftprune.training.settings import TrainingSettings
 
 @dataclass
 class Selection:
-    """Scores a run at its checkpoints.
+    """Scores a run at its checkpoints: `objective` scores the held-out examples, its one evaluation split.
 
-    Attributes:
-        objective: scores the held-out examples.
-        splits: these examples, as the objective's one evaluation split.
-        settings: of the run.
-        last_only: the method decides inside the model, unseen, so that only the last state is known to be within the
-            budget.
-        rows: "step", "score" and the number of "decisions" so far, one per checkpoint.
+    With `last_only` the method decides inside the model, unseen, so that only the last state is known to be within the
+    budget. `rows` hold "step", "score" and the number of "decisions" so far, one per checkpoint.
     """
 
     objective: Objective

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peftprune.errors import RunError
-from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import Site, SiteSet
+from peftprune.strategy import Signal, Site, SiteSet
 from peftprune.training.distributed import sum_over_processes, world_size
 
 _OF_OUTPUTS = frozenset({Signal.OUTPUT_ENERGY, Signal.DELTA_GRADIENT})

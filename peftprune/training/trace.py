@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from peftprune.adapters.plan_check import Change
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import Site, SiteSet
+from peftprune.strategy import PruningPlan, Site, SiteSet
 
 
 class Trace:

@@ -29,8 +29,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, Dataset
-from transformers import Trainer, TrainingArguments
+from torch.utils.data import DataLoader
+from transformers import Trainer
 
 from peftprune.errors import RunError
 from peftprune.strategy.phases import phase_at
@@ -54,34 +54,25 @@ from peftprune.training.selection import Selection
 class PruningTrainer(Trainer):
     """`transformers.Trainer` with a fixed batch order, schedule segments, forward-only phases and safe checkpoints.
 
-    `args.max_steps` is the whole run, `sampler` yields the micro-batches, and `groups` are the optimizer settings for
-    "A", "B", "gate" and "head". `warmup_ratio` is the share of each schedule segment.
-    `selection` scores the checkpoints, of which `run` restores the best; None keeps the last state.
+    `sampler` yields the micro-batches, `groups` are the optimizer settings for "A", "B", "gate" and "head", and
+    `warmup_ratio` is the share of each schedule segment. `selection` scores the checkpoints, of which `run` restores
+    the best; None keeps the last state. `of_trainer` are `Trainer`'s own model, args (`max_steps` is the whole run),
+    train_dataset and data_collator.
     """
 
     def __init__(
         self,
         *,
-        model: nn.Module,
-        args: TrainingArguments,
         sampler: PhaseBatchSampler,
         callback: PruningEvents,
         groups: dict[str, ParameterGroup],
         warmup_ratio: float,
         loss: Callable[..., Tensor],
-        train_dataset: Dataset[Any],
-        data_collator: Callable[..., Any],
         checkpoints: Path,
         selection: Selection | None = None,
+        **of_trainer: Any,
     ) -> None:
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            data_collator=data_collator,
-            callbacks=[callback],
-            compute_loss_func=loss,
-        )
+        super().__init__(callbacks=[callback], compute_loss_func=loss, **of_trainer)
         self.optimizer: torch.optim.Optimizer | None
         self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler | None
         self.sampler = sampler

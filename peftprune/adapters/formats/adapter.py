@@ -53,12 +53,9 @@ class Factors:
 class Adapter:
     """A LoRA adapter, with the format and the path that it was read from.
 
-    Attributes:
-        sites: fully qualified module name to its factors, in layer order.
-        others: the other trained tensors, such as a head's, by their names in the base model's state dict.
-        config: PEFT's `adapter_config.json`; constructed for loralib, which has none.
-        facts: the metadata of `peftprune.json`; empty where there is none.
-        notes: assumptions that were made, in words.
+    `sites` maps full module names to factors, in layer order; `others` holds the other trained tensors, such as a
+    head's, by their names in the base model's state dict. `config` is PEFT's `adapter_config.json`, constructed for
+    loralib, `facts` is the metadata of `peftprune.json`, if any, and `notes` are assumptions in words.
     """
 
     format: Format
