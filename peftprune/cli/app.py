@@ -15,11 +15,7 @@ from peftprune.cli import results as cli_results
 from peftprune.cli.command import COMMON, with_common
 from peftprune.errors import PeftPruneError, UsageError
 
-app = typer.Typer(
-    name="peftprune",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="peftprune", no_args_is_help=True, pretty_exceptions_enable=False)
 
 _study, _data, _base_model, _training, _generation, _tuning, _execution, _power = (
     functools.partial(typer.Option, rich_help_panel=panel)
@@ -39,7 +35,7 @@ Tune = Annotated[
     list[str] | None,
     _tuning(
         help="Choose for each method on validation data: learning_rate=3e-4,1e-3,3e-3, or "
-        "learning_rate=log(1e-4,1e-1) with --trials; also METHOD.option=v1,v2. Repeat it for several.",
+        "learning_rate=log(1e-4,1e-1) with --trials; also METHOD.option=v1,v2. Repeat it for several."
     ),
 ]
 Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
@@ -138,10 +134,7 @@ def compare(
     trials: Trials = None,
     tuning_seeds: TuningSeeds = "1",
     refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
-    margin: Annotated[
-        str | None,
-        _study(help=_MARGIN_HELP, show_default="none"),
-    ] = None,
+    margin: Annotated[str | None, _study(help=_MARGIN_HELP, show_default="none")] = None,
     threads: Annotated[
         int | None, _execution(help="Threads per arm.", show_default="the cores, divided among the arms")
     ] = None,
@@ -169,7 +162,9 @@ def compare(
     from peftprune.cli.study_file import overridden, read_study_file
     from peftprune.report.text import table_values
 
-    options = {name: value for name, value in context.params.items() if _on_command_line(context, name)}
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    options = {name: value for name, value in context.params.items() if name in given}
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
     quiet = options.pop("quiet", False)
     for name in ("config", "wide", *COMMON):
@@ -249,10 +244,7 @@ def run_arm(
     return {"arms": [f"{arm.name}, seed {arm.seed}" for arm in planned.arms], "failed": failed}
 
 
-Margin = Annotated[
-    str | None,
-    typer.Option(help=_MARGIN_HELP, show_default="the study's, if any"),
-]
+Margin = Annotated[str | None, typer.Option(help=_MARGIN_HELP, show_default="the study's, if any")]
 Study = Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")]
 OneTask = Annotated[str | None, typer.Option(help="Only this task of the study.")]
 OneBudget = Annotated[str | None, typer.Option(help="Only this budget of the study, such as rank=8.")]
@@ -402,12 +394,6 @@ def tasks() -> dict[str, Any]:
 
 cli_adapters.register(app)
 cli_results.register(app)
-
-
-def _on_command_line(context: typer.Context, name: str) -> bool:
-    """Returns whether an option was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _task_from_files(given: dict[str, Any]) -> Any:

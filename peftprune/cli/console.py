@@ -106,19 +106,14 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
 
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:
     """Prints one row per task."""
-    rows = [
-        {
-            "task": t.name,
-            "kind": t.kind,
-            "train": t.train_size,
-            "evaluation": ", ".join(f"{n:,}" for n in t.evaluation_sizes.values()),
-            "metrics": t.metrics,
-            "split": t.evaluation_split,
-        }
-        for t in tasks
+    rows = [vars(t) | {"evaluation": ", ".join(f"{n:,}" for n in t.evaluation_sizes.values())} for t in tasks]
+    columns = [
+        plain("name", "task"),
+        plain("kind"),
+        count("train_size", "train"),
+        *map(plain, ("evaluation", "metrics")),
     ]
-    names = ("evaluation", "metrics")
-    columns = [plain("task"), plain("kind"), count("train"), *map(plain, names), plain("split", "reported split")]
+    columns.append(plain("evaluation_split", "reported split"))
     note = (
         "Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL "
         "[--kind generation]"

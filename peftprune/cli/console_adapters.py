@@ -41,11 +41,8 @@ def show_inspection(found: Inspection) -> None:
         print_text(f"{name}: {value}")
     for text in found.notes:
         print_text(f"Note: {text}")
-    if not found.further.empty:
-        _show_further(found)
-
-
-def _show_further(found: Inspection) -> None:
+    if found.further.empty:
+        return
     columns = [
         column("rank", "budget", "rank={}".format),
         count("params"),

@@ -25,6 +25,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    from peftprune.comparison import compare
     from peftprune.tasks import Task
 
     file = Path(path)
@@ -39,7 +40,7 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
         raise UsageError.of("config", str(path), problem, "Correct the file, or put quotes around text") from None
     if not isinstance(found, Mapping):
         raise UsageError.of("config", str(path), "holds no arguments", "Write lines such as task: rte")
-    known = _arguments()
+    known = [name for name in inspect.signature(compare).parameters if name != "progress"]
     for name in found:
         if name not in known:
             cure = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
@@ -85,12 +86,6 @@ def overridden(written: Mapping[str, Any], options: Mapping[str, Any]) -> dict[s
     if "budget" in options and "epochs" not in options and lengths:
         result.pop("epochs", None)
     return result
-
-
-def _arguments() -> list[str]:
-    from peftprune.comparison import compare
-
-    return [name for name in inspect.signature(compare).parameters if name != "progress"]
 
 
 def _number(file: Path, name: str, value: Any) -> Any:

@@ -61,20 +61,17 @@ class _Linear:
 def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "attention") -> tuple[SiteShape, ...]:
     """Returns the layers that a LoRA adapts, in module order.
 
-    Args:
-        model: a transformers model with a task head; any device, the meta device included.
-        target_modules: "attention" (query and value projections, those of cross-attention included), "all-linear"
-            (all linear layers inside the transformer blocks: no pooler, no head, no projection of the embeddings), or
-            a list of module names or name endings, as in PEFT: an item matches the module of exactly that name and
-            those whose name ends with "." + item.
+    `target_modules` is "attention" (query and value projections, those of cross-attention included), "all-linear" (all
+    linear layers inside the transformer blocks: no pooler, no head, no projection of the embeddings), or a list of
+    module names or name endings, as in PEFT: an item matches the module of exactly that name and those whose name ends
+    with "." + item.
 
     A list may also name linear layers outside the blocks. Their `layer` is 0 if they come before the blocks and the
     last layer of the model if they come after them; their `kind` is the name below the base model. Layers of the task
     head are trained in full, so they never become sites.
 
-    Raises:
-        UsageError: nothing matches, a list item matches no linear layer or none outside the head, or
-            `target_modules` is neither of the two words nor a list.
+    Raises UsageError where nothing matches, a list item matches no linear layer or none outside the head, or
+    `target_modules` is neither of the two words nor a list.
     """
     linears = _linear_layers(model)
     if target_modules == "attention":

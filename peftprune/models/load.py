@@ -28,13 +28,9 @@ class LoadedModel:
 
     It is shared by all callers in the process: copy before changing. The model is in eval mode, float32 and on the CPU
     by default; its `config.problem_type` is unset, since the caller computes the loss. The tokenizer has a padding
-    token.
-
-    Attributes:
-        fingerprint: SHA-256 (hex) over the configuration and the pre-trained tensors; the head is not part of it.
-        source: the folder or the hub name that the weights came from.
-        untrained: names of parameters outside the head that the checkpoint lacks, so that they hold random numbers
-            (for example the pooler of a BERT that was saved from a masked language model). Usually empty.
+    token. `fingerprint` is the SHA-256 (hex) of the configuration and the pre-trained tensors, without the head;
+    `source` is the folder or the hub name of the weights; `untrained` names the parameters outside the head that the
+    checkpoint lacks, so that they are random, such as the pooler of a BERT saved from a masked language model.
     """
 
     name: str

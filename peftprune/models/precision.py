@@ -13,9 +13,7 @@ from peftprune.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
 BaseDtype = Literal["float32", "bfloat16", "float16"]
-
 LoadIn = Literal["8bit", "4bit"]
 
 
@@ -34,22 +32,17 @@ class BaseForm:
     def arguments(self) -> dict[str, Any]:
         """Returns keyword arguments for `from_pretrained`. Raises UsageError as `check_quantisation` does."""
         import torch
+        import transformers
 
         found: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
         if self.device_map is not None:
             found["device_map"] = self.device_map
         if self.load_in is not None:
             check_quantisation(self.load_in, found["dtype"], self.device_map)
-            found["quantization_config"] = _quantised(self.load_in, found["dtype"])
+            four_bits = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": found["dtype"]}
+            options: dict[str, Any] = {f"load_in_{self.load_in}": True, **(four_bits if self.load_in == "4bit" else {})}
+            found["quantization_config"] = transformers.BitsAndBytesConfig(**options)
         return found
-
-
-def _quantised(load_in: LoadIn, dtype: Any) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def check_quantisation(load_in: LoadIn, dtype: Any, device_map: str | None = None) -> None:

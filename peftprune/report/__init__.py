@@ -13,19 +13,10 @@ if TYPE_CHECKING:
 def write_report(
     study: StoredStudy, path: str | Path, baseline: str | None = None, margin: Margin | None = None
 ) -> Path:
-    """Writes a study's report, one HTML file. The same stored results give the same bytes.
+    """Writes a study's report, one HTML file, and returns its path. The same stored results give the same bytes.
 
-    Args:
-        study: a stored study; the report lists failed and pending arms.
-        path: the HTML file; its folder is created if missing.
-        baseline: label of the method that the others are compared with; by default the first one.
-        margin: a difference that does not matter; see `peftprune.analysis.margins`.
-
-    Returns:
-        The path.
-
-    Raises:
-        UsageError: the baseline is not in the study, the margin is out of range, or the file cannot be written.
+    It lists failed and pending arms; a missing folder is created. `baseline` and `margin` are as in
+    `Comparison.against`. Raises UsageError where one of them does not fit, or the file cannot be written.
     """
     from peftprune.files import write_output
     from peftprune.report.html.page import render

@@ -38,12 +38,9 @@ KINDS: Mapping[str, str] = {
 """Maps each kind to its title."""
 
 FORMATS = (".png", ".pdf", ".svg")
-
 _GROUP = ["task", "budget", "method"]
-
 _FULL = 0.995
 """A site is sparse below this density: a few entries are zero by chance."""
-
 _NARROW = 2.45
 """Width in inches of a panel when four share a row."""
 

@@ -201,11 +201,7 @@ def pooled_answers(frames: Frames) -> list[Answer]:
 
 
 def detectable(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Returns the smallest detectable differences, one sentence per metric.
-
-    Args:
-        frame: rows of `Frames.against` of one task and budget.
-    """
+    """Returns the smallest detectable differences in one cell's rows of `Frames.against`, one sentence per metric."""
     found = []
     for metric, rows in frame.groupby("metric", sort=False):
         known = rows.dropna(subset=["detectable"]).to_dict("records")
@@ -298,11 +294,14 @@ def _difference(row: Mapping[Any, Any], metric: str) -> str:
     sign = "higher" if row["difference"] > 0 else "lower"
     amount = "equal" if row["difference"] == 0 else f"{rounded(abs(row['difference']), 4)} {sign}"
     found = f"{metric} {amount} ({_inference(row, row['seeds'])})"
-    if missing(row["seeds_needed"]):
-        return found
-    if math.isinf(row["seeds_needed"]):
+    if not missing(row["seeds_needed"]) and math.isinf(row["seeds_needed"]):
         return f"{found}; to find a difference of this size, more seeds do not suffice: it needs more examples"
-    return f"{found}; to find a difference of this size, it needs about {grouped(row['seeds_needed'])} seeds"
+    return found + _needed(row, "difference", "seeds")
+
+
+def _needed(row: Mapping[Any, Any], what: str, runs: str) -> str:
+    number = row[f"{runs}_needed"]
+    return "" if missing(number) else f"; to find a {what} of this size, it needs about {grouped(number)} {runs}"
 
 
 def _inference(row: Mapping[Any, Any], runs: int) -> str:
@@ -314,13 +313,10 @@ def _inference(row: Mapping[Any, Any], runs: int) -> str:
 
 
 def _gain(row: Mapping[Any, Any]) -> str:
-    found = (
+    return (
         f"{rounded(row['gain'], 4, True)} on average over {_size(row)} of {_counted(row['tasks'], 'task')} "
-        f"({_inference(row, row['pairs'])})"
+        f"({_inference(row, row['pairs'])}){_needed(row, 'gain', 'pairs')}"
     )
-    if missing(row["pairs_needed"]):
-        return found
-    return f"{found}; to find a gain of this size, it needs about {grouped(row['pairs_needed'])} pairs"
 
 
 def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[str]:

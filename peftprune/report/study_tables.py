@@ -33,8 +33,6 @@ _EFFECT = (
     number("effect_size", 2, "effect size", signed=True, detail=True),
     number("probability", 2, "chance to improve", detail=True),
 )
-
-
 _MARGIN = (
     column("margin", "margin", "{:g}".format),
     p_value("p_not_worse", "p (not worse)", detail=True),
@@ -44,8 +42,6 @@ _MARGIN_NOTE = (
     " Equivalent: the interval lies between both margins (two one-sided tests). Not worse: it lies above the lower "
     "one. The correction covers all these tests; their p values are doubled, to be compared with 0.05."
 )
-
-
 _LONGEST_STATUS = 60
 learning_rate = column("learning_rate", "rate", "{:g}".format)
 
@@ -63,8 +59,7 @@ _LAYOUTS = {
     "against": _Layout(
         "Differences to {baseline}",
         (
-            plain("method"),
-            plain("metric"),
+            *map(plain, ("method", "metric")),
             number("difference", 4, signed=True),
             interval("low_holm", "high_holm", "95 % interval (Holm)"),
             interval(title="95 % interval, alone", detail=True),
@@ -129,9 +124,7 @@ _LAYOUTS = {
     "frontier": _Layout(
         "{metric} on {task}",
         (
-            plain("method"),
-            plain("budget"),
-            plain("metric"),
+            *map(plain, ("method", "budget", "metric")),
             number("mean", 4),
             interval(signed=False),
             count("params", "final params"),
@@ -145,11 +138,9 @@ _LAYOUTS = {
         "What decisions changed",
         (
             plain("method"),
-            count("seed"),
-            count("events"),
+            *map(count, ("seed", "events")),
             count("removed", "components removed"),
-            count("added"),
-            count("moved"),
+            *map(count, ("added", "moved")),
             count("dropped", "sites dropped"),
             count("tied"),
             number("distance", 3, "distance from uniform"),
@@ -194,9 +185,7 @@ _LAYOUTS = {
     "published": _Layout(
         "Published results, from other models and setups",
         (
-            plain("task"),
-            plain("model"),
-            plain("method"),
+            *map(plain, ("task", "model", "method")),
             count("params"),
             plain("metric"),
             number("value", 2, "value (as printed)"),
@@ -208,13 +197,7 @@ _LAYOUTS = {
 
 
 def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None:
-    """Lays out a frame, verdicts in words, or a part of one; None where it has no rows.
-
-    Args:
-        name: one of `Frames`, or "published".
-        frame: the rows to show.
-        place: the part of the study, in words.
-    """
+    """Lays out a frame, one of `Frames` or "published", or rows of it (`place` in words); None where it has no rows."""
     if frame.empty:
         return None
     known = _LAYOUTS[name]
@@ -242,14 +225,7 @@ def tables_over_tasks(frames: Frames) -> list[Table | None]:
 
 
 def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, references: pd.DataFrame) -> Table:
-    """Lays out scores, sizes, cost and status, one row per method, and one of `Frames.references`.
-
-    Args:
-        frame: rows of `Frames.table` of one task and budget.
-        metrics: the task's metrics.
-        place: task and budget in words.
-        references: rows of `Frames.references` of the same cell.
-    """
+    """Lays out scores, sizes, cost and status: rows of `Frames.table` and `Frames.references` of one cell."""
     sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
     columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
     if "budget_difference" in frame.columns and frame["budget_difference"].notna().any():
@@ -311,14 +287,9 @@ def overview(frames: Frames, cell: StoredStudy) -> Table:
 
 
 def paper_table(frame: pd.DataFrame, metrics: Sequence[str], title: str, references: pd.DataFrame) -> Table:
-    """Lays out the main table as papers print it: scores, sizes and cost beside the difference in the primary metric.
+    """Lays out a cell's main table as papers print it: scores, sizes and cost beside the primary metric's difference.
 
-    Args:
-        frame: rows of `Frames.table` of one task and budget, with the primary metric's differences: `baseline`,
-            `paired_seeds`, `difference`, `difference_low_holm`, `difference_high_holm`, `p_holm` and `verdict`.
-        metrics: the task's metrics, the primary one first.
-        title: task and budget in words.
-        references: rows of `Frames.references` of the same cell.
+    `frame` holds rows of `Frames.table` with the differences under their names in CSV.
     """
     baselines = frame["baseline"].dropna()
     columns = [plain("method"), *map(score, metrics), *map(count, ("seeds", "final_params", "peak_params")), *_COST]
@@ -342,14 +313,11 @@ def notes(frames: Frames, cell: StoredStudy) -> list[str]:
     lines = []
     for row in in_cell(frames.table, cell).to_dict("records"):
         exemption = row.get("exemption") and f"not at equal size ({row['exemption']})"
-        status = "" if row["status"] == "done" else _shortened(row["status"])
+        state = "" if row["status"] == "done" else row["status"]
+        status = state if len(state) <= _LONGEST_STATUS else f"{state[:_LONGEST_STATUS]}…"
         if said := list(filter(None, (status, row.get("learned"), row.get("effect"), exemption))):
             lines.append(f"{row['method']}: {'; '.join(said)}.")
     return lines
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_STATUS else f"{text[:_LONGEST_STATUS]}…"
 
 
 def _some_exempt(frame: pd.DataFrame) -> bool:

@@ -104,20 +104,17 @@ def with_reference(shown: Table, rows: pd.DataFrame) -> Table:
 
 def fitted(shown: Table, width: int, gap: int = 2) -> Table:
     """Leaves out the detail columns that do not fit into `width` characters, with `gap` of them between columns."""
-    sizes = [max(len(text) for text in (c.title, *(r.cells[i].text for r in shown.rows))) for i, c in _columns(shown)]
-    kept = [i for i, c in _columns(shown) if not c.detail]
+    columns = list(enumerate(shown.columns))
+    sizes = [max(len(text) for text in (c.title, *(r.cells[i].text for r in shown.rows))) for i, c in columns]
+    kept = [i for i, c in columns if not c.detail]
     room = width + gap - sum(sizes[i] + gap for i in kept)
-    for i, c in _columns(shown):
+    for i, c in columns:
         if c.detail and sizes[i] + gap <= room:
             kept.append(i)
             room -= sizes[i] + gap
     kept.sort()
     rows = (replace(row, cells=tuple(row.cells[i] for i in kept)) for row in shown.rows)
     return replace(shown, columns=tuple(shown.columns[i] for i in kept), rows=tuple(rows))
-
-
-def _columns(shown: Table) -> list[tuple[int, Column]]:
-    return list(enumerate(shown.columns))
 
 
 def facts(caption: str, frame: str, values: Mapping[str, Any], note: str = "") -> Table:

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 _DIFFERENCE = {
-    "metric": "metric",
-    "baseline": "baseline",
+    **{n: n for n in ("metric", "baseline")},
     "seeds": "paired_seeds",
     "difference": "difference",
-    "low": "difference_low",
-    "high": "difference_high",
-    "low_holm": "difference_low_holm",
-    "high_holm": "difference_high_holm",
+    **{n: f"difference_{n}" for n in ("low", "high", "low_holm", "high_holm")},
     **{n: n for n in ("p", "p_holm", "effect_size", "probability", "detectable", "seeds_needed", "verdict")},
 }
 _LATEX = {
@@ -120,16 +116,9 @@ def table_text(study: StoredStudy, format: str, *, baseline: str | None = None, 
     gives `Comparison.table` at full precision, with the columns of `Comparison.against` for each task's primary metric,
     their interval as `difference_low` and `difference_high` (with `_holm`: as Holm's procedure corrects it). "json"
     gives the rows of table, references, differences, pooled and average_ranks at full precision, null where there is no
-    value.
+    value. `baseline` and `margin` are as in `Comparison.against`.
 
-    Args:
-        study: a stored study.
-        format: "markdown", "latex", "csv" or "json".
-        baseline: label of the method that the others are compared with; by default the first one.
-        margin: a difference that does not matter; see `peftprune.analysis.margins`.
-
-    Raises:
-        UsageError: the format is unknown, the baseline is not in the study, or the margin is out of range.
+    Raises UsageError for an unknown format, a baseline that is not in the study, or a margin out of range.
     """
     if format not in _FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Choose among {', '.join(_FORMATS)}")

@@ -19,20 +19,12 @@ TEXT_COLUMNS = ("text_a", "text_b")
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What is known of a task without reading any data.
+    """What is known of a task without reading any data; fields that `Task` has too mean the same.
 
-    Attributes:
-        hub_path: dataset on the hub; None for generated data. `hub_config` is its configuration.
-        hub_revision: its branch, such as that of converted copies of data that came as programs; None: the main one.
-        hub_text: its one or two text columns.
-        folder: the task's folder in the official GLUE layout, which holds `train_file`; None for generated data.
-        evaluation_files, hub_splits, evaluation_sizes: evaluation split to file name in `folder`, the primary one
-            first, to split name on the hub, and to rows.
-        columns: the one or two text columns in the files' header.
-        label_names: class names in the order of their numbers on the hub; None for regression and generation.
-        metrics: names from `peftprune.stats.metrics`, the primary one first.
-        evaluation_split: the reported split, in words for tables.
-        prompt: what a decoder reads in a generation task: text that holds "{source}"; empty for other tasks.
+    `hub_path` is the dataset on the hub, with its configuration, its branch (None: the main one) and its one or two
+    text columns; `folder`, in the official GLUE layout, holds `train_file`, with the text `columns` in its header. Both
+    are None for generated data. `evaluation_files`, `hub_splits` and `evaluation_sizes` map evaluation splits, the
+    primary one first, to file names, split names on the hub, and rows. `label_names` have the order of the hub's.
     """
 
     name: str

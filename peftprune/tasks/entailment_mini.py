@@ -149,7 +149,8 @@ def plural(noun: str) -> str:
     return "people" if noun == "person" else noun + "s"
 
 
-def _noun_words(root: str, verb: Words, rng: random.Random) -> Words:
+def _draw_subject(scene: tuple[str, Words], rng: random.Random) -> Words:
+    root, verb = scene
     tree = LEXICON["nouns"][root]
     middle = rng.choice(list(tree))
     narrow = rng.choice(tree[middle])
@@ -159,13 +160,9 @@ def _noun_words(root: str, verb: Words, rng: random.Random) -> Words:
     return words
 
 
-def _draw_subject(scene: tuple[str, Words], rng: random.Random) -> Words:
-    return _noun_words(*scene, rng)
-
-
 def _draw_object(scene: tuple[str, str, Words], rng: random.Random) -> Words:
     name, root, verb = scene
-    return {"name": name} | _noun_words(root, verb, rng)
+    return {"name": name} | _draw_subject((root, verb), rng)
 
 
 _SUBJECT_SCENES = tuple((root, verb) for root in ("animal", "person") for verb in LEXICON["verbs"][root])
@@ -254,8 +251,6 @@ _CONNECTIVES: dict[str, Callable[..., bool]] = {
     "{first} did not {base}": lambda first, second: not first,
     "{second} did not {base}": lambda first, second: not second,
 }
-
-
 _ROLE_SCENES = tuple(itertools.product(itertools.combinations(LEXICON["roles"], 2), LEXICON["verbs"]["role"]))
 _NAME_SCENES = tuple(itertools.product(LEXICON["name_pairs"], LEXICON["verbs"]["person"]))
 _ALL_WORLDS = -1  # every bit set
@@ -281,11 +276,7 @@ def _form_pairs() -> list[WeightedPairs]:
 
 
 def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
-    """Returns for each label the pairs of forms and their weights: no form favours a label in either position.
-
-    Forms that can only have one label in a position are removed from it; the rest is balanced by iterative proportional
-    fitting.
-    """
+    """Returns for each label the pairs of forms and their weights: no form favours a label in either position."""
     weights: dict[tuple[int, int, int], float] = {}
     for (i, premise), (j, hypothesis) in itertools.permutations(enumerate(family.forms), 2):
         differences = sum(a != b for a, b in zip(premise.traits, hypothesis.traits, strict=True))

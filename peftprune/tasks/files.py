@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,14 +74,8 @@ def read_table(path: str | Path) -> Table:
         raise UsageError.of("file", str(path), "has a suffix that peftprune does not read", cure)
     if not os.path.isfile(path):
         raise UsageError.of("file", str(path), "does not exist", "Check the path.")
-    if suffix == ".parquet":
-        table = _read_parquet(path)
-    elif suffix == ".jsonl":
-        table = _read_jsonl(path)
-    elif suffix == ".tsv":
-        table = read_tsv(path)
-    else:
-        table = _read_csv(path)
+    readers: tuple[Callable[[Path], Table], ...] = (_read_csv, read_tsv, _read_jsonl, _read_parquet)
+    table = dict(zip(FORMATS, readers, strict=True))[suffix](path)
     if not table.rows:
         raise UsageError.of("file", str(path), "holds no rows", "Give a file with data.")
     return table
@@ -98,19 +92,18 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int =
     first = 1 if header else 2
     names = list(header) if header else lines.pop(0).split("\t")
     fields = [line.split("\t") for line in lines] if lines != [""] else []
-    return _table(path, names, fields, range(first, first + len(fields)), broken_rows)
+    return _table(path, names, list(enumerate(fields, first)), broken_rows)
 
 
-def _table(path: Path, names: list[str], rows: list[list[str]], numbers: Sequence[int], broken_rows: int = 0) -> Table:
-    """Returns rows of fields as a `Table`; a wrong number of fields is an error."""
+def _table(path: Path, names: list[str], rows: list[tuple[int, list[str]]], broken_rows: int = 0) -> Table:
+    """Returns rows of fields, with their lines, as a `Table`; a wrong number of fields is an error."""
     _check_names(path, names)
-    broken = [(number, len(row)) for number, row in zip(numbers, rows, strict=True) if len(row) != len(names)]
+    broken = [(number, len(row)) for number, row in rows if len(row) != len(names)]
     if len(broken) > broken_rows:
         number, width = broken[0]
         problem = f"has {width} fields in line {number}, but {len(names)} columns"
         raise UsageError.of("file", str(path), problem, "Repair that line; it may hold a stray separator or line end.")
-    bad = {number for number, _ in broken}
-    kept = [(number, row) for number, row in zip(numbers, rows, strict=True) if number not in bad]
+    kept = [(number, row) for number, row in rows if len(row) == len(names)]
     columns: dict[str, list[object]] = {name: [row[i] for _, row in kept] for i, name in enumerate(names)}
     return Table(path, columns, [number for number, _ in kept])
 
@@ -143,8 +136,7 @@ def _read_csv(path: Path) -> Table:
     text = _read_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     names: list[str] = []
-    rows: list[list[str]] = []
-    numbers: list[int] = []
+    rows: list[tuple[int, list[str]]] = []
     # The csv module's limit holds for the whole process, and no field is longer than the file.
     limit = csv.field_size_limit(len(text))
     try:
@@ -152,15 +144,14 @@ def _read_csv(path: Path) -> Table:
         start = reader.line_num + 1
         for row in reader:
             if row:  # the csv module gives [] for a blank line
-                rows.append(row)
-                numbers.append(start)
+                rows.append((start, row))
             start = reader.line_num + 1
     except csv.Error as error:
         problem = f"is broken in line {reader.line_num} ({error})"
         raise UsageError.of("file", str(path), problem, "Check the quotes there, or use JSON lines.") from error
     finally:
         csv.field_size_limit(limit)
-    return _table(path, names, rows, numbers)
+    return _table(path, names, rows)
 
 
 def parse_json(text: str) -> Any:

@@ -33,10 +33,8 @@ _ENDINGS = ("", ".gz", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 class GenerationInfo(TaskInfo):
     """What is known of a generation task.
 
-    Attributes:
-        targets: columns of the references in files; a file must have at least one of them.
-        hub_targets: the same on the hub.
-        triples: the source column holds lists of triples, and the references are annotations with a text (DART).
+    `targets` (`hub_targets` on the hub) are the columns of references; a file has at least one of them. With `triples`
+    the source is a list of triples and the references are annotations with a text (DART).
     """
 
     targets: tuple[str, ...] = ()

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 class GlueInfo(TaskInfo):
     """What is known of a GLUE task.
 
-    Attributes:
-        label_column: the label's column in the files' header.
-        file_header: the column names of files that have no header line; None where the file has one.
-        file_labels: the files' text for each class, in the order of `label_names`; None for regression.
-        broken_rows: rows of the official training file that may have the wrong number of fields. They are left out, as
-            in the hub's copy; any further one is an error.
+    `file_header` has the columns of files without a header line, and `file_labels` the files' text for each class, in
+    the order of `label_names`. As many as `broken_rows` rows of the official training file have a wrong number of
+    fields: they are left out, as in the hub's copy, and a further one is an error.
     """
 
     label_column: str = "label"

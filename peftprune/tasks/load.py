@@ -68,16 +68,12 @@ def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -
     Sources, in this order: the folder `data_dir` or, without one, that in the environment variable PEFTPRUNE_DATA; then
     the hub, or only its local cache when offline.
 
-    Args:
-        name: one of `TASKS`.
-        data_dir: a folder in the official GLUE layout (it holds `RTE/train.tsv` and so on), or the parent of one named
-            `glue`; for generation tasks one that holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on, possibly
-            compressed.
-        seed: of a generated task; other tasks ignore it.
+    `data_dir` has the official GLUE layout (it holds `RTE/train.tsv` and so on), or is the parent of a folder `glue`
+    that has; for generation tasks it holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on, possibly compressed. The
+    seed is that of a generated task; other tasks ignore it.
 
-    Raises:
-        UsageError: an unknown task, a folder that does not exist, a broken file, or data found nowhere; in the last
-            case the message lists what was tried and what would help.
+    Raises UsageError for an unknown task, a folder that does not exist, a broken file, or data found nowhere: the
+    message then lists what was tried and what would help.
     """
     info = task_info(name)
     if info.hub_path is None:

@@ -26,7 +26,6 @@ class Task:
 
     Attributes:
         name: short name, used in tables and folder names.
-        kind: "classification", "regression" or "generation".
         text: the text columns of the data: `("text_a",)` or `("text_a", "text_b")`.
         label_names: class names by class index; None for regression and generation.
         metrics: names from `peftprune.stats.metrics`, the primary one first.
@@ -94,10 +93,8 @@ class Task:
         """Makes a task of two files: CSV, TSV, JSON lines or parquet, by suffix; text formats may end in `.gz`.
 
         Args:
-            train_file: the training data.
-            test_file: the data that results are reported on.
-            text: one or two column names; one string may hold both, separated by a comma.
-            label: the label's column.
+            train_file, test_file: the training data, and the data that results are reported on.
+            text, label: one or two column names (one string may hold both, separated by a comma), and the label's.
             regression: labels are numbers to predict, not classes.
             name: of the task; by default that of the training file, or of its folder if the file's name is "train".
             metrics: names from `peftprune.stats.metrics`, the primary one first; `compare` checks them. Default:
@@ -137,8 +134,9 @@ class Task:
                 raise UsageError(str(error).replace("test_file:", "validation_file:", 1)) from None
             fields["validation"] = held_out["evaluation"]["test"]
         fields["files"] = {**files, **fields["files"]}
+        stem, folder = Path(train_file).name.split(".")[0], Path(train_file).resolve().parent.name
         return cls(
-            name=name or _default_name(Path(train_file)),
+            name=name or (folder or stem if stem == "train" else stem),
             kind=asked,
             source=f"files {train_file} and {test_file}",
             evaluation_split="test",
@@ -158,8 +156,3 @@ def _check_types(texts: Mapping[str, Any], lists: Mapping[str, Any], regression:
             raise UsageError.of(argument, value, "is not a list of texts", "Put each in quotes")
     if not isinstance(regression, bool):
         raise UsageError.of("regression", regression, "is neither true nor false", "Write true, or leave it out")
-
-
-def _default_name(path: Path) -> str:
-    stem = path.name.split(".")[0]
-    return path.resolve().parent.name or stem if stem == "train" else stem

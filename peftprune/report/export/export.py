@@ -26,17 +26,11 @@ FORMATS = ("peft", "native", "merged")
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
+    """The result of an export: folder, `arm` (task, budget, method and seed), and why it was `chosen`, in words.
 
-    Attributes:
-        path: the folder.
-        arm: task, budget, method and seed of the arm.
-        chosen: the arm and the reason for its selection, in words.
-        format: "peft", "native" or "merged".
-        sizes: bytes of weights on disk by format; of a merged model only where one was written.
-        notes: requirements and limits of use.
-        difference: largest output difference between merged and adapted model; None for other formats.
-        url: the repository on the hub, if it was pushed.
+    `sizes` are bytes of weights on disk by format, of a merged model only where one was written; `notes` say what use
+    requires and its limits; `difference` is the largest between the outputs of merged and adapted model, None for other
+    formats; `url` is the repository on the hub, if it was pushed.
     """
 
     path: Path
@@ -76,9 +70,7 @@ def export(
     """Writes one finished arm as an adapter or a merged model, with a model card.
 
     Args:
-        study: the study.
         out: folder to write; it is written completely or not at all.
-        method: label of the method.
         seed: a seed, or "best" by the primary metric.
         format: "peft", which plain PEFT loads; "native", where shared sites are stored once; "merged", a plain
             transformers model.
@@ -88,9 +80,8 @@ def export(
         overwrite: replaces a folder that an earlier export wrote.
         push_to_hub: OWNER/NAME of a repository to upload to.
 
-    Raises:
-        UsageError: the arm cannot be exported as requested; nothing was written.
-        RunError: the merged model's outputs are wrong, and it was not kept; or the upload failed.
+    Raises UsageError where the arm cannot be exported as requested, with nothing written, and RunError where the merged
+    model's outputs are wrong, so that it is not kept, or the upload failed.
     """
     if format not in FORMATS:
         raise UsageError.of("format", format, "is unknown", f"Formats: {', '.join(FORMATS)}")

@@ -15,8 +15,6 @@ from peftprune.plots.style import contrasting
 
 _COLOURS = "viridis"
 _MOST_IN_LEGEND = 16
-
-
 Layers = tuple[tuple[int, tuple[tuple[int, ...], ...]], ...]
 
 

@@ -23,14 +23,8 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, **layout)
     # Style and script need no escaping: they hold nothing of the study.
     parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
     context = _context(Frames(study, baseline, margin, whole=True))
@@ -71,8 +65,8 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
         "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
         "differences": study_table("against", differences, title),
         "detectable": detectable(differences),
-        "mcnemar": study_table("mcnemar", in_cell(frames.mcnemar, cell), title),
-        "decisions": study_table("decisions", in_cell(frames.decisions, cell), title),
-        "stability": study_table("stability", in_cell(frames.stability, cell), title),
-        "choices": study_table("choices", in_cell(frames.choices, cell), title),
+        **{
+            name: study_table(name, in_cell(getattr(frames, name), cell), title)
+            for name in ("mcnemar", "decisions", "stability", "choices")
+        },
     }

@@ -44,14 +44,8 @@ def ledger_tables(frames: Frames) -> list[Table]:
     held = [column for name, column in _HELD.items() if name in ledger.columns]
     # A field that a later version adds is shown under its own name.
     new = [count(name) for name in ledger.columns if name not in {*KEY, *_HELD, *_SPENT}]
-    phases = [
-        *arm,
-        plain("phase"),
-        count("start", "first step"),
-        count("stop", "stops before"),
-        number("seconds", 1),
-        number("share", 3, "share of the arm’s"),
-    ]
+    steps = count("start", "first step"), count("stop", "stops before")
+    phases = [*arm, plain("phase"), *steps, number("seconds", 1), number("share", 3, "share of the arm’s")]
     clock = "Seconds are wall-clock time, comparable only between arms that ran on the same idle machine."
     flops = "TFLOP: analytic, a multiply-add counted as two; embeddings, head and element-wise operations excluded."
     once = "unique: tied tensors once; expanded: with a copy for every site that shares. MB: a million bytes."
@@ -68,14 +62,9 @@ def ledger_tables(frames: Frames) -> list[Table]:
 
 def setup_tables(study: StoredStudy) -> list[Table]:
     request, others = study.request, _other_settings(study)
-    about = {
-        "model": request["model"],
-        "adapted layers": request["target_modules"],
-        "sites": request["sites"],
-        "seeds": list(request["seeds"]),
-        "number format": request["dtype"],
-        "threads": request["threads"],
-    }
+    shown = {"adapted layers": "target_modules", "number format": "dtype"}
+    names = ("model", "adapted layers", "sites", "seeds", "number format", "threads")
+    about = {name: request[shown.get(name, name)] for name in names}
     if request.get("product_seconds"):
         about["seconds per matrix product"] = {d: f"{s:.1e}" for d, s in request["product_seconds"].items()}
     if request.get("left_out"):
