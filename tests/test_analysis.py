@@ -377,8 +377,9 @@ def test_a_method_that_did_nothing_says_so(tiny_bert: Path, tmp_path: Path) -> N
     }
     assert found.table()["effect"].tolist() == ["", NO_EFFECT, ""]
     verdicts = found.against().set_index(["method", "metric"])["verdict"]
-    assert verdicts["idle", "accuracy"] == f"cannot reach significance with 1 seed ({NO_EFFECT})"
-    assert verdicts["lorpa", "accuracy"] == "cannot reach significance with 1 seed"
+    # Whether six steps taught anything is marked too.
+    assert f"({NO_EFFECT}" in verdicts["idle", "accuracy"]
+    assert NO_EFFECT not in verdicts["lorpa", "accuracy"]
     page = Page(found.report(tmp_path / "report.html").read_text())
     # The main table, the decisions, the differences in two metrics, and the findings.
     assert page.text.count(NO_EFFECT) == 5

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from peftprune.analysis.frames import Frames
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
 from peftprune.report.text import _csv, _latex_text, table_text
@@ -62,7 +63,8 @@ def test_latex_is_balanced_and_escaped(study: Comparison) -> None:
         columns = len(re.match(r"\{([lr]+)\}", block)[1])  # type: ignore[index]
         body = block.partition(r"\toprule")[2].partition(r"\bottomrule")[0]
         rows = [row for row in body.splitlines() if row.endswith(r"\\")]
-        assert len(rows) == 6
+        # A header, five methods and the majority class.
+        assert len(rows) == 7
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {columns}
 
 
@@ -104,6 +106,7 @@ def test_json_holds_the_frames_with_null_for_what_is_missing(study: Comparison) 
     found = json.loads(table_text(study, "json", baseline="prilora"))
     frames = {
         "table": study.table(),
+        "references": Frames(study).references,
         "against": study.against("prilora"),
         "pooled": study.pooled("prilora"),
         "average_ranks": study.average_ranks(),
