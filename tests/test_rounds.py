@@ -202,6 +202,7 @@ def compare(folder: Path, model: Path, **more: Any) -> Comparison:
     )
 
 
+@pytest.mark.slow
 def test_decided_methods_train_no_more_and_a_kill_changes_nothing(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
