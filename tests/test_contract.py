@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "reverse": {"sample": 0.25, "probe_passes": 2.0, "threshold": 0.6},
     "top-layers": {},
     "shuffled": {"of": "prilora"},
-    "transplant": {"of": "prilora"},
+    "transplant": {"of": "lora-drop(sample=0.25,probe_passes=2.0,threshold=0.2)"},
     "svd": {"initial_rank": 16},
     "squeeze": {"initial_rank": 16, "squeezes": 3},
     "sora": {"initial_rank": 8, "threshold": 0.02, "script_steps": 1},

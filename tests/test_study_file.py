@@ -217,7 +217,7 @@ def test_stored_paths_hold_from_any_folder_and_after_a_move(
         study.export(elsewhere / root.name, method="mine", format="merged")
         monkeypatch.chdir(root)
         again = run("compare", *options)
-        assert (again.exit_code, "done" in again.stdout) == (0, True)
+        assert (again.exit_code, "mine" in again.stdout) == (0, True)
     # A name on the hub is not a path.
     assert located(study.request | {"model": "gpt2"}, study.path)["model"] == "gpt2"
     assert located({n: v for n, v in study.request.items() if n != "place"}, study.path)["model"] == "model"

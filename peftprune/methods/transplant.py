@@ -41,6 +41,8 @@ class Transplant(OfAnother):
     """
 
     name = "transplant"
+    prunes = "sites"
+    decides = ("once",)
     actions = ("share adapters",)
     Config = TransplantConfig
 
