@@ -152,7 +152,7 @@ def run_if_possible(arm: Arm) -> dict[str, Any] | None:
         ("bert", "rank=3,steps=24", "all-linear"),
         ("bert", "params=3000,steps=24", ["query", "intermediate.dense", "output.dense"]),
         pytest.param("minilm", "rank=4,steps=24", "attention", marks=pytest.mark.slow),
-        ("bart", "rank=4,steps=24", ["q_proj", "v_proj", "fc1"]),
+        pytest.param("bart", "rank=4,steps=24", ["q_proj", "v_proj", "fc1"], marks=pytest.mark.slow),
         ("llama", "rank=4,steps=24", "all-linear"),
     ],
     ids=["sites that are not square", "mixed sites", "minilm", "encoder-decoder", "grouped queries"],
