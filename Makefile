@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 READY := .venv/.ready
 TOOLS := .venv/.tools
 
-.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-speed clean
+.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed clean
 
 demo: $(READY)  ## Compares four methods with the offline model, prints the table and draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
@@ -57,6 +57,10 @@ benchmark-peers: $(READY)  ## Compares every method on MRPC with the head alone,
 	$(BIN)/peftprune report runs/benchmark/mrpc-peers
 	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
+
+benchmark-tuned: $(READY)  ## Tunes four methods over five rates on entailment-mini and MRPC; DATA=path/to/glue. Hours.
+	$(NAMED)$(COMPARE) --config benchmarks/tuned.yaml --data-dir $(DATA) --output-dir runs/benchmark/tuned
+	$(BIN)/python benchmarks/collect.py runs/benchmark/tuned benchmarks/results/tuned.json
 
 benchmark-speed: $(TOOLS)  ## Measures speed by method and size, and compared with a plain script; DATA=path/to/glue. Two idle cores, two hours.
 	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
