@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FisherConfig(Options):
-    batches: int = option(8, "authors' code", ge=1, help=
+    batches: int = option(8, "secondary summary", ge=1, help=
         "batches whose gradients are read before training, at most a tenth of the run (convention)")  # fmt: skip
-    least: float = option(0.0, "authors' code", ge=0, le=1, help=
+    least: float = option(0.0, "secondary summary", ge=0, le=1, help=
         "a site's smallest rank as a multiple of the uniform one, but at least 1")  # fmt: skip
-    most: float = option(2.0, "authors' code", ge=1, help=
+    most: float = option(2.0, "secondary summary", ge=1, help=
         "a site's largest rank as a multiple of the uniform one")  # fmt: skip
 
 
@@ -30,9 +30,9 @@ class Fisher(RankPruningStrategy):
     """Allocates ranks in proportion to the mean squared gradient of the frozen weights.
 
     The score of a site is the mean over its weights' entries and over batches of the squared gradient of a batch's
-    loss: the diagonal of an empirical Fisher matrix (authors' code). The model is in training mode and nothing is
-    updated; the probe is charged to the training budget. Ranks are rounded by largest remainder within limits (authors'
-    code), here at the factor that spends the budget in parameters. Where the limits leave units unspent, ranks grow
+    loss: the diagonal of an empirical Fisher matrix (secondary summary). The model is in training mode and nothing is
+    updated; the probe is charged to the training budget. Ranks are rounded by largest remainder within limits
+    (secondary summary), here at the factor that spends the budget in parameters. Where the limits leave units unspent, ranks grow
     past them (convention). Then the adapters start afresh.
 
     Scores in the trace: each site's share of the sum of what ranks are in proportion to.
