@@ -32,8 +32,8 @@ class Fisher(RankPruningStrategy):
     The score of a site is the mean over its weights' entries and over batches of the squared gradient of a batch's
     loss: the diagonal of an empirical Fisher matrix (secondary summary). The model is in training mode and nothing is
     updated; the probe is charged to the training budget. Ranks are rounded by largest remainder within limits
-    (secondary summary), here at the factor that spends the budget in parameters. Where the limits leave units unspent, ranks grow
-    past them (convention). Then the adapters start afresh.
+    (secondary summary), here at the factor that spends the budget in parameters. Where the limits leave units
+    unspent, ranks grow past them (convention). Then the adapters start afresh.
 
     Scores in the trace: each site's share of the sum of what ranks are in proportion to.
     """
