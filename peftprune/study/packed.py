@@ -6,6 +6,7 @@
 """
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def pack(study: Path, out: Path) -> int:
 
     `out` is replaced if it is a packed study. Raises UsageError if `study` holds none, or `out` is anything else.
     """
-    if out.exists() and not is_packed(out):
+    if os.path.exists(out) and not is_packed(out):
         raise UsageError.of("out", str(out), "exists and is not a packed study", "Name a new folder")
-    parts = {".": study} | ({TRIALS: study / TRIALS} if (study / TRIALS).exists() else {})
+    parts = {".": study} | ({TRIALS: study / TRIALS} if os.path.exists(study / TRIALS) else {})
     packed = {part: (StudyFolder(path).read_request(), _rows(path)) for part, path in parts.items()}
     with write_folder(out) as folder:
         for part, (request, rows) in packed.items():
@@ -41,7 +42,7 @@ def pack(study: Path, out: Path) -> int:
 
 def is_packed(folder: Path) -> bool:
     """Returns whether a folder holds a packed study."""
-    return (folder / _ARMS).is_file()
+    return os.path.isfile(folder / _ARMS)  # False for a name that is too long
 
 
 def unpack(packed: Path, study: Path, *, request: bool = False) -> None:
