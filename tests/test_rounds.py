@@ -15,6 +15,7 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 import peftprune
+from peftprune.analysis.audit import _request
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.looks import looks, wanted_seeds
 from peftprune.cli.app import app
@@ -125,6 +126,18 @@ def test_rounds_from_nothing_decide_what_all_stored_arms_decide(whole: Compariso
     assert ended["cut-far"][0] < 8
     assert ended["cut-near"] == ended["plain"] == (8, True)
     assert looks(partial(whole, taken[-1])) == final
+
+
+def test_an_audit_misses_no_seed_of_a_method_that_was_decided_early(whole: Comparison) -> None:
+    wanted = wanted_seeds(whole)
+    assert len(set(wanted.values())) > 1
+    ended = partial(whole, wanted)
+    assert not [problem for problem in _request(ended) if "has no arm with seed" in problem]
+    early = next(key for key in wanted if key[2] == "cut-same")
+    assert wanted[early] == 4
+    cut = [problem for problem in _request(partial(whole, wanted | {early: 3})) if "has no arm with seed" in problem]
+    assert len(cut) == 1
+    assert cut[0].endswith(f"{early[2]}: has no arm with seed [3]")
 
 
 def test_a_look_waits_for_every_arm_of_its_round_or_its_divergence(whole: Comparison, tmp_path: Path) -> None:
