@@ -412,8 +412,6 @@ def compare(
 
     if reuse is not None:
         unpack(Path(reuse), study.path)
-    if tuning is None and request.settings.select == "validation":
-        request = replace(request, tasks=[carve(task, select=True)[1] for task in request.tasks])
     if tuning is not None:
         trials_folder = StudyFolder(study.path / TRIALS)
         try:
@@ -422,4 +420,6 @@ def compare(
             if backend != "slurm":
                 raise
             return Comparison.load(trials_folder.path)
+    elif request.settings.select == "validation":
+        request = replace(request, tasks=[carve(task, select=True)[1] for task in request.tasks])
     return run(request, study, rounds)

@@ -104,14 +104,14 @@ def test_a_score_at_the_majoritys_is_not_learned(wrong: int, said: str, tmp_path
     result["metrics"]["accuracy"] = score if wrong else score + 1e-6
     snapshot = study.snapshot()
     snapshot.arm("plain", 0).__dict__["result"] = lambda: result
-    (found,) = learned(snapshot)["learned"]
+    (found,) = learned(snapshot, references(snapshot))["learned"]
     assert found == (f"{said} ({score:.3f})" if said else "")
 
 
 def test_some_seeds_are_counted(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("plain",), seeds=range(3))
     rewrite(study, "plain", 1, prediction=0)
-    (row,) = by_method(learned(study)).to_dict("records")
+    (row,) = by_method(learned(study, references(study))).to_dict("records")
     assert (row["state"], row["learned"]) == ("", "answers 0 for every example (1 of 3 seeds)")
 
 
@@ -127,7 +127,7 @@ def test_predicted_numbers_that_hardly_vary_are_one_answer(tmp_path: Path) -> No
         text = (folder.path / "result.json").read_text().replace('"accuracy":', '"pearson":')
         (folder.path / "result.json").write_text(text)
         assert key
-    found = learned(study).set_index("method")["learned"].to_dict()
+    found = learned(study, references(study)).set_index("method")["learned"].to_dict()
     assert found == {"plain": "answers about 20 for every example", "cut": ""}
     assert references(study)["method"].tolist() == ["mean (19.5)"]
     assert references(study)["pearson_mean"].tolist() == [0.0]

@@ -4,16 +4,17 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from peftprune.analysis.differences import adjusted_rows, against
+from peftprune.analysis.differences import against
 from peftprune.errors import UsageError
+from peftprune.stats import adjust
 from peftprune.study.stored_study import StoredStudy
 
 PARTS = {
-    "ranks": ("transplant", "baseline", "the final ranks, trained from the start"),
-    "place": ("transplant", "shuffled", "which sites hold the ranks"),
-    "dynamics": ("method", "transplant", "the start, and how ranks changed in training"),
+    "ranks": ("transplant", "baseline"),
+    "place": ("transplant", "shuffled"),
+    "dynamics": ("method", "transplant"),
 }
-"""Part to the two sides whose difference it is, and what it shows."""
+"""Part to the two sides whose difference it is."""
 COLUMNS = ["task", "budget", "metric", "method", "part", "side", "other", "seeds", "difference"]
 _INTERVAL = ["low", "high", "p", "p_holm"]
 
@@ -28,13 +29,13 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
 
     Raises UsageError if the study has no transplant of the method.
     """
-    sides = {"method": method, "baseline": study.baseline_label(baseline), **_controls(study, method)}
+    sides = {"method": method, "baseline": baseline, **_controls(study, method)}
     if "transplant" not in sides:
         problem = "has no transplant in the study"
         cure = f"Add transplant(of='{method}') to methods, and shuffled(of=...)"
         raise UsageError.of("method", method, problem, cure)
     frames = []
-    for part, (side, other, _) in PARTS.items():
+    for part, (side, other) in PARTS.items():
         if other not in sides or sides[side] == sides[other]:
             continue
         pair = study.between(sides[side], sides[other])
@@ -42,8 +43,7 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
         frames.append(found.assign(part=part, side=sides[side], other=sides[other], method=method))
     rows = pd.concat(frames, ignore_index=True)
     for _, group in rows.groupby(["task", "budget", "metric"]):
-        adjusted = adjusted_rows(list(group["p"]), None, [], higher_is_better=True)
-        rows.loc[group.index, "p_holm"] = [values["p_holm"] for _, values in adjusted]
+        rows.loc[group.index, "p_holm"] = adjust(list(group["p"])).p
     return rows[[*COLUMNS, *_INTERVAL]]
 
 

@@ -42,7 +42,7 @@ class Frames:
     runs = cached_property(lambda self: arm_rows(self.study))
     trials = cached_property(lambda self: trials(self.study))
     choices = cached_property(lambda self: choices(self.study, self.trials))
-    learned = cached_property(lambda self: learned(self.study))
+    learned = cached_property(lambda self: learned(self.study, self.references))
     references = cached_property(lambda self: references(self.study))
     table = cached_property(lambda self: with_choices(self._marked(method_rows(self.study, self.runs)), self.choices))
     allocation = cached_property(lambda self: site_rows(self.study))

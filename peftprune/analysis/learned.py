@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from peftprune.analysis.predictions import measure
-from peftprune.analysis.runs import KEY
+from peftprune.analysis.runs import KEY, in_cell
 from peftprune.errors import UsageError
 from peftprune.stats import Verdict
 from peftprune.stats.metrics import METRICS
@@ -27,8 +27,8 @@ _MOVED = 0.1
 """Share of the head-only loss's range that a method's training loss has to move by."""
 
 
-def learned(study: StoredStudy) -> pd.DataFrame:
-    """Returns one row per finished arm: what it shows of learning.
+def learned(study: StoredStudy, known: pd.DataFrame) -> pd.DataFrame:
+    """Returns one row per finished arm: what it shows of learning; `known` are the `references`.
 
     `state` is "nothing" where the arm gives one answer for every example, or scores no better in the task's primary
     metric than the reference: the majority class of the reported labels, their mean, or for generated text the
@@ -39,7 +39,7 @@ def learned(study: StoredStudy) -> pd.DataFrame:
     rows = []
     for cell in study.cells():
         what = measure(cell, cell.tasks[0], cell.metrics[0])
-        name, score = _reference(cell)
+        name, score = _reference(cell, in_cell(known, cell))
         for key, folder, result in cell.finished():
             state, words, value = "", "", result["metrics"][cell.metrics[0]]
             if value >= what.limits[1]:
@@ -148,11 +148,12 @@ def _tail(losses: pd.Series[float], side: int) -> float:
     return float(losses.iloc[::side].iloc[: max(1, len(losses) // 5)].mean())
 
 
-def _reference(cell: StoredStudy) -> tuple[str, float]:
+def _reference(cell: StoredStudy, known: pd.DataFrame) -> tuple[str, float]:
     """Returns name and primary score of what a method has to exceed."""
-    metric, known = cell.metrics[0], references(cell)
+    metric = cell.metrics[0]
     if not known.empty:
-        return str(known["method"][0]).partition(" ")[0], float(known[f"{metric}_mean"][0])
+        (row,) = known.to_dict("records")
+        return str(row["method"]).partition(" ")[0], float(row[f"{metric}_mean"])
     scores = [result["metrics"][metric] for _, _, result in cell.finished() if _untrained(result)]
     return ("untrained model", sum(scores) / len(scores)) if scores else ("empty answer", 0.0)
 

@@ -191,7 +191,7 @@ def compare(
         return {"path": str(result.path)}
     frames = Frames(result, whole=True)
     tables.show_comparison(frames, wide)
-    if not result.allocation().empty:
+    if not frames.allocation.empty:
         result.plot_ranks(result.path / "ranks.png")
         typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
     typer.echo(

@@ -31,7 +31,8 @@ def pack(study: Path, out: Path) -> int:
     if os.path.exists(out) and not is_packed(out):
         raise UsageError.of("out", str(out), "exists and is not a packed study", "Name a new folder")
     parts = {".": study} | ({TRIALS: study / TRIALS} if os.path.exists(study / TRIALS) else {})
-    packed = {part: (StudyFolder(path).read_request(), _rows(path)) for part, path in parts.items()}
+    stored = {part: StoredStudy.load(path) for part, path in parts.items()}
+    packed = {part: (found.request, _rows(found)) for part, found in stored.items()}
     with write_folder(out) as folder:
         for part, (request, rows) in packed.items():
             StudyFolder(folder / part).write_request(request)
@@ -72,9 +73,9 @@ def _unpack_arm(row: dict[Any, Any], arm: ArmFolder) -> None:
             write_atomically(arm.path / name, row[name].encode())
 
 
-def _rows(study: Path) -> list[dict[str, Any]]:
+def _rows(study: StoredStudy) -> list[dict[str, Any]]:
     rows = []
-    for _, arm in StoredStudy.load(study).arms():
+    for _, arm in study.arms():
         texts = {n: file.read_text() if (file := arm.path / n).is_file() else None for n in _TEXTS}
         done = arm.result() is not None
         if done or texts["error.json"] is not None:
