@@ -270,6 +270,21 @@ def test_a_packed_study_gives_the_same_tables(study: Path, tmp_path: Path) -> No
         unpack(study, tmp_path / "other")
 
 
+def test_a_packed_study_does_not_name_the_folders_of_its_machine(study: Path, tmp_path: Path) -> None:
+    data = str(tmp_path / "data")
+    edit(study / "study.json", lambda request: request.update(data_dir=data))
+    for folder in (study / "arms").iterdir():
+        edit(
+            folder / "result.json",
+            lambda result: result["meta_info"]["dataset_info"].update(source=f"folder {data}/RTE"),
+        )
+    pack(study, tmp_path / "packed")
+    request = json.loads((tmp_path / "packed" / "study.json").read_text())
+    results = pd.read_parquet(tmp_path / "packed" / "arms.parquet")["result.json"]
+    assert (request["data_dir"], "place" in request) == (None, False)
+    assert all('"folder $PEFTPRUNE_DATA/RTE"' in text and data not in text for text in results)
+
+
 def test_reused_arms_are_not_trained_again(study: Path, finished: Path, tmp_path: Path, tiny_bert: Path) -> None:
     pack(study, tmp_path / "packed")
     options = request(finished.parent, tiny_bert)

@@ -6,7 +6,10 @@
 """
 
 import io
+import json
 import os
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import pandas as pd
 
 from peftprune.errors import UsageError
 from peftprune.files import write_atomically, write_folder
+from peftprune.study.paths import located
 from peftprune.study.store import TRIALS, ArmFolder, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 
@@ -32,13 +36,21 @@ def pack(study: Path, out: Path) -> int:
         raise UsageError.of("out", str(out), "exists and is not a packed study", "Name a new folder")
     parts = {".": study} | ({TRIALS: study / TRIALS} if os.path.exists(study / TRIALS) else {})
     stored = {part: StoredStudy.load(path) for part, path in parts.items()}
-    packed = {part: (found.request, _rows(found)) for part, found in stored.items()}
+    packed = {part: (_anywhere(found.request), _rows(found)) for part, found in stored.items()}
     with write_folder(out) as folder:
         for part, (request, rows) in packed.items():
-            StudyFolder(folder / part).write_request(request)
+            StudyFolder(folder / part).write_request(json.loads(request))
             frame = pd.DataFrame(rows, columns=["folder", *_TEXTS, "predictions"])
             frame.to_parquet(folder / part / _ARMS, index=False, compression="zstd")
     return sum(len(rows) for _, rows in packed.values())
+
+
+def _anywhere(request: Mapping[str, Any], text: str = "") -> str:
+    """Returns a request as JSON, or a text of its study, without the folders of this machine."""
+    data = request["data_dir"] and str(Path(located(request, Path())["data_dir"]).absolute())
+    whole = {name: value for name, value in request.items() if name != "place"} | {"data_dir": None}
+    text = (text or json.dumps(whole)).replace(sysconfig.get_path("purelib") + os.sep, "")
+    return text.replace(data, "$PEFTPRUNE_DATA") if data else text
 
 
 def is_packed(folder: Path) -> bool:
@@ -77,7 +89,8 @@ def _rows(study: StoredStudy) -> list[dict[str, Any]]:
     rows = []
     for _, arm in study.arms():
         texts = {n: file.read_text() if (file := arm.path / n).is_file() else None for n in _TEXTS}
-        done = arm.result() is not None
+        if done := arm.result() is not None:
+            texts["result.json"] = _anywhere(study.request, texts["result.json"] or "")
         if done or texts["error.json"] is not None:
             rows.append({"folder": arm.path.name, **texts, "predictions": _small(arm) if done else None})
     return rows
