@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 READY := .venv/.ready
 TOOLS := .venv/.tools
 
-.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed clean
+.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
 
 demo: $(READY)  ## Compares four methods with the offline model, prints the table and draws the ranks.
 	$(BIN)/peftprune compare --task entailment-mini --methods lora,lorpa,prilora,lora-drop --budget rank=8 \
@@ -65,6 +65,13 @@ benchmark-tuned: $(READY)  ## Tunes four methods over five rates on entailment-m
 benchmark-speed: $(TOOLS)  ## Measures speed by method and size, and compared with a plain script; DATA=path/to/glue. Two idle cores, two hours.
 	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
 	$(BIN)/python benchmarks/tables.py
+
+tournament: $(READY)  ## Compares every method at its own tuned rate; DATA=path/to/glue. Hours; trains only what is missing.
+	$(NAMED)$(BIN)/python -m benchmarks.tournament run --data-dir $(DATA)
+	$(BIN)/python -m benchmarks.tournament tables
+
+tournament-tables: $(READY)  ## Writes docs/findings.md, its figures and README's table from the stored results.
+	$(BIN)/python -m benchmarks.tournament tables
 
 clean:  ## Removes the environment and all runs.
 	rm -rf .venv runs

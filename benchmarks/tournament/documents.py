@@ -1,0 +1,166 @@
+"""Writes `docs/findings.md`, its figures and README's table from the packed results alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.tournament.claims import CLAIMS, CONTROLS, Question
+from benchmarks.tournament.tasks import TASKS
+from peftprune import Comparison
+from peftprune.analysis.frames import Frames
+from peftprune.report.findings import rounds_in_words
+from peftprune.study.packed import unpack
+
+ROOT = Path(__file__).parents[2]
+FINDINGS = Path("docs/findings.md")
+README = Path("README.md")
+FIGURES = ("differences", "rates", "ranks", "quality")
+_MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]:
+    """Writes the documents and returns those that changed; with `check` nothing is written, and figures are not drawn.
+
+    Raises UsageError if a folder of `results` holds no packed study.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"signed": _signed, "interval": _interval}
+    with TemporaryDirectory() as temporary:
+        studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
+        left_out = [name for name in TASKS if not (results / name).is_dir()]
+        text = environment.get_template("findings.md.j2").render(studies=studies, left_out=left_out)
+        readme = (root / README).read_text()
+        table = environment.get_template("table.md.j2").render(study=studies[0])
+        new = {FINDINGS: text, README: _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", readme)}
+        changed = [name for name, new_text in new.items() if not _same(root / name, new_text)]
+        if not check:
+            for name in changed:
+                (root / name).write_text(new[name])
+            for study in studies:
+                for kind in FIGURES:
+                    path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
+                    path.parent.mkdir(exist_ok=True)
+                    study["result"].plot(kind, path)
+    return [str(name) for name in changed]
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text() == text
+
+
+def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
+    """Returns what the templates say of a task's study."""
+    result = opened(results / name, temporary / name)
+    pilot = opened(results / f"pilot-{name}", temporary / f"pilot-{name}")
+    metric = result.primary[name]
+    request = result.request
+    clear = pilot.against("lora").iloc[0]
+    rows = _rows(result, name, metric)
+    return {
+        "name": name,
+        "result": result,
+        "metric": metric,
+        "margin": request["margin"],
+        "request": request,
+        "task": next(t for t in request["tasks"] if t["name"] == name),
+        "validation": request["tuning"]["validation"][name],
+        "rates": request["tuning"]["asked"]["learning_rate"],
+        "rows": rows,
+        "first": rows[0],
+        "lora": next(row for row in rows if row["method"] == "lora"),
+        "pilot": {"difference": -clear["difference"], "detectable": clear["detectable"], "seeds": clear["seeds"]},
+        "claims": _answers(result, name, metric, CLAIMS),
+        "controls": _answers(result, name, metric, CONTROLS),
+        "trials": len(result.tuning()),
+        "arms": len(result.runs()),
+        "failed": [row["method"] for row in rows if row["status"] != "done"],
+        "looks": [line for cell in result.cells() for line in rounds_in_words(Frames(result), cell)],
+        "advice": _advice(rows),
+    }
+
+
+def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what a reader should take for the study's budget, from the verdicts alone."""
+    inside = [row for row in rows if not row["exemption"] and row["against"]]
+    by_verdict = {
+        word: [f"`{row['method']}`" for row in inside if row["against"]["verdict"].startswith(word)]
+        for word in ("better", "worse", "equivalent", "not worse")
+    }
+    if by_verdict["better"]:
+        found = [f"Within the budget, better than LoRA: {', '.join(by_verdict['better'])}."]
+    else:
+        found = ["No method within the budget is better than LoRA with certainty: plain LoRA at its own rate is the choice."]
+    if by_verdict["equivalent"]:
+        found.append(f"As good as LoRA: {', '.join(by_verdict['equivalent'])}.")
+    if by_verdict["not worse"]:
+        found.append(f"Not worse than LoRA by more than the margin: {', '.join(by_verdict['not worse'])}.")
+    if by_verdict["worse"]:
+        found.append(f"Worse than LoRA: {', '.join(by_verdict['worse'])}.")
+    return "\n".join(found)
+
+
+def opened(packed: Path, folder: Path) -> Comparison:
+    """Returns the study that a packed one holds, unpacked into `folder`."""
+    unpack(packed, folder, request=True)
+    return Comparison.load(folder)
+
+
+def _rows(result: Comparison, task: str, metric: str) -> list[dict[str, Any]]:
+    """Returns one row per method, the best mean first."""
+    against = {row["method"]: row for row in _records(result.against("lora")) if row["metric"] == metric}
+    chosen = {c["label"]: c for c in result.request["tuning"]["chosen"] if c["task"] == task}
+    tuning = result.tuning().groupby("method")["flops"].sum()
+    rows = []
+    for row in _records(result.table()):
+        method = row["method"]
+        cost = {"final": row["flops"], "tuning": float(tuning[method])}
+        names = {"mean": f"{metric}_mean", "std": f"{metric}_std"}
+        rows.append(
+            {name: row[column] for name, column in names.items()}
+            | {name: row[name] for name in ("method", "seeds", "final_params", "peak_params", "exemption", "status")}
+            | {"against": against.get(method), "chosen": chosen[method], "cost": cost}
+        )
+    return sorted(rows, key=lambda row: (row["status"] != "done", -(row["mean"] or 0)))
+
+
+def _answers(result: Comparison, task: str, metric: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Returns each question with its difference, interval and verdict, as far as the study has both methods."""
+    found = []
+    frames: dict[str, pd.DataFrame] = {}
+    for question in questions:
+        if not {question.method, question.baseline} <= set(result.methods):
+            continue
+        if question.baseline not in frames:
+            frames[question.baseline] = result.against(question.baseline)
+        frame = frames[question.baseline]
+        rows = _records(frame[(frame["metric"] == metric) & (frame["method"] == question.method)])
+        if rows:
+            held = rows[0]["verdict"].startswith(question.holds)
+            refuted = rows[0]["verdict"].startswith(
+                ("worse", "equivalent") if "better" == question.holds[0] else "worse"
+            )
+            answer = "holds" if held else "does not hold" if refuted else "open"
+            found.append({"question": question, "row": rows[0], "answer": answer})
+    return found
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def _signed(value: float) -> str:
+    # Adding 0.0 removes the sign of a value that rounds to zero.
+    return f"{round(value, 4) + 0.0:+.4f}".replace("-", "−")
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    return f"{_signed(row['low_holm'])} to {_signed(row['high_holm'])}"

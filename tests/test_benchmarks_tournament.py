@@ -1,0 +1,77 @@
+"""The tournament: its documents follow from the stored predictions alone, and leave nothing out."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from benchmarks.tournament.__main__ import RESULTS, app
+from benchmarks.tournament.claims import CLAIMS, CONTROLS
+from benchmarks.tournament.documents import FINDINGS, README, ROOT, write
+from benchmarks.tournament.tasks import TASKS
+from peftprune.analysis.audit import audit
+from peftprune.comparison import Comparison
+from peftprune.methods.request import parse
+from peftprune.study.packed import unpack
+
+METHODS = yaml.safe_load((ROOT / "benchmarks" / "tournament.yaml").read_text())["methods"]
+STUDIES = [name for name in TASKS if (RESULTS / name).is_dir()]
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Returns the cells of the first table's rows by method."""
+    rows = re.search(r"\| method \| \w+ \| seeds .*?\n\|[-:|]+\n((?:\|.*\n)+)", text)
+    assert rows is not None
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows[1].splitlines()]
+    return {re.sub(r"[` \\*]", "", row[0]): row[1:] for row in cells}
+
+
+def test_the_documents_are_up_to_date() -> None:
+    assert write(RESULTS, check=True) == []
+
+
+@pytest.mark.parametrize("document", [README, FINDINGS])
+def test_the_table_follows_from_the_predictions(document: Path) -> None:
+    """Recomputed with numpy alone, from the first study's predictions."""
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in pd.read_parquet(RESULTS / STUDIES[0] / "arms.parquet").to_dict("records"):
+        if row["result.json"] is None:
+            continue
+        arm, predicted = json.loads(row["result.json"]), pd.read_parquet(io.BytesIO(row["predictions"]))
+        scores[arm["label"]][arm["seed"]] = float(np.mean(predicted["label"] == predicted["prediction"]))
+    printed = table((ROOT / document).read_text())
+    assert set(printed) == {spec.label for spec in parse(METHODS)}
+    for method, seeds in scores.items():
+        mean, seeds_printed, difference = printed[method][:3]
+        assert int(seeds_printed) == len(seeds)
+        assert float(mean.split(" ±")[0]) == pytest.approx(np.mean(list(seeds.values())), abs=5.1e-4)
+        if method != "lora":
+            shared = sorted(set(seeds) & set(scores["lora"]))
+            expected = np.mean([seeds[s] - scores["lora"][s] for s in shared])
+            assert float(difference.split(" (")[0].replace("−", "-")) == pytest.approx(expected, abs=5.1e-5)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_packed_results_agree_with_themselves(name: str, tmp_path: Path) -> None:
+    unpack(RESULTS / name, tmp_path / name, request=True)
+    assert audit(Comparison.load(tmp_path / name)) == []
+
+
+def test_every_question_is_about_methods_of_the_study() -> None:
+    asked = {label for question in (*CLAIMS, *CONTROLS) for label in (question.method, question.baseline)}
+    assert asked <= {spec.label for spec in parse(METHODS)}
+
+
+def test_an_unknown_task_is_refused() -> None:
+    run = CliRunner().invoke(app, ["run", "--data-dir", ".", "--task", "sst3"])
+    assert run.exit_code == 2
+    assert "sst3" in run.output
