@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -61,6 +62,35 @@ def test_compare_prints_the_table_and_draws_the_ranks(small: list[str], tmp_path
         in peftprune("compare", *small, "--methods", "lora,lorpa(initial_rank=8)", "--wide").output
     )
     assert (tmp_path / "study" / "ranks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_study_is_printed_again_without_torch_until_anything_changes(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["compare", *small, "--methods", "lora,vera"]
+    first = peftprune(*command)
+    script = (
+        "import sys; from peftprune.cli.app import app; app(sys.argv[1:], standalone_mode=False); "
+        "sys.exit(len({'torch', 'pandas', 'numpy'} & {*sys.modules}))"
+    )
+    again = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True)
+    assert (again.returncode, again.stdout, again.stderr) == (0, first.stdout, "")
+
+    def compares(*arguments: object) -> bool:
+        with monkeypatch.context() as patch:
+            patch.setattr(package, "compare", lambda **given: (_ for _ in ()).throw(UsageError("compared")))
+            return "compared" in peftprune(*arguments).output
+
+    assert compares(*command, "--wide")
+    arms = [
+        f"study/{file.relative_to(tmp_path / 'study')}" for file in (tmp_path / "study").glob("arms/lora-*/r*.json")
+    ]
+    for name in ("test.csv", *arms):
+        assert not compares(*command)
+        times = (tmp_path / name).stat().st_mtime_ns
+        os.utime(tmp_path / name, ns=(times, times))  # equal bytes and times: the system still knows of the change
+        assert compares(*command), name
+        assert peftprune(*command).stdout == first.stdout
 
 
 def test_an_interrupt_is_one_line_and_exits_with_130(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

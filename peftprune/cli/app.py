@@ -4,6 +4,7 @@ import functools
 import os
 import shlex
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -156,15 +157,20 @@ def compare(
     Exit code 1 when an arm failed, 2 when the request is invalid. A rerun trains only the arms that are not finished;
     a second process started beside the first shares the work. `--backend slurm` submits the jobs and exits.
     """
+    from peftprune.cli.printed import Copy, Printed
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    options = {name: value for name, value in context.params.items() if name in given}
+    printed = Printed({n: v for n, v in options.items() if n not in COMMON}, config, output_dir)
+    if (before := printed.again()) is not None:
+        return before
     import peftprune
     from peftprune.analysis.frames import Frames
     from peftprune.cli import console as tables
     from peftprune.cli.study_file import overridden, read_study_file
     from peftprune.report.text import table_values
 
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-    options = {name: value for name, value in context.params.items() if name in given}
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
     quiet = options.pop("quiet", False)
     for name in ("config", "wide", *COMMON):
@@ -190,18 +196,21 @@ def compare(
             typer.echo("Then run the same command again: it trains the next round of seeds, if one is open.")
         return {"path": str(result.path)}
     frames = Frames(result, whole=True)
-    tables.show_comparison(frames, wide)
-    if not frames.allocation.empty:
-        result.plot_ranks(result.path / "ranks.png")
-        typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
-    typer.echo(
-        f"All columns: the same command with --wide. Report with plots and an explorer: peftprune report {folder}"
-    )
+    with redirect_stdout(Copy(sys.stdout)) as shown:
+        tables.show_comparison(frames, wide)
+        if not frames.allocation.empty:
+            result.plot_ranks(result.path / "ranks.png")
+            typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
+        typer.echo(
+            f"All columns: the same command with --wide. Report with plots and an explorer: peftprune report {folder}"
+        )
     for arm, message in result.failures.items():
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:
         typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
-    return {"path": str(result.path), "failed": result.failures, **table_values(frames)}
+    values = {"path": str(result.path), "failed": result.failures, **table_values(frames)}
+    printed.keep(result, shown.getvalue(), values)
+    return values
 
 
 @app.command("run-arm")

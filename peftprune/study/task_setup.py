@@ -6,7 +6,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from types import CodeType
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from peftprune.strategy.options import identity
 from peftprune.study.planning import ArmPlan, plan_arm
 from peftprune.study.published import check_published
 from peftprune.study.store import StudyFolder
+from peftprune.study.versions import package_versions
 from peftprune.tasks import Task
 from peftprune.training.evaluation import metric_name
 from peftprune.training.objectives import ArmInputs, Objective, Splits, objective_of
@@ -34,7 +34,6 @@ from peftprune.training.tokenise import Example, sample
 _NUMERICS = 2
 """Numerics version; bump it when an identical configuration gives different results."""
 _MOST_THREADS = 1024
-_PACKAGES = ("peftprune", "torch", "transformers", "peft", "accelerate", "datasets", "numpy")
 
 
 class Setup:
@@ -201,11 +200,6 @@ def _bytecode(code: CodeType) -> str:
 def device_name() -> str:
     """Returns the name of the GPU that arms train on, or "cpu"."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def package_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the bits of a result."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
 
 
 def environment(study: StudyFolder, settings: TrainingSettings, threads: int | None, default: int) -> dict[str, Any]:
