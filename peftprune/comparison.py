@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Self, TypeVar
 
 import pandas as pd
 
-from peftprune.errors import PeftPruneError, UsageError, did_you_mean
+from peftprune.errors import PeftPruneError, UsageError, did_you_mean, raise_all
 from peftprune.files import check_path
 from peftprune.methods.request import parse
 from peftprune.strategy.budget import Budget
@@ -34,7 +34,7 @@ from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
 from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.tuning import TrialsLeftError, parse_tuning, tuned
+from peftprune.study.tuning import TrialsLeftError, Tuning, carved, parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.tasks.holdout import carve
 from peftprune.training.settings import TrainingSettings, resolve_settings
@@ -209,6 +209,65 @@ class Comparison(StoredStudy):
         return self._last[1]
 
 
+class _Call(NamedTuple):
+    """The parsed arguments of `compare`; `margin` is None or text."""
+
+    request: StudyRequest
+    study: StudyFolder
+    backend: Backend
+    threads: int | None
+    tuning: Tuning | None
+    rounds: list[int]
+    margin: str | None
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], errors: list[str] | None = None) -> Self:
+        """Parses the arguments of a call; what is wrong with single methods is added to `errors`, if given."""
+        for name in ("model", "data_dir", "output_dir", "reuse"):
+            if name == "model" or given[name] is not None:
+                check_path(name, given[name])
+        setting_names = {field.name for field in fields(TrainingSettings)}
+        named_settings = {n: value for n, value in given.items() if n in setting_names and value is not None}
+        backend = Backend(*(given[name] for name in ("backend", "workers", "address", "gpus", "sbatch")))
+        backend.check()
+        specs, rounds = parse(given["methods"], errors), parse_rounds(given["seeds"])
+        seeds = parse_seeds(rounds[-1] if rounds else given["seeds"])
+        tuning = parse_tuning(*(given[name] for name in ("tune", "trials", "tuning_seeds", "refit")), specs, seeds)
+        request = StudyRequest(
+            methods=specs,
+            budgets=parse_budgets(given["budget"]),
+            seeds=seeds,
+            target_modules=parse_targets(given["target_modules"]),
+            named_settings=named_settings,
+            settings=resolve_settings(named_settings),
+            model=given["model"],
+            data_dir=given["data_dir"],
+            tasks=load_tasks(given["task"], given["data_dir"]),
+        )
+        folder = given["output_dir"] or Path("runs") / "+".join(t.name for t in request.tasks)
+        margin = None if given["margin"] is None else margin_text(parse_margin(given["margin"]))
+        return cls(request, StudyFolder(Path(folder)), backend, given["threads"], tuning, rounds, margin)
+
+    def plan(self, request: StudyRequest, folder: StudyFolder, rounds: Sequence[int]) -> tuple[Work, dict[str, Any]]:
+        """Returns the work of a request, and what `study.json` holds of it; see `StudyRequest.plan`."""
+        work, asked = request.plan(folder, self.backend, self.threads)
+        if rounds:
+            asked["rounds"] = {"seeds": list(rounds), "baseline": request.methods[0].label}
+        if self.margin is not None:
+            from peftprune.analysis.margins import margins
+
+            margins(StoredStudy(folder.path, asked), self.margin)
+            asked["margin"] = self.margin
+        return work, asked
+
+    def untuned(self) -> StudyRequest:
+        """Returns the request for the final arms, without choices of tuning."""
+        request, select = self.request, self.request.settings.select == "validation"
+        if self.tuning is not None:
+            return replace(request, tasks=[final for _, final, _ in carved(self.tuning, request).values()])
+        return replace(request, tasks=[carve(task, select=True)[1] for task in request.tasks]) if select else request
+
+
 def _hinted(function: Callable[P, R]) -> Callable[P, R]:
     """Names the argument that a misspelled one is closest to."""
     known = inspect.signature(function).parameters
@@ -353,46 +412,16 @@ def compare(
     Raises:
         UsageError: if the request cannot be run, or does not fit the study in the folder; no arm is trained then.
     """
-    arguments = dict(locals())
-    for name in ("model", "data_dir", "output_dir", "reuse"):
-        if name == "model" or arguments[name] is not None:
-            check_path(name, arguments[name])
-    setting_names = {field.name for field in fields(TrainingSettings)}
-    named_settings = {n: value for n, value in arguments.items() if n in setting_names and value is not None}
-    chosen_backend = Backend(backend, workers, address, gpus, sbatch)
-    chosen_backend.check()
-    specs, rounds = parse(methods), parse_rounds(seeds)
-    final_seeds = parse_seeds(rounds[-1] if rounds else seeds)
-    tuning = parse_tuning(tune, trials, tuning_seeds, refit, specs, final_seeds)
-    request = StudyRequest(
-        methods=specs,
-        budgets=parse_budgets(budget),
-        seeds=final_seeds,
-        target_modules=parse_targets(target_modules),
-        named_settings=named_settings,
-        settings=resolve_settings(named_settings),
-        model=model,
-        data_dir=data_dir,
-        tasks=load_tasks(task, data_dir),
-    )
-    default_folder = Path("runs") / "+".join(t.name for t in request.tasks)
-    study = StudyFolder(default_folder if output_dir is None else Path(output_dir))
-
-    parsed_margin = None if margin is None else margin_text(parse_margin(margin))
+    called = _Call.of(locals())
+    request, study = called.request, called.study
 
     def run(request: StudyRequest, folder: StudyFolder, rounds: Sequence[int] = ()) -> Comparison:
-        work, asked = request.plan(folder, chosen_backend, threads)
-        if parsed_margin is not None:
-            from peftprune.analysis.margins import margins
-
-            margins(StoredStudy(folder.path, asked), parsed_margin)
-            asked["margin"] = parsed_margin
+        work, asked = called.plan(request, folder, rounds)
         folder.prepare()
         if not rounds:
             return trained(work, asked, folder)
         from peftprune.analysis.looks import wanted_seeds
 
-        asked["rounds"] = {"seeds": list(rounds), "baseline": request.methods[0].label}
         wanted: Mapping[tuple[str, str, str], int] = {(a.task, a.budget, a.spec.label): rounds[0] for a in work.arms}
         while True:
             result = trained(work.rounds(wanted), asked, folder)
@@ -406,20 +435,44 @@ def compare(
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
         asked = {**asked, "arms": [arm for arm in asked["arms"] if arm_key(arm) in configs]}
         with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
-            chosen_backend.run(work, reporter)
+            called.backend.run(work, reporter)
         stored_margin = folder.read_request().get("margin")
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 
     if reuse is not None:
         unpack(Path(reuse), study.path)
-    if tuning is not None:
+    if called.tuning is not None:
         trials_folder = StudyFolder(study.path / TRIALS)
         try:
-            request = tuned(tuning, request, lambda r: run(r, trials_folder))
+            request = tuned(called.tuning, request, lambda r: run(r, trials_folder))
         except TrialsLeftError:
             if backend != "slurm":
                 raise
             return Comparison.load(trials_folder.path)
-    elif request.settings.select == "validation":
-        request = replace(request, tasks=[carve(task, select=True)[1] for task in request.tasks])
-    return run(request, study, rounds)
+    else:
+        request = called.untuned()
+    return run(request, study, called.rounds)
+
+
+def dry_run(**arguments: Any) -> dict[str, Any]:
+    """Returns what `compare` with these arguments would train and what that takes; trains and writes nothing.
+
+    `arms` are the rows of `peftprune.study.dry_run.estimate`, and `workers` counts the processes. Raises UsageError,
+    which names what is wrong with every method.
+    """
+    from peftprune.study.dry_run import estimate
+    from peftprune.study.execution.local import automatic_workers
+
+    bound = inspect.signature(compare).bind(**arguments)
+    bound.apply_defaults()
+    errors: list[str] = []
+    try:
+        called = _Call.of(bound.arguments, errors)
+        work, asked = called.plan(called.untuned(), called.study, called.rounds)
+        called.study.grown(asked, {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms})
+    except UsageError as error:
+        errors.append(str(error))
+    raise_all(errors)
+    rows, given = estimate(work, called.tuning), called.backend.workers
+    workers = automatic_workers(work) if given in (None, "auto") else int(str(given))
+    return {"arms": rows, "workers": min(workers, len(work.unfinished()))}

@@ -30,6 +30,12 @@ class UsageError(PeftPruneError, ValueError):
         return cls(f"{field}: {shown} {problem}. {cure}")
 
 
+def raise_all(errors: Iterable[str]) -> None:
+    """Raises one UsageError with all of these messages, each on a line of its own; nothing where there are none."""
+    if lines := list(dict.fromkeys(errors)):
+        raise UsageError("\n".join(lines))
+
+
 class RunError(PeftPruneError, RuntimeError):
     """The request is valid, but running it failed."""
 

@@ -93,6 +93,37 @@ def test_a_finished_study_is_printed_again_without_torch_until_anything_changes(
         assert peftprune(*command).stdout == first.stdout
 
 
+def test_a_dry_run_names_what_is_wrong_with_every_method(small: list[str], tmp_path: Path) -> None:
+    pairs = zip(small[::2], small[1::2], strict=True)
+    rest = [part for pair in pairs if pair[0] not in ("--epochs", "--budget") for part in pair]
+    options = ["compare", *rest, "--dry-run", "--methods"]
+    wrong = peftprune(*options, "lora,nonsense,lorpa(initial_rank=-1),adalora,elalora:e", "--budget", "rank=2,steps=2")
+    assert wrong.exit_code == 2
+    lines = wrong.stderr.removeprefix("error: ").splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["method:", "lorpa.initial_rank:", "adalora:", "elalora:e:"]
+    least = {line.split(":")[0]: int(re.search(r"needs at least (\d+) steps", line)[1]) for line in lines[2:]}  # type: ignore[index]
+    for name, steps in least.items():
+        assert peftprune(*options, name, "--budget", f"rank=2,steps={steps - 1}").exit_code == 2
+        found = peftprune(*options, name, "--budget", f"rank=2,steps={steps}", "--seeds", 2, "--json")
+        (row,) = json.loads(found.stdout)["arms"]
+        assert (row["method"], row["arms"], row["steps"]) == (name, 2, 2 * steps)
+        assert all(row[part] > 0 for part in ("minutes", "memory", "disk", "checkpoints"))
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_dry_run_counts_what_is_left(small: list[str], tmp_path: Path) -> None:
+    assert peftprune("compare", *small, "--methods", "lora").exit_code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    shown = peftprune("compare", *small, "--methods", "lora,full", "--seeds", 2, "--dry-run").stdout
+    assert re.search(r"rank=2 +full +2 +24 ", shown)
+    assert re.search(r"rank=2 +lora +1 +12 ", shown)
+    assert "3 arms, 36 steps: about 0.0 minutes" in " ".join(shown.split())
+    other = peftprune("compare", *small, "--methods", "lora", "--learning-rate", "0.1", "--dry-run")
+    assert (other.exit_code, "learning_rate: 0.1 is not that of the study" in other.stderr) == (2, True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert "nothing is left to train" in peftprune("compare", *small, "--methods", "lora", "--dry-run").stdout
+
+
 def test_an_interrupt_is_one_line_and_exits_with_130(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Backend, work: Any, reporter: Any) -> None:
         raise KeyboardInterrupt

@@ -6,6 +6,7 @@ import shlex
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,6 +151,9 @@ def compare(
     gpus: Annotated[float | None, _execution(help="GPUs per arm on a cluster; Ray accepts fractions.")] = None,
     sbatch: Annotated[str | None, _execution(help="Further options of sbatch: '--partition=gpu'.")] = None,
     reuse: Annotated[Path | None, _execution(help="Packed study whose finished arms need no training.")] = None,
+    dry_run: Annotated[bool, _execution("--dry-run", help="Check everything, say what it takes, train nothing.")] = (
+        False
+    ),
     wide: Annotated[bool, typer.Option("--wide", help="Print every column, however wide the tables get.")] = False,
 ) -> dict[str, Any]:
     """Train every method on every seed under one budget; print the table and plot the ranks.
@@ -157,7 +161,7 @@ def compare(
     Exit code 1 when an arm failed, 2 when the request is invalid. A rerun trains only the arms that are not finished;
     a second process started beside the first shares the work. `--backend slurm` submits the jobs and exits.
     """
-    from peftprune.cli.printed import Copy, Printed
+    from peftprune.cli.printed import Printed
 
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
@@ -173,7 +177,7 @@ def compare(
 
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
     quiet = options.pop("quiet", False)
-    for name in ("config", "wide", *COMMON):
+    for name in ("config", "wide", "dry_run", *COMMON):
         options.pop(name, None)
     if files:
         if "task" in options:
@@ -184,6 +188,11 @@ def compare(
     arguments = overridden(read_study_file(config) if config is not None else {}, options)
     if quiet:
         arguments["progress"] = False
+    if dry_run:
+        from peftprune.comparison import dry_run as measured
+
+        tables.show_dry_run(found := measured(**arguments))
+        return found
     result = peftprune.compare(**arguments)
     folder = shlex.quote(str(result.path))
     if arguments.get("backend") == "slurm":
@@ -196,14 +205,20 @@ def compare(
             typer.echo("Then run the same command again: it trains the next round of seeds, if one is open.")
         return {"path": str(result.path)}
     frames = Frames(result, whole=True)
-    with redirect_stdout(Copy(sys.stdout)) as shown:
-        tables.show_comparison(frames, wide)
-        if not frames.allocation.empty:
-            result.plot_ranks(result.path / "ranks.png")
-            typer.echo(f"Rank allocations: {result.path / 'ranks.png'}")
-        typer.echo(
-            f"All columns: the same command with --wide. Report with plots and an explorer: peftprune report {folder}"
-        )
+    shown = StringIO()
+    shown.isatty = sys.stdout.isatty  # type: ignore[method-assign]
+    try:
+        with redirect_stdout(shown):
+            tables.show_comparison(frames, wide)
+            if not frames.allocation.empty:
+                result.plot_ranks(result.path / "ranks.png")
+                print(f"Rank allocations: {result.path / 'ranks.png'}")
+            print(
+                "All columns: the same command with --wide. Report with plots and an explorer: "
+                f"peftprune report {folder}"
+            )
+    finally:
+        sys.stdout.write(shown.getvalue())
     for arm, message in result.failures.items():
         typer.echo(f"failed: {arm}: {message}", err=True)
     if result.failures:

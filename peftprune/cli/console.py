@@ -10,7 +10,7 @@ from peftprune.analysis.runs import in_cell
 from peftprune.cli.terminal import console
 from peftprune.report.findings import cell_title, in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
-from peftprune.report.table import Table, column, count, plain, table
+from peftprune.report.table import Table, column, count, number, plain, table
 from peftprune.report.text import as_rich, overview_text
 
 if TYPE_CHECKING:
@@ -102,6 +102,24 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
         print_table(table("Final rank per site", sites, columns))
     if decided := [label for label, plan in plans.items() if plan["decided_in_training"]]:
         print_text(f"{', '.join(decided)}: training decides the final allocation; the ranks shown are the first.")
+
+
+def show_dry_run(found: Mapping[str, Any]) -> None:
+    """Prints one row per task, budget and method of a study that is not trained yet, and their sum."""
+    rows, workers = found["arms"], found["workers"]
+    if not rows:
+        print_text("Every arm is finished: nothing is left to train.")
+        return
+    columns = [*map(plain, ("task", "budget", "method")), *map(count, ("arms", "steps"))]
+    columns += [number("minutes", 1), number("memory", 0, "memory (MB)"), number("disk", 1, "disk (MB)")]
+    print_table(table("Dry run: nothing was trained", rows, columns))
+    arms, steps, minutes, disk = (sum(row[name] for row in rows) for name in ("arms", "steps", "minutes", "disk"))
+    memory, files = (workers * max(row[name] for row in rows) for name in ("memory", "checkpoints"))
+    print_text(
+        f"{arms:,} arms, {steps:,} steps: about {minutes / workers:.1f} minutes with {workers} process(es), "
+        f"{memory:,.0f} MB of memory and {disk + files:,.0f} MB of disk. Times are measured with plain LoRA and scale "
+        "with planned FLOPs."
+    )
 
 
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:

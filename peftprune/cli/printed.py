@@ -12,9 +12,8 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from peftprune.cli.terminal import console
 from peftprune.files import write_json
@@ -24,45 +23,27 @@ from peftprune.study.versions import package_versions
 _FILE = ".printed.json"
 _PACKAGE = Path(__file__).parents[1]
 _DEVICES = (("/dev", "nvidia*"), ("/dev", "nvidia-caps/*"), ("/dev", "kfd"), ("/proc/driver/nvidia/gpus", "*/*"))
-Place = tuple[str, str]
+Place = tuple[str | Path, str]
 """A folder, and the pattern of the files in it; or a file, and no pattern."""
-
-
-class Copy(StringIO):
-    """Writes to a stream, and keeps what it wrote."""
-
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__()
-        self._stream = stream
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def write(self, text: str) -> int:
-        self._stream.write(text)
-        return super().write(text)
 
 
 class Printed:
     """The answer to the command with these options, of a study in `folder`, or else in any folder of runs/."""
 
     def __init__(self, options: Mapping[str, Any], config: Path | None, folder: Path | None) -> None:
-        self._began = time.time()
+        self._began, self._sources = time.time(), list[Place]([(_PACKAGE, "**/*")])
+        if config is not None:
+            self._sources.append((config, ""))
+            if folder is None:
+                import yaml
+
+                with suppress(Exception):  # whoever reads the file in earnest says what is wrong with it
+                    folder = Path(yaml.safe_load(config.read_text("utf-8"))["output_dir"])
+        self._folders = Path("runs").glob("*") if folder is None else [folder]
         named = {n: v for n, v in os.environ.items() if n == "PEFTPRUNE_DATA" or n.endswith("VISIBLE_DEVICES")}
         devices = [str(p) for root, pattern in _DEVICES for p in sorted(Path(root).glob(pattern))]
         about = [options, os.getcwd(), named, console().width, platform.node(), devices, package_versions()]
         self._key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
-        self._sources: list[Place] = [(str(_PACKAGE), "**/*"), *([] if config is None else [(str(config), "")])]
-        if config is not None and folder is None:
-            import yaml
-
-            with suppress(Exception):  # whoever reads the file in earnest says what is wrong with it
-                folder = Path(yaml.safe_load(config.read_text("utf-8"))["output_dir"])
-        self._folders = Path("runs").glob("*") if folder is None else [folder]
 
     def again(self) -> dict[str, Any] | None:
         """Prints what the command printed before and returns its values; None where that may not hold any more."""
@@ -80,20 +61,18 @@ class Printed:
 
         tasks, model = study.request["tasks"], find_weights(study.request["model"]).folder
         origins = [task["source"].partition(" ") for task in tasks]
-        if model is None or {kind for kind, _, _ in origins} - {"generated,", "folder", "files"}:
+        local = model is not None and {kind for kind, _, _ in origins} <= {"generated,", "folder", "files"}
+        if not local or any(arm.result() is None or arm.config().get("source") for _, arm in study.arms()):
             return
-        if any(arm.result() is None or arm.config().get("source") for _, arm in study.arms()):
-            return
-        data = [(place, "*") for kind, _, place in origins if kind == "folder"]
-        files = [(str(v), "") for task in tasks for n, v in task["files"].items() if n.endswith("_file")]
-        sources = [*self._sources, (str(model), "*"), *data, *files]
-        own = [(str(study.path / name), "") for name in ("study.json", "ranks.png")]
-        own += [(str(study.path / name), "**/*") for name in ("arms", "tuning")]
+        sources = [*self._sources, (str(model), "*"), *((place, "*") for kind, _, place in origins if kind == "folder")]
+        sources += [(v, "") for task in tasks for n, v in task["files"].items() if n.endswith("_file")]
+        own = {"study.json": "", "ranks.png": "", "arms": "**/*", "tuning": "**/*"}
+        places = [(str(root), p) for root, p in [*sources, *((study.path / n, p) for n, p in own.items())]]
         # A source that has changed since the command began may not be what it read.
         if _stamp(sources)[1] < self._began:
-            found = {"key": self._key, "places": sources + own, "stamp": _stamp(sources + own)[0]}
+            found = {"key": self._key, "places": places, "stamp": _stamp(places)[0], "text": text, "values": values}
             with suppress(OSError):
-                write_json(study.path / _FILE, {**found, "text": text, "values": values})
+                write_json(study.path / _FILE, found)
 
 
 def _stamp(places: Iterable[Place]) -> tuple[str, float]:

@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, raise_all
 from peftprune.methods.registry import REGISTERED, MethodSpec, load
 from peftprune.strategy.method import Method
 
 
-def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
+def parse(request: str | Sequence[Any], errors: list[str] | None = None) -> list[MethodSpec]:
     """Parses a request for methods: a comma-separated string, or a sequence of strings, strategy objects and classes.
 
     A string is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
     arm is called `NAME:LABEL` in tables. A method of PEFT's has the name `peft:NAME`. Raises UsageError for unknown
-    methods or options, malformed requests, and labels that occur twice.
+    methods or options, malformed requests, and labels that occur twice. What is wrong with single methods is raised at
+    once for all of them, or added to `errors`, if given: the others are then returned.
     """
     if isinstance(request, Mapping | range) or not isinstance(request, str | Sequence):
         raise UsageError.of("methods", request, "are neither text nor a list", "Write [lora, lorpa], for example")
@@ -28,14 +29,21 @@ def parse(request: str | Sequence[Any]) -> list[MethodSpec]:
     parts = [p for part in parts for p in (_split(part) if isinstance(part, str) else [part])]
     if not parts:
         raise UsageError.of("methods", request, "is empty", "Name at least one, for example lora,lorpa")
-    specs = [_parse_text(p) if isinstance(p, str) else _parse_object(p) for p in parts]
+    specs, found = [], list[str]() if errors is None else errors
+    for part in parts:
+        try:
+            spec = _parse_text(part) if isinstance(part, str) else _parse_object(part)
+            spec.build()
+            specs.append(spec)
+        except UsageError as error:
+            found.append(str(error))
+    if errors is None:
+        raise_all(found)
     labels = [s.label for s in specs]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         name = specs[labels.index(twice)].cls.name
         raise UsageError.of("methods", twice, "occurs twice", f"Label one of them: {name}:mine(...)")
-    for spec in specs:
-        spec.build()
     return specs
 
 

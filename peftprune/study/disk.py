@@ -41,12 +41,16 @@ def storage_error(error: BaseException | None, folder: Path) -> RunError | None:
     return None
 
 
-def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
-    """Raises RunError, which names the space, if an arm's files with its `checkpoints` do not fit on the disk."""
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+def needed_bytes(trained: int, checkpoints: int) -> int:
+    """Returns the bytes of an arm's files in training; with no `checkpoints`, those that are left at its end."""
     # An old checkpoint is removed after a new one is complete.
     held = min(checkpoints, KEPT_CHECKPOINTS + 1)
-    needed = _OTHER_FILES + 4 * trained + held * (_OTHER_FILES + _PER_WEIGHT * trained)
+    return _OTHER_FILES + 4 * trained + held * (_OTHER_FILES + _PER_WEIGHT * trained)
+
+
+def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
+    """Raises RunError, which names the space, if an arm's files with its `checkpoints` do not fit on the disk."""
+    needed = needed_bytes(sum(p.numel() for p in model.parameters() if p.requires_grad), checkpoints)
     free = _free(folder)
     if free < needed:
         raise RunError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -151,9 +152,26 @@ def plan_arm(
         spec = _checked_spec(method, shapes, arm_budget)
         phases = phase_ranges(method.phases(arm_budget), arm_budget)
     except UsageError as error:
-        raise UsageError(f"{request.label}: {error}") from None
+        raise UsageError(f"{request.label}: {error}{_least_steps(request, shapes, arm_budget)}") from None
     shown = published_values(request.label, method, model, task, given) if budget == "paper" else ()
     return ArmPlan(request.label, method, settings, arm_budget, spec, phases, tuple(shapes), shown)
+
+
+def _least_steps(request: MethodSpec, shapes: Sequence[SiteShape], budget: ArmBudget) -> str:
+    """Returns how many steps a method that does not fit needs, in words; empty where more steps do not help."""
+
+    def fits(steps: int) -> bool:
+        method, longer = request.build(), replace(budget, total_steps=steps)
+        try:
+            _checked_spec(method, shapes, longer)
+            return bool(phase_ranges(method.phases(longer), longer))
+        except UsageError:
+            return False
+
+    enough = next(filter(fits, (budget.total_steps << n for n in range(1, 15))), None)
+    if enough is None:
+        return ""
+    return f". It needs at least {bisect_left(range(enough), True, lo=budget.total_steps, key=fits):,} steps"
 
 
 def _checked_spec(method: Method, shapes: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
@@ -217,10 +235,10 @@ def plan_methods(
         for spec in specs
     ]
     rest = {"left_out": left_out(shape, target_modules)}
-    return {plan.label: plan.as_dict(head_parameters, _baseline_params(plan, shape, head)) | rest for plan in plans}
+    return {plan.label: plan.as_dict(head_parameters, baseline_params(plan, shape, head)) | rest for plan in plans}
 
 
-def _baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
+def baseline_params(plan: ArmPlan, shape: Any, head: Sequence[str]) -> int | None:
     """Returns the parameters that a baseline trains outside the head, counted from its model without weights."""
     if not plan.method.prepares_model:
         return None

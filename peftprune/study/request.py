@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from peftprune.errors import UsageError
+from peftprune.errors import UsageError, raise_all
 from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import left_out
 from peftprune.strategy.budget import Budget
@@ -69,16 +69,19 @@ class StudyRequest:
         """Loads models and data and solves every arm. Returns the work, and the request as `study.json` stores it.
 
         The stored dtype and threads of the study precede the defaults; `backend` decides on the default of `threads`.
-        Raises UsageError if an arm cannot meet its budget, an argument does not fit the model or the data, or training
-        would take years.
+        Raises UsageError, which names every such arm, if arms cannot meet their budget or an argument does not fit the
+        model or the data, and where training would take years.
         """
         setups = {t.name: LazySetup(self.model, t, self.settings, self.target_modules) for t in self.tasks}
-        plans = {
-            (task, label, spec.label): self._planned(lazy.setup, (task, label, spec.label), spec, budget)
-            for task, lazy in setups.items()
-            for label, budget in self.budgets.items()
-            for spec in self.methods
-        }
+        plans, errors = {}, []
+        for task, (label, budget), spec in product(setups, self.budgets.items(), self.methods):
+            setup = setups[task].setup
+            try:
+                plans[task, label, spec.label] = self._planned(setup, (task, label, spec.label), spec, budget)
+            except UsageError as error:
+                cell = [task] * (len(setups) > 1) + [label] * (len(self.budgets) > 1)
+                errors.append(", ".join([*cell, str(error)]))
+        raise_all(errors)
         self._check_length({key: plan for key, (_, plan) in plans.items()})
         fixed = environment(study, self.settings, threads, backend.default_threads(len(self.seeds) * len(plans)))
         arms = self._arms(setups, plans, fixed)

@@ -253,7 +253,7 @@ class StudyFolder:
         presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
         with FileLock(self.path / ".lock"):
             if request is not None:
-                self.write_request(self._grown(request, configs or {}))
+                self.write_request(self.grown(request, configs or {}))
             presence.acquire()
         try:
             yield
@@ -261,16 +261,15 @@ class StudyFolder:
             presence.release()
             Path(presence.lock_file).unlink(missing_ok=True)
 
-    def _grown(self, request: Mapping[str, Any], new: Configs) -> Mapping[str, Any]:
+    def grown(self, request: Mapping[str, Any], new: Configs) -> Mapping[str, Any]:
         """Returns the request together with the stored one. A study gives way where it has no arm to lose.
 
-        That is so if none is finished and none may wait in a queue of Slurm.
+        That is so if none is finished and none may wait in a queue of Slurm. Raises UsageError as `registered` does.
         """
         try:
             stored = self.read_request()
         except UsageError:
             return request
-        others_are_active = self._others_are_active()
         arms = {arm_key(a): self.arm(a["label"], a["seed"], a["hash"]) for a in stored["arms"]}
         old = {}
         for key, arm in arms.items():
@@ -285,7 +284,7 @@ class StudyFolder:
             raise UsageError.of(found.field, found.now, problem, cure)
         grown = request if found is not None else union(stored, request)
         lost = {a["hash"] for a in stored["arms"]} - {a["hash"] for a in grown["arms"]}
-        if lost and others_are_active:
+        if lost and self._others_are_active():
             problem = "is in use by another process, which trains other arms"
             cure = "Wait until it has ended, or name another folder"
             raise UsageError.of("output_dir", str(self.path), problem, cure)

@@ -18,6 +18,7 @@ from peftprune.methods.registry import MethodSpec
 from peftprune.study.arguments import parse_seeds
 from peftprune.study.request import StudyRequest
 from peftprune.study.stored_study import StoredStudy
+from peftprune.tasks import Task
 from peftprune.tasks.holdout import carve
 
 _FIRST_SEED = 10_000
@@ -310,11 +311,10 @@ def search(
     return found
 
 
-def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], StoredStudy]) -> StudyRequest:
-    """Trains the trials of a request and returns it with what they chose; `run` is that of `search`.
+def carved(tuning: Tuning, request: StudyRequest) -> dict[str, tuple[Task, Task, dict[str, Any]]]:
+    """Returns what `carve` makes of each task of a request that is to be tuned.
 
-    The reported splits of its tasks are not read before the choice. Raises UsageError if a budget is the paper's, a
-    learning rate is named, or a task leaves no validation data, and TrialsLeftError as `search` does.
+    Raises UsageError if a budget is the paper's, a learning rate is named, or a task leaves no validation data.
     """
     if "paper" in request.budgets:
         problem = "takes the learning rates that papers name"
@@ -326,17 +326,26 @@ def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], S
     if select and tuning.refit:
         problem = "would train on the data that select=validation chooses on"
         raise UsageError.of("refit", True, problem, "Leave one of them out")
-    carved = {task.name: carve(task, refit=tuning.refit, select=select) for task in request.tasks}
-    choices = search(tuning, replace(request, tasks=[trial for trial, _, _ in carved.values()]), run)
+    return {task.name: carve(task, refit=tuning.refit, select=select) for task in request.tasks}
+
+
+def tuned(tuning: Tuning, request: StudyRequest, run: Callable[[StudyRequest], StoredStudy]) -> StudyRequest:
+    """Trains the trials of a request and returns it with what they chose; `run` is that of `search`.
+
+    The reported splits of its tasks are not read before the choice. Raises UsageError as `carved` does, and
+    TrialsLeftError as `search` does.
+    """
+    parts = carved(tuning, request)
+    choices = search(tuning, replace(request, tasks=[trial for trial, _, _ in parts.values()]), run)
     about = {
         "asked": tuning.as_dict(),
         "default": request.settings.learning_rate,
-        "validation": {name: facts for name, (_, _, facts) in carved.items()},
+        "validation": {name: facts for name, (_, _, facts) in parts.items()},
         "chosen": [dict(zip(("task", "budget", "label"), k, strict=True)) | asdict(c) for k, c in choices.items()],
     }
     return replace(
         request,
-        tasks=[final for _, final, _ in carved.values()],
+        tasks=[final for _, final, _ in parts.values()],
         chosen={key: choice.point for key, choice in choices.items()},
         tuning=about,
     )
