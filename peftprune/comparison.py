@@ -186,7 +186,7 @@ class Comparison(StoredStudy):
         return write_report(self, path, baseline=baseline, margin=margin)
 
     def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
-        """Writes one finished arm as an adapter or a merged model into the folder `out`.
+        """Writes one finished arm, of a method or the "best" one, as an adapter or merged model into the folder `out`.
 
         Options: seed="best", format="peft" | "native" | "merged", task, budget, uniform, head, overwrite, push_to_hub;
         see `peftprune.report.export.export.export`.

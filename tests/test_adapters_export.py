@@ -23,6 +23,7 @@ from peftprune.errors import RunError, UsageError
 from peftprune.report.export.choose import choose
 from peftprune.stats import score_interval
 from tests.helpers import DEFAULTS, classification_task, make_arm, regression_task, save_model, stored_logits
+from tests.stored import store
 from tests.test_contract import SETTINGS, STRATEGIES
 from tests.test_export import longest_first
 
@@ -184,6 +185,18 @@ def test_the_best_seed_is_the_one_with_the_best_score(small: Comparison, tmp_pat
     done = small.export(tmp_path / "out", method="lora", seed=1)
     assert done.arm["seed"] == 1
     assert "best" not in done.chosen
+
+
+def test_the_best_method_has_the_best_mean_of_its_seeds(tmp_path: Path) -> None:
+    study = store(tmp_path / "study", methods=("plain", "cut", "top"), layers=1, failed=[("top", 0), ("top", 1)])
+    scores = study.runs().groupby("method")["accuracy"].mean().drop("top")
+    chosen = choose(study, "best", 1)
+    assert (chosen.key["method"], chosen.key["seed"]) == (scores.idxmax(), 1)
+    assert chosen.words.endswith(f": best mean accuracy ({scores.max():.4f}) of 2 method(s)")
+    both = store(tmp_path / "both", tasks=("rte", "cola"), layers=1)
+    with pytest.raises(UsageError, match=r"task: None must be named.* It has: rte, cola"):
+        both.export(tmp_path / "out", method="best")
+    assert choose(both, "best", "best", task="cola").cell.tasks == ["cola"]
 
 
 def test_what_is_not_there_is_named(small: Comparison, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ def test_export_says_what_it_chose_and_every_size(study: Path, tmp_path: Path) -
         assert result.output.strip().endswith(str(tmp_path / form))
         assert (tmp_path / form / "README.md").exists()
     assert "Merged in float32 and stored as float32" in result.output
+    assert "best mean accuracy" in peftprune("export", study, "--best", "--out", tmp_path / "best").output
+    for wrong in ([], ["--best", "--method", "lora"]):
+        assert "Give --method LABEL or --best" in peftprune("export", study, *wrong, "--out", tmp_path / "no").output
     again = peftprune("export", study, "--method", "lora", "--out", tmp_path / "peft")
     assert again.exit_code == 2
     assert "is not empty" in again.output

@@ -27,8 +27,9 @@ def register(app: typer.Typer) -> None:
 
 def export(
     study: Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")],
-    method: Annotated[str, typer.Option(help="Label of the method.")],
     out: Out,
+    method: Annotated[str | None, typer.Option(help="Label of the method.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="The method with the best mean of the primary metric.")] = False,
     seed: Annotated[str, typer.Option(help="A seed, or best: the one with the best primary metric.")] = "best",
     format: Annotated[
         str,
@@ -52,9 +53,12 @@ def export(
     """Write a finished arm of a study as an adapter or a model, with a model card."""
     from peftprune.comparison import Comparison
 
+    if best == (method is not None):
+        problem = "is named beside --best" if best else "is missing"
+        raise UsageError.of("method", method, problem, "Give --method LABEL or --best, and only one of them")
     done = Comparison.load(study).export(
         out,
-        method=method,
+        method=method or "best",
         seed=seed,
         format=format,
         task=task,

@@ -71,6 +71,7 @@ def export(
 
     Args:
         out: folder to write; it is written completely or not at all.
+        method: a label, or "best": the method with the best mean of the primary metric over its finished seeds.
         seed: a seed, or "best" by the primary metric.
         format: "peft", which plain PEFT loads; "native", where shared sites are stored once; "merged", a plain
             transformers model.
