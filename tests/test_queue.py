@@ -431,6 +431,16 @@ def test_folders_that_the_user_names_are_searched_by_workers_too(
     assert python_path()["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
 
 
+def test_workers_import_the_peftprune_that_started_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peftprune").mkdir()
+    (tmp_path / "peftprune" / "__init__.py").touch()
+    root = str(Path(process.__file__).parents[3])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(p for p in sys.path if p != root)])
+    found = python_path()["PYTHONPATH"].split(os.pathsep)
+    assert found.index(root) < found.index(str(tmp_path))
+    assert not [module for module in process._not_importable() if module.__name__.startswith("peftprune")]
+
+
 def test_modules_stay_importable_where_the_environment_lies_above_them(monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(process.__file__).parents[3]
     monkeypatch.setattr(sys, "prefix", str(root.parent))

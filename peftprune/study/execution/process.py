@@ -103,7 +103,10 @@ def _search_path() -> list[str]:
     named = {Path(p).absolute() for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p}
     paths = [Path(p).absolute() for p in sys.path]
     kept = [p for p in paths if p in named or p.resolve() not in implicit]
-    return list(dict.fromkeys(map(str, [*kept, Path(__file__).parents[3]])))
+    # Another process must find this peftprune before any other one.
+    others = (i for i, p in enumerate(kept) if (p / "peftprune" / "__init__.py").is_file())
+    kept.insert(next(others, len(kept)), Path(__file__).parents[3])
+    return list(dict.fromkeys(map(str, kept)))
 
 
 def _not_importable() -> list[ModuleType]:
