@@ -471,7 +471,7 @@ def dry_run(**arguments: Any) -> dict[str, Any]:
         work, asked = called.plan(called.untuned(), called.study, called.rounds)
         called.study.grown(asked, {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms})
     except UsageError as error:
-        errors.append(str(error))
+        errors += str(error).splitlines()
     raise_all(errors)
     rows, given = estimate(work, called.tuning), called.backend.workers
     workers = automatic_workers(work) if given in (None, "auto") else int(str(given))

@@ -108,6 +108,8 @@ def test_a_dry_run_names_what_is_wrong_with_every_method(small: list[str], tmp_p
         (row,) = json.loads(found.stdout)["arms"]
         assert (row["method"], row["arms"], row["steps"]) == (name, 2, 2 * steps)
         assert all(row[part] > 0 for part in ("minutes", "memory", "disk", "checkpoints"))
+    none = peftprune(*options, "nonsense", "--budget", "rank=2,steps=2", "--seeds", "2..3")
+    assert (none.exit_code, none.stderr.count("nonsense"), len(none.stderr.splitlines())) == (2, 1, 1)
     assert not (tmp_path / "study").exists()
 
 

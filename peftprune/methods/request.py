@@ -21,7 +21,7 @@ def parse(request: str | Sequence[Any], errors: list[str] | None = None) -> list
     A string is `NAME`, `NAME(option=value, ...)`, `NAME:LABEL(option=value, ...)` or `FILE.py:CLASS(...)`; a labelled
     arm is called `NAME:LABEL` in tables. A method of PEFT's has the name `peft:NAME`. Raises UsageError for unknown
     methods or options, malformed requests, and labels that occur twice. What is wrong with single methods is raised at
-    once for all of them, or added to `errors`, if given: the others are then returned.
+    once for all of them, or added to `errors`, if given: the others are then returned, if there are any.
     """
     if isinstance(request, Mapping | range) or not isinstance(request, str | Sequence):
         raise UsageError.of("methods", request, "are neither text nor a list", "Write [lora, lorpa], for example")
@@ -37,7 +37,7 @@ def parse(request: str | Sequence[Any], errors: list[str] | None = None) -> list
             specs.append(spec)
         except UsageError as error:
             found.append(str(error))
-    if errors is None:
+    if errors is None or not specs:
         raise_all(found)
     labels = [s.label for s in specs]
     twice = next((label for label in labels if labels.count(label) > 1), None)

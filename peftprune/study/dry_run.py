@@ -16,7 +16,7 @@ from peftprune.strategy.sites import rank_cost
 from peftprune.study.arm import make_trainer, prepare_model
 from peftprune.study.disk import needed_bytes
 from peftprune.study.execution.work import LazySetup, StudyArm, Work
-from peftprune.study.planning import ArmPlan, baseline_params, plan_arm
+from peftprune.study.planning import ArmPlan, baseline_params
 from peftprune.study.size import tuning_size
 from peftprune.study.store import ArmFolder
 from peftprune.study.tuning import Tuning
@@ -49,16 +49,14 @@ class Probe(NamedTuple):
 
 def probe(arm: StudyArm, lazy: LazySetup, dtype: str) -> Probe:
     """Trains plain LoRA for a few steps with an arm's settings, in a folder that does not stay."""
-    setup, settings, steps = copy.copy(lazy.setup), arm.plan.settings, _TIMED + 1
+    setup, planned = copy.copy(lazy.setup), arm.plan
     setup.task, setup._inputs = replace(setup.task, evaluation={}), {}
-    examples = min(arm.plan.budget.num_examples, steps * settings.batch_size)
-    given = settings.as_dict() | {"checkpoints": 0, "select": "last", "max_train_samples": examples}
-    budget, known = Budget(params=arm.plan.budget.params, steps=steps), {"task": setup.task.name, "model": ""}
-    counts = {"num_examples": examples, "base_parameters": setup.base_parameters}
-    plan = plan_arm(parse("lora")[0], setup.shapes, budget, given, **counts, **known)
+    examples = min(planned.budget.num_examples, (_TIMED + 1) * planned.settings.batch_size)
+    given = planned.settings.as_dict() | {"checkpoints": 0, "select": "last", "max_train_samples": examples}
+    plan = setup.plan(parse("lora")[0], Budget(params=planned.budget.params, steps=_TIMED + 1), given)
     inputs, ends = setup.inputs(plan, dtype), list[float]()
+    model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed=0)
     with TemporaryDirectory() as folder:
-        model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed=0)
         files = ArmFolder(Path(folder))
         trainer = make_trainer(plan, inputs, 0, files, model, sites, lambda *_: ends.append(time.perf_counter()))
         trainer.run()
