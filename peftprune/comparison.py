@@ -232,7 +232,9 @@ class _Call(NamedTuple):
         backend.check()
         specs, rounds = parse(given["methods"], errors), parse_rounds(given["seeds"])
         seeds = parse_seeds(rounds[-1] if rounds else given["seeds"])
-        tuning = parse_tuning(*(given[name] for name in ("tune", "trials", "tuning_seeds", "refit")), specs, seeds)
+        tuning = parse_tuning(
+            given["tune"], given["trials"], given["tuning_seeds"], given["refit"], methods=specs, seeds=seeds
+        )
         request = StudyRequest(
             methods=specs,
             budgets=parse_budgets(given["budget"]),

@@ -13,7 +13,8 @@ import torch
 
 from peftprune.files import write_json
 from peftprune.models.precision import pick_dtype
-from peftprune.study.task_setup import device_name, package_versions, processor
+from peftprune.study.task_setup import device_name, processor
+from peftprune.study.versions import package_versions
 
 
 def device() -> str:

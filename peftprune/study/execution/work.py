@@ -21,7 +21,8 @@ from peftprune.study.arm import run_arm
 from peftprune.study.disk import storage_error
 from peftprune.study.planning import ArmPlan
 from peftprune.study.store import ArmFolder, StudyFolder, config_hash
-from peftprune.study.task_setup import Setup, device_name, package_versions
+from peftprune.study.task_setup import Setup, device_name
+from peftprune.study.versions import package_versions
 from peftprune.tasks import Task
 from peftprune.training.settings import TrainingSettings
 
