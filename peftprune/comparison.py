@@ -329,6 +329,7 @@ def compare(
     tuning_seeds: int | str | Sequence[int] = 1,
     refit: bool = False,
     reuse: str | Path | None = None,
+    report_to: str | Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> Comparison:
     """Trains every method on every task, budget and seed, and returns the stored results.
@@ -404,6 +405,9 @@ def compare(
         refit: train the final arms on the validation data too. Default: only on the rest of the training data.
         reuse: a packed study (`peftprune pack`). Its finished arms that this call asks for are not trained again, if
             model, data, options, versions, dtype and threads are the same; they have no adapter.
+        report_to: experiment trackers, "tensorboard", "wandb", "trackio" or "mlflow", or several: one run per arm, with
+            the ranks of each layer over the steps. Results do not depend on it. TensorBoard reads
+            `output_dir/tracking`. Default: none.
         progress: whether to show progress. Default: only on a terminal.
 
     Returns:
@@ -416,6 +420,11 @@ def compare(
     """
     called = _Call.of(locals())
     request, study = called.request, called.study
+    trackers: tuple[str, ...] = ()
+    if report_to is not None:
+        from peftprune.training.tracking import parse_trackers
+
+        trackers = parse_trackers(report_to)
 
     def run(request: StudyRequest, folder: StudyFolder, rounds: Sequence[int] = ()) -> Comparison:
         work, asked = called.plan(request, folder, rounds)
@@ -437,7 +446,7 @@ def compare(
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
         asked = {**asked, "arms": [arm for arm in asked["arms"] if arm_key(arm) in configs]}
         with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
-            called.backend.run(work, reporter)
+            called.backend.run(replace(work, trackers=trackers), reporter)
         stored_margin = folder.read_request().get("margin")
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 

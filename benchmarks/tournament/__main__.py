@@ -34,8 +34,9 @@ def run(
     # One thread per arm: results then do not depend on the number of cores.
     common = ["--data-dir", str(data_dir), "--threads", "1", "--workers", workers]
     for name in task or TASKS:
-        size = TASKS[name]
-        for part, options in ((f"pilot-{name}", PILOT), (name, ["--config", str(HERE.parent / "tournament.yaml")])):
+        size = TASKS[name].split()
+        study = ["--config", str(HERE.parent / "tournament.yaml")]
+        for part, options in ((f"pilot-{name}", PILOT.split()), (name, study)):
             reuse = ["--reuse", str(RESULTS / part)] if (RESULTS / part).is_dir() else []
             _peftprune("compare", *options, *size, *common, *reuse, "--output-dir", str(RUNS / part))
             _peftprune("pack", str(RUNS / part), "--out", str(RESULTS / part))

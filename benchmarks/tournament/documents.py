@@ -98,7 +98,9 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
     if by_verdict["better"]:
         found = [f"Within the budget, better than LoRA: {', '.join(by_verdict['better'])}."]
     else:
-        found = ["No method within the budget is better than LoRA with certainty: plain LoRA at its own rate is the choice."]
+        found = [
+            "No method within the budget is better than LoRA with certainty: plain LoRA at its own rate is the choice."
+        ]
     if by_verdict["equivalent"]:
         found.append(f"As good as LoRA: {', '.join(by_verdict['equivalent'])}.")
     if by_verdict["not worse"]:
@@ -146,7 +148,7 @@ def _answers(result: Comparison, task: str, metric: str, questions: Sequence[Que
         if rows:
             held = rows[0]["verdict"].startswith(question.holds)
             refuted = rows[0]["verdict"].startswith(
-                ("worse", "equivalent") if "better" == question.holds[0] else "worse"
+                ("worse", "equivalent") if question.holds[0] == "better" else "worse"
             )
             answer = "holds" if held else "does not hold" if refuted else "open"
             found.append({"question": question, "row": rows[0], "answer": answer})

@@ -154,6 +154,9 @@ def compare(
     dry_run: Annotated[bool, _execution("--dry-run", help="Check everything, say what it takes, train nothing.")] = (
         False
     ),
+    report_to: Annotated[
+        str | None, _execution(help="Experiment trackers: tensorboard, wandb, trackio, mlflow.", show_default="none")
+    ] = None,
     wide: Annotated[bool, typer.Option("--wide", help="Print every column, however wide the tables get.")] = False,
 ) -> dict[str, Any]:
     """Train every method on every seed under one budget; print the table and plot the ranks.

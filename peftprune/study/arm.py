@@ -36,6 +36,7 @@ from peftprune.training.objectives import ArmInputs
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.selection import Selection
 from peftprune.training.trace import density
+from peftprune.training.tracking import Tracking
 from peftprune.training.trainer import PruningTrainer
 
 _LOGS_PER_RUN = 50
@@ -48,10 +49,12 @@ def run_arm(
     folder: ArmFolder,
     config: Mapping[str, Any],
     progress: Progress | None = None,
+    trackers: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains, verifies, evaluates, exports and records one arm, from its newest complete checkpoint if there is one.
 
-    `config` is the content of the arm's hash, and `progress` is called after every step. Returns the contents of
+    `config` is the content of the arm's hash, `progress` is called after every step, and `trackers` are named in
+    `training.tracking`. Returns the contents of
     `result.json`, which is written last. Raises RunError when training fails, the budget is missed, or the disk has no
     room for the arm.
     """
@@ -61,8 +64,9 @@ def run_arm(
     write_json(folder.path / "config.json", config)
     model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed)
     require_space(folder.path, model, plan.settings.checkpoints)
-    trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress)
-    with quiet_transformers():
+    tracking = Tracking(trackers, folder.path)
+    trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress, tracking)
+    with quiet_transformers(), tracking:
         # A baseline may have nothing to train.
         if any(p.requires_grad for p in model.parameters()):
             trainer.run()
@@ -75,6 +79,7 @@ def run_arm(
         mark = time.perf_counter()
         scored = inputs.objective.evaluate(trainer, inputs.evaluation, plan.settings)
         ledger.evaluation_seconds += time.perf_counter() - mark
+        tracking.log(trainer, {f"eval_{name}": value for name, value in scored.metrics.items()})
     write_atomically(folder.predictions, scored.predictions.to_parquet(index=False))
     scored = replace(scored, facts=scored.facts | outputs | trainer.selected())
     facts = {"schema": SCHEMA, "method": plan.method.name, "label": plan.label, "seed": seed, "metrics": scored.metrics}
@@ -119,6 +124,7 @@ def make_trainer(
     model: Any,
     sites: SiteSet,
     progress: Progress | None = None,
+    tracking: Tracking | None = None,
 ) -> PruningTrainer:
     """Returns the trainer of an arm for the model and sites that `prepare_model` returned."""
     settings, method = plan.settings, plan.method
@@ -146,7 +152,7 @@ def make_trainer(
         selection = Selection(*inputs.held_out, settings, last_only=not sites and plan.spec.decided_in_training)
     trainer = PruningTrainer(
         model=model,
-        args=_arguments(plan, inputs, seed, folder.checkpoints),
+        args=_arguments(plan, inputs, seed, folder.checkpoints, tracking.names if tracking else {}),
         sampler=sampler,
         callback=callback,
         groups=dict(plan.spec.groups),
@@ -156,6 +162,7 @@ def make_trainer(
         data_collator=inputs.objective.collator,
         checkpoints=folder.checkpoints,
         selection=selection,
+        tracking=tracking,
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":
@@ -164,7 +171,9 @@ def make_trainer(
     return trainer
 
 
-def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> TrainingArguments:
+def _arguments(
+    plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path, names: Mapping[str, str]
+) -> TrainingArguments:
     settings, total = plan.settings, plan.budget.total_steps
     logs = max(1, total // _LOGS_PER_RUN)
     # A logged loss is the mean since the last log, so checkpoints lie at logging steps only.
@@ -192,6 +201,7 @@ def _arguments(plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path) -> Tra
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=torch.cuda.is_available(),
+        **names,
     )
 
 

@@ -49,6 +49,7 @@ from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.schedule import learning_rate_factors
 from peftprune.training.selection import Selection
+from peftprune.training.tracking import Tracking
 
 
 class PruningTrainer(Trainer):
@@ -56,8 +57,8 @@ class PruningTrainer(Trainer):
 
     `sampler` yields the micro-batches, `groups` are the optimizer settings for "A", "B", "gate" and "head", and
     `warmup_ratio` is the share of each schedule segment. `selection` scores the checkpoints, of which `run` restores
-    the best; None keeps the last state. `of_trainer` are `Trainer`'s own model, args (`max_steps` is the whole run),
-    train_dataset and data_collator.
+    the best; None keeps the last state. `tracking` gets what is logged. `of_trainer` are `Trainer`'s own model, args
+    (`max_steps` is the whole run), train_dataset and data_collator.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PruningTrainer(Trainer):
         loss: Callable[..., Tensor],
         checkpoints: Path,
         selection: Selection | None = None,
+        tracking: Tracking | None = None,
         **of_trainer: Any,
     ) -> None:
         super().__init__(callbacks=[callback], compute_loss_func=loss, **of_trainer)
@@ -81,6 +83,7 @@ class PruningTrainer(Trainer):
         self.warmup_ratio = warmup_ratio
         self.checkpoints = checkpoints
         self.selection = selection
+        self.tracking = tracking
 
     def run(self) -> None:
         """Trains to the end, from the newest valid checkpoint if there is one."""
@@ -170,6 +173,11 @@ class PruningTrainer(Trainer):
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        super().log(logs, start_time)
+        if self.tracking is not None:
+            self.tracking.log(self, logs, self.pruning.sites)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Returns 0: the ledger counts analytically, so the Trainer's estimate is not needed."""

@@ -103,7 +103,7 @@ class Work:
 
     `arms` are in the order of the tables, and `setups` hold model, data and sites by task name. `device` (the name of a
     GPU, or "cpu") and `versions` are those that the arms are planned for. `token` is the random name of this attempt at
-    the study; arms that failed in others are retried.
+    the study; arms that failed in others are retried. `trackers` are those of `training.tracking`.
     """
 
     study: StudyFolder
@@ -114,6 +114,7 @@ class Work:
     device: str
     versions: Mapping[str, str]
     token: str
+    trackers: tuple[str, ...] = ()
 
     @property
     def ordered(self) -> list[StudyArm]:
@@ -199,7 +200,7 @@ class Work:
         folder = self.folder(arm)
         try:
             plan, inputs = arm.plan_to_run(self.study), self.setups[arm.task].setup.inputs(arm.plan, self.dtype)
-            result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step)
+            result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step, self.trackers)
         except Exception as error:
             explained = storage_error(error, folder.path) or error
             if explained is not error:
