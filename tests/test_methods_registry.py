@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import dataclass, field, fields
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from peftprune.errors import UsageError
 from peftprune.methods import registry
@@ -15,6 +17,7 @@ from peftprune.methods.lorpa import LoRPA
 from peftprune.methods.prilora import PRILoRA
 from peftprune.methods.registry import MethodSpec, load, names, register
 from peftprune.methods.request import parse
+from peftprune.strategy import lazy
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.options import Options, option, range_in_words
 
@@ -353,3 +356,7 @@ def test_ranges_in_words():
 def test_an_option_keeps_its_source():
     made = option(3, "convention", "a size")
     assert (made.default, made.metadata["source"], made.metadata["help"]) == (3, "convention", "a size")
+
+
+def test_a_method_sent_to_another_process_takes_torch_along() -> None:
+    assert pickle.loads(pickle.dumps([lazy.torch, lazy.nn])) == [torch, torch.nn]

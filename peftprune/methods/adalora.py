@@ -1,10 +1,5 @@
-"""AdaLoRA: rank components of all sites compete by sensitivity while the budget decays to its target."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -12,6 +7,7 @@ from peftprune.methods.global_cut import keep_within, units_left
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
 from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, SiteShape, StepView, option
+from peftprune.strategy.lazy import torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup
 
 
@@ -80,10 +76,7 @@ class AdaLoRA(SVDStrategy):
     Config = AdaLoRAConfig
     state_names = ("kept",)
     phase_names = ("full", "pruning")
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.kept: dict[str, list[int]] = {}
+    kept: dict[str, list[int]]
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         ranks = budget.scaled(int(self.config.initial_ratio * budget.params)).solve(sites)
@@ -138,8 +131,6 @@ class AdaLoRA(SVDStrategy):
             self.sensitivity.update(view.sites)
 
     def _mask(self, view: StepView, kept: Mapping[str, Sequence[int]], reason: str) -> PruningPlan:
-        import torch
-
         masks = {}
         for name, indices in kept.items():
             if len(indices) < view.sites[name].rank:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.svd_components import INITIAL_STD, check_shares
-from peftprune.strategy import AdapterSpec, ArmBudget, Options, SiteShape, option
-from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Options, Preparation, SiteShape, option
+from peftprune.strategy.lazy import Tensor, nn, peft, torch
 from peftprune.strategy.rng import generator
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 _ADAPTER = "default"
 """The name that PEFT gives an adapter by default."""
@@ -93,16 +90,13 @@ class AdaLoRAPeft(Baseline):
         return {name: phase.steps for name, phase in AdaLoRA(**vars(self.config)).ranges(budget).items()}
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        import torch
-        from peft import AdaLoraConfig
-
         from peftprune.adapters.initial import init_normal
         from peftprune.adapters.inject import task_type_of, wrap
 
         budget, target = given.budget, self._target(given.sites, given.budget)
         steps = self._steps(budget)
         rank = self._initial_rank(given.sites, budget)
-        config = AdaLoraConfig(
+        config = peft.AdaLoraConfig(
             task_type=task_type_of(model),
             init_r=rank,
             target_r=max(1, target // len(given.sites)),
@@ -132,8 +126,6 @@ class AdaLoRAPeft(Baseline):
     def penalty(self, model: nn.Module) -> Tensor | None:
         if self.config.penalty == 0:
             return None
-        import torch
-
         pairs = [(layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]) for _, layer in _layers(model)]
         grams = [gram for A, B in pairs for gram in (A @ A.T, B.T @ B)]
         norms = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
@@ -152,8 +144,6 @@ class AdaLoRAPeft(Baseline):
         self.decided = step >= config.total_step - config.tfinal
 
     def finish(self, model: nn.Module) -> Mapping[str, int] | None:
-        import torch
-
         tuner: Any = model.base_model
         config = tuner.peft_config[_ADAPTER]
         if self.kept is None or not self.decided:
@@ -187,7 +177,5 @@ class AdaLoRAPeft(Baseline):
 
 
 def _layers(model: Any) -> list[tuple[str, Any]]:
-    from peft.tuners.adalora import AdaLoraLayer
-
-    inner = model.base_model.model
-    return [(name, module) for name, module in inner.named_modules() if isinstance(module, AdaLoraLayer)]
+    inner, kind = model.base_model.model, peft.tuners.adalora.AdaLoraLayer
+    return [(name, module) for name, module in inner.named_modules() if isinstance(module, kind)]

@@ -1,22 +1,16 @@
 """Controls: each repeats a method without the one element whose effect is in question."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from peftprune.methods.lora_drop import LoRADrop, LoRADropConfig
 from peftprune.methods.lorpa import LoRPA
 from peftprune.methods.transplant import OfAnother
-from peftprune.strategy import AdapterSpec, ArmBudget, Phase, PruningPlan, RankPruningStrategy, Site, SiteShape
-from peftprune.strategy.options import Options, option
+from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, Site, SiteShape, StepView, option
+from peftprune.strategy.interface import RankPruningStrategy
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.rng import generator
-from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class RandomRank(LoRPA):
@@ -29,8 +23,6 @@ class RandomRank(LoRPA):
     source = "ablation in the authors' code of LoRPA, JuHyng/LoRPA"
 
     def scores(self, site: Site, view: StepView) -> Tensor:
-        import torch
-
         return torch.rand(site.rank, generator=view.rng)
 
     def end_phase(self, view: StepView) -> PruningPlan:
@@ -147,8 +139,6 @@ class Shuffled(OfAnother):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.outcome is None:
             return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
-        import torch
-
         order = torch.randperm(len(sites), generator=generator(budget.outcome.seed, "strategy", "shuffled"))
         drawn = {s.name: budget.outcome.ranks[sites[i].name] for s, i in zip(sites, order.tolist(), strict=True)}
         if budget.paper:

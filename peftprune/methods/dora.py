@@ -1,16 +1,10 @@
-"""DoRA: LoRA on the direction of each weight row, beside a trained magnitude."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.strategy import AdapterSpec, ArmBudget, SiteShape
-from peftprune.strategy.baseline import Baseline, Preparation
-
-if TYPE_CHECKING:
-    from torch import nn
+from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Preparation, SiteShape
+from peftprune.strategy.lazy import nn
 
 
 class DoRA(Baseline):

@@ -1,18 +1,11 @@
-"""DyLoRA: every step trains a truncation drawn at random, which orders the components and makes every rank usable."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from peftprune.methods.published_settings import published_runs
 from peftprune.strategy import ArmBudget, Options, PruningPlan, RankPruningStrategy, SiteShape, check_option, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,10 +42,7 @@ class DyLoRA(RankPruningStrategy):
     decides = ("at the end",)
     actions = ("cut ranks", "set values")
     Config = DyLoRAConfig
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.drawn = 0
+    drawn = 0
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
@@ -66,8 +56,6 @@ class DyLoRA(RankPruningStrategy):
         return PaperSettings(rank=8, runs=published_runs("dylora"))
 
     def before_step(self, view: StepView) -> Mapping[str, Tensor]:
-        import torch
-
         largest = max(site.rank for site in view.sites.values())
         b = int(torch.randint(self.config.smallest, largest + 1, (1,), generator=view.rng))
         multipliers = {name: torch.zeros(site.rank, device=site.A.device) for name, site in view.sites.items()}
@@ -80,8 +68,6 @@ class DyLoRA(RankPruningStrategy):
     def frozen_components(self, view: StepView) -> Mapping[str, Tensor] | None:
         if not (self.config.frozen or view.budget.paper):
             return None
-        import torch
-
         frozen = {name: torch.ones(site.rank, dtype=torch.bool) for name, site in view.sites.items()}
         for mark in frozen.values():
             mark[min(self.drawn, len(mark)) - 1] = False

@@ -1,10 +1,5 @@
-"""ElaLoRA: in every round the weakest components are cut out and the sites of the strongest grow."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -12,10 +7,8 @@ from peftprune.methods.global_cut import units_left
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
 from peftprune.strategy import ArmBudget, Options, PhaseRange, PruningPlan, SiteShape, StepView, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -134,8 +127,6 @@ class ElaLoRA(SVDStrategy):
 
     def _nominated(self, scores: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
         """Returns each site's lowest components as (site, index, score), in ascending score."""
-        import torch
-
         found = []
         for name, values in scores.items():
             count = min(self.config.candidates, len(values) - 1)

@@ -1,10 +1,8 @@
-"""EVA: before training, ranks go where they explain most of the variance of the layer inputs."""
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
@@ -13,10 +11,7 @@ from peftprune.errors import RunError, UsageError
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, Signal, SiteShape, StepView, option
 from peftprune.strategy.interface import RankPruningStrategy
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from peftprune.strategy.lazy import Tensor, torch
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,13 @@ class EVA(RankPruningStrategy):
     signals = frozenset({Signal.INPUT_MOMENTS})
     Config = EVAConfig
     state_names = ("moments", "reads")
+    moments: dict[str, Tensor]
+    reads: dict[str, str]
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         if self.config.labels_only:
             self.signals = frozenset({Signal.LABEL_MOMENTS})  # type: ignore[misc]
-        self.moments: dict[str, Tensor] = {}
-        self.reads: dict[str, str] = {}
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         return AdapterSpec(ranks=budget.solve(sites), decided_in_training=True)
@@ -141,8 +136,6 @@ def check_memory(sites: Sequence[SiteShape], available: int) -> None:
 
 
 def _available(device: torch.device) -> int:
-    import torch
-
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)

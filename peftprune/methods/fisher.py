@@ -1,19 +1,13 @@
-"""Fisher ranks: before training, ranks follow the mean squared gradient of the frozen weights. GoRA builds on it."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from peftprune.errors import RunError
 from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, Signal, option
+from peftprune.strategy.lazy import Tensor
 from peftprune.strategy.method import Action
 from peftprune.strategy.sites import Site, SiteShape
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -45,10 +39,7 @@ class Fisher(RankPruningStrategy):
     signals = frozenset({Signal.DELTA_GRADIENT})
     Config: ClassVar[type] = FisherConfig
     state_names = ("sums",)
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.sums: dict[str, Tensor] = {}
+    sums: dict[str, Tensor]
 
     def statistic(self, gradient: Tensor) -> Tensor:
         """Returns what is averaged over batches, of a batch's gradient, (d_out, d_in)."""

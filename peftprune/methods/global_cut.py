@@ -1,15 +1,10 @@
 """Meets the budget over all sites together, for methods that score rank components globally."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from peftprune import scoring
+from peftprune.strategy.lazy import Tensor
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def cut_to_budget(scores: Mapping[str, Tensor], view: StepView) -> tuple[dict[str, list[int]], dict[str, int]]:

@@ -1,17 +1,10 @@
-"""GoRA: before training, gradients of the frozen weights give ranks and the start of B."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from peftprune.methods.fisher import Fisher
 from peftprune.strategy import ArmBudget, Options, Site, SiteShape, StepView, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,6 @@ class GoRA(Fisher):
         return {n: float((s.base_weight * means[n]).abs().mean()) / s.unit_cost for n, s in sites.items()}
 
     def start_of(self, site: Site, rank: int, mean: Tensor, view: StepView) -> dict[str, Tensor]:
-        import torch
-
         from peftprune.adapters.initial import init_lora_A
 
         A = init_lora_A(rank, site.d_in, view.rng).to(mean)

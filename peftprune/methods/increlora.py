@@ -1,21 +1,15 @@
-"""IncreLoRA: starts at rank 1 and lets the most sensitive sites grow until the budget is spent."""
-
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components
 from peftprune.strategy import AdapterSpec, ArmBudget, Options, PaperSettings, PruningPlan, Signal, SiteShape, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -76,14 +70,14 @@ class IncreLoRA(SVDStrategy):
     actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
     Config = IncreLoRAConfig
     state_names = ("active",)
+    active: dict[str, int]
+    """Site to its components outside the reserve; they come first."""
     phase_names = ("first", "growth")
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         if self.config.score == "dense":
             self.signals = frozenset({Signal.DELTA_GRADIENT})  # type: ignore[misc]
-        self.active: dict[str, int] = {}
-        """Site to its components outside the reserve; they come first."""
 
     def new_sensitivity(self) -> scoring.SmoothedSensitivity:
         return scoring.SmoothedSensitivity(self.config.beta1, self.config.beta2)
@@ -116,8 +110,6 @@ class IncreLoRA(SVDStrategy):
     def before_step(self, view: StepView) -> Mapping[str, Tensor] | None:
         if not self.config.advance or view.phase.name == "final":
             return None
-        import torch
-
         return {n: (torch.arange(s.rank, device=s.A.device) < self.active[n]).float() for n, s in view.sites.items()}
 
     def observe(self, view: StepView) -> None:

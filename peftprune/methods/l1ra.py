@@ -1,23 +1,11 @@
-"""L1RA: an L1 penalty shrinks gates; ranks whose gate vanishes move to the sites that use all of theirs."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from peftprune import scoring
 from peftprune.errors import UsageError
-from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.interface import RankPruningStrategy
-from peftprune.strategy.options import Options, option
-from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy import ArmBudget, Options, PruningPlan, RankPruningStrategy, SiteShape, StepView, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -95,8 +83,6 @@ class L1RA(RankPruningStrategy):
         return scoring.soft_threshold(gate, loss).clamp(0.0, 1.0)
 
     def _reassign(self, gates: Mapping[str, Tensor], view: StepView) -> PruningPlan:
-        import torch
-
         smallest = dict(zip(gates, torch.stack([c.min() for c in gates.values()]).tolist(), strict=True))
         keep = {name: self._kept(gates[name]) for name, least in smallest.items() if least < self.config.threshold}
         keep = {name: kept for name, kept in keep.items() if len(kept) < len(gates[name])}

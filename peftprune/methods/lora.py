@@ -1,5 +1,3 @@
-"""LoRA, the baseline."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

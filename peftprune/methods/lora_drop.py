@@ -1,20 +1,14 @@
-"""LoRA-drop: sites with the largest output keep a LoRA of their own, the others share one."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from peftprune import scoring
 from peftprune.errors import RunError
 from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, Signal, SiteShape, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.method import Action
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,11 +60,11 @@ class LoRADrop(RankPruningStrategy):
     signals = frozenset({Signal.OUTPUT_ENERGY})
     Config = LoRADropConfig
     state_names = ("energy",)
+    energy: dict[str, Tensor]
+    """Site to its score before normalisation: its output's energy, unless `score` names another."""
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
-        self.energy: dict[str, Tensor] = {}
-        """Site to its score before normalisation: its output's energy, unless `score` names another."""
         if not self.config.refill:
             self.exemption = "fewer parameters: ranks stay at the probe's (refill=False)"  # type: ignore[misc]
         if self.config.score != "output":
@@ -112,8 +106,6 @@ class LoRADrop(RankPruningStrategy):
 
     def _alternative(self, view: StepView) -> dict[str, Tensor]:
         """Returns the scores that need no sum over steps; nothing for the others."""
-        import torch
-
         found = {}
         for name, site in view.sites.items():
             if self.config.score == "params":

@@ -1,20 +1,14 @@
-"""LoRPA: trains at a large rank, cuts each site to the budget's rank by magnitude, and trains on."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.published_settings import published_runs
 from peftprune.strategy import ArmBudget, Phase, PruningPlan, RankPruningStrategy, Site, SiteShape, StepView
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.options import Options, check_option, option
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -95,11 +89,8 @@ class LoRPA(RankPruningStrategy):
     actions = ("cut ranks",)
     Config = LoRPAConfig
     state_names = ("initial", "first")
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.initial: dict[str, dict[str, Tensor]] = {}
-        self.first: dict[str, int] = {}
+    initial: dict[str, dict[str, Tensor]]
+    first: dict[str, int]
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         final = budget.solve(sites)
@@ -123,8 +114,6 @@ class LoRPA(RankPruningStrategy):
         phase = view.phase.name
         if phase == "pruned":
             return PruningPlan()
-        import torch
-
         cut = 1 if phase == "dense" else 1 + int(phase.removeprefix("cut "))
         solved = view.budget.solve([site.shape for site in view.sites.values()])
         final = {name: self.config.rank_after(cut, self.first.get(name, 0), rank) for name, rank in solved.items()}

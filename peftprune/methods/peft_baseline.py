@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, make_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.methods.lora import beside_budget, capped
-from peftprune.strategy import AdapterSpec, ArmBudget, SiteShape
-from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Preparation, Site, SiteShape
+from peftprune.strategy.lazy import Tensor, nn, peft, torch
 from peftprune.strategy.options import Options, identity, option
 from peftprune.strategy.rng import stream_seed
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from peftprune.strategy.sites import Site
 
 PREFIX = "peft:"
 
@@ -104,8 +99,6 @@ class PeftBaseline(Baseline):
         return entries, trained
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        import torch
-
         from peftprune.adapters.inject import wrap
 
         try:
@@ -161,13 +154,12 @@ class PeftBaseline(Baseline):
         return adapted
 
     def _peft_config(self, model: nn.Module, given: Preparation) -> Any:
-        from peft import PromptLearningConfig
-
         from peftprune.adapters.inject import task_type_of
 
         cls = _config_classes()[self.kind]
         config: Any = model.config
-        if issubclass(cls, PromptLearningConfig) and config.is_encoder_decoder and task_type_of(model) == "SEQ_CLS":
+        prompt = issubclass(cls, peft.PromptLearningConfig)
+        if prompt and config.is_encoder_decoder and task_type_of(model) == "SEQ_CLS":
             raise NotImplementedError("an encoder-decoder that classifies takes no virtual tokens")
         known = {f.name for f in fields(cls)}
         names = [s.name for s in given.sites]
@@ -250,6 +242,4 @@ def _norms(model: nn.Module) -> list[str]:
 @cache
 def _config_classes() -> dict[str, Any]:
     """Returns PEFT's type of method, such as "IA3", to its configuration class."""
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    return {kind.value: cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return {kind.value: cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}

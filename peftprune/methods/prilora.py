@@ -1,17 +1,10 @@
-"""PRILoRA: the rank rises linearly with depth, and entries of A are pruned by weight times input norm."""
-
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.strategy import AdapterSpec, ArmBudget, PruningPlan, RankPruningStrategy, Signal, SiteShape, StepView
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.options import Options, check_option, option
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -58,10 +51,7 @@ class PRILoRA(RankPruningStrategy):
     signals = frozenset({Signal.INPUT_NORM})
     Config = PRILoRAConfig
     state_names = ("input_norm",)
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.input_norm: dict[str, Tensor] = {}
+    input_norm: dict[str, Tensor]
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         targets = self._targets(sites)
@@ -116,8 +106,6 @@ class PRILoRA(RankPruningStrategy):
         """Returns an (r, d_in) mask, True where A is to be zeroed; `scores` has the same shape."""
         pattern = _n_of_m(self.config.pattern)
         if pattern is not None:
-            import torch
-
             n, m = pattern
             usable = scores.shape[1] // m * m
             mask = torch.zeros_like(scores, dtype=torch.bool)

@@ -6,12 +6,10 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from peftprune.strategy.method import Method
+from peftprune.strategy.method import Method
 
 _BUILT_IN = {
     "lora": "peftprune.methods.lora:LoRA",

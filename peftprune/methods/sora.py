@@ -1,21 +1,14 @@
-"""SoRA: a gate on every rank component, driven to exactly zero by a proximal step."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.errors import UsageError
 from peftprune.methods.global_cut import cut_to_budget
 from peftprune.methods.published_settings import published_runs
 from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, StepView, option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.sites import LiveTensors, Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -73,12 +66,9 @@ class SoRA(RankPruningStrategy):
     actions = ("cut ranks", "redistribute ranks", "set values")
     Config = SoRAConfig
     state_names = ("alive", "settled")
-
-    def __init__(self, config: Any = None, **options: Any) -> None:
-        super().__init__(config, **options)
-        self.alive: dict[str, Tensor] = {}
-        """Site to the last step at which each gate was not zero, (r,)."""
-        self.settled = False
+    alive: dict[str, Tensor]
+    """Site to the last step at which each gate was not zero, (r,)."""
+    settled = False
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         if budget.count == "nonzero":
@@ -101,8 +91,6 @@ class SoRA(RankPruningStrategy):
         return PaperSettings(rank=8, runs=published_runs("sora"))
 
     def penalty(self, sites: Mapping[str, LiveTensors]) -> Tensor | None:
-        import torch
-
         gates = [site.gate for site in sites.values() if site.gate is not None]
         if self.settled or not gates or self.config.penalty == 0:
             return None

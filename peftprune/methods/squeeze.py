@@ -1,5 +1,3 @@
-"""LoRA-Squeeze: trains at a large rank, truncates every site to the budget's rank by SVD, and trains on."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

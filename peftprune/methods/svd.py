@@ -1,5 +1,3 @@
-"""SVD: plain LoRA at a large rank, truncated after training."""
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

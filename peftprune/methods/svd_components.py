@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from peftprune import scoring
 from peftprune.strategy import AdapterSpec, ArmBudget, LiveTensors, Method, RankPruningStrategy, Site, check_option
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.phases import Phase, PhaseRange, phase_ranges
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
 
 INITIAL_STD = 0.02
 """Standard deviation of the initial A and B (authors' code of AdaLoRA, IncreLoRA and ElaLoRA)."""
@@ -82,8 +79,6 @@ def new_components(
     With `orthonormal` they have length 1 and are orthogonal to the others (exactly where those are orthonormal), as in
     ElaLoRA. The components that stay come first.
     """
-    import torch
-
     from peftprune.adapters.initial import init_normal
 
     index = torch.as_tensor(list(kept), dtype=torch.long, device=site.A.device)
@@ -101,8 +96,6 @@ def new_components(
 
 def _direction(rows: Tensor, rng: torch.Generator) -> Tensor:
     """Returns a random (1, width) row of length 1 without its projection on the others."""
-    import torch
-
     new = torch.randn(rows.shape[1], generator=rng).to(rows)
     new = new - rows.T @ (rows @ new)
     return (new / (new.norm() + 1e-6))[None]

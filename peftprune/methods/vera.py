@@ -1,17 +1,11 @@
-"""VeRA: frozen random matrices shared by all sites, and two trained vectors per site."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from peftprune.strategy import AdapterSpec, Options, SiteShape, check_option, option
-from peftprune.strategy.baseline import Baseline, Preparation
+from peftprune.strategy import AdapterSpec, Baseline, Options, Preparation, SiteShape, check_option, option
+from peftprune.strategy.lazy import nn, peft
 from peftprune.strategy.rng import stream_seed
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -46,11 +40,9 @@ class VeRA(Baseline):
         return self.config.rank * sum(s.unit_cost for s in sites), 0
 
     def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
-        from peft import VeraConfig
-
         from peftprune.adapters.inject import task_type_of, wrap
 
-        config = VeraConfig(
+        config = peft.VeraConfig(
             task_type=task_type_of(model),
             r=self.config.rank,
             d_initial=self.config.d_initial,

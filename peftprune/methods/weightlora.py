@@ -1,19 +1,12 @@
-"""WeightLoRA: one weight per adapter under iterative hard thresholding; all but K adapters are removed."""
-
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from peftprune import scoring
 from peftprune.methods.published_settings import published_runs
 from peftprune.strategy import ArmBudget, Options, Phase, PruningPlan, RankPruningStrategy, SiteShape, StepView, option
+from peftprune.strategy.lazy import torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings, ParameterGroup, default_groups
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _MOVED = 1e-10
 """Below it the gradients of all weights count as zero, which they are while B is zero (authors' code)."""
@@ -79,10 +72,8 @@ class WeightLoRA(RankPruningStrategy):
         live = {name: site for name, site in view.sites.items() if site.grad_gate is not None}
         if not live:
             return PruningPlan()
-        import torch
-
-        weights = torch.cat([_present(site.gate) for site in live.values()])
-        gradients = torch.cat([_present(site.grad_gate) for site in live.values()])
+        weights = torch.cat([site.gate for site in live.values() if site.gate is not None])
+        gradients = torch.cat([site.grad_gate for site in live.values() if site.grad_gate is not None])
         stepped = weights - self.config.weight_lr * gradients
         # After the removal at most K sites are left, so nothing is set to zero.
         projected = scoring.hard_threshold(stepped, self._count(len(view.sites)))
@@ -93,9 +84,7 @@ class WeightLoRA(RankPruningStrategy):
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name != "select":
             return PruningPlan()
-        import torch
-
-        size = torch.cat([_present(site.gate).abs() for site in view.sites.values()])
+        size = torch.cat([site.gate.abs() for site in view.sites.values() if site.gate is not None])
         names = list(view.sites)
         kept = [names[i] for i in scoring.keep_top(size, self._count(len(names)))]
         keep, grow = self._fit(kept, view)
@@ -115,8 +104,3 @@ class WeightLoRA(RankPruningStrategy):
         scores = {n: scoring.rank_magnitude(s.A.float(), s.B.float(), "outer") for n, s in sites.items()}
         keep = {n: scoring.keep_top(scores[n], r) for n, r in final.items() if r < sites[n].rank}
         return keep, {n: r - sites[n].rank for n, r in final.items() if r > sites[n].rank}
-
-
-def _present(gate: Any) -> Tensor:
-    assert gate is not None
-    return gate

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError
-from peftprune.strategy import AdapterSpec, ArmBudget, Options, ParameterGroup, SiteShape, option
-from peftprune.strategy.baseline import Baseline, Preparation
-
-if TYPE_CHECKING:
-    from torch import nn
+from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Options, ParameterGroup, Preparation, SiteShape, option
+from peftprune.strategy.lazy import nn
 
 
 def train_head(model: nn.Module, head: Sequence[str]) -> None:

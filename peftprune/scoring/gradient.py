@@ -1,14 +1,10 @@
 """Scores from weights and gradients, of entries and of the rank components that they make up."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.sites import Site
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RANK_DIMENSION = {"A": 0, "B": 1, "gate": 0}
 
@@ -53,8 +49,6 @@ class SmoothedSensitivity:
         """Keeps only these indices along one dimension, after the tensor was pruned."""
         for average in (self.mean, self.uncertainty):
             if name in average:
-                import torch
-
                 index = torch.as_tensor(list(indices), dtype=torch.long, device=average[name].device)
                 average[name] = average[name].index_select(dim, index)
 
@@ -62,8 +56,6 @@ class SmoothedSensitivity:
         """Appends `extra` entries along one dimension, after the tensor grew; their averages start at zero."""
         for average in (self.mean, self.uncertainty):
             if name in average:
-                import torch
-
                 shape = list(average[name].shape)
                 shape[dim] = extra
                 average[name] = torch.cat([average[name], average[name].new_zeros(shape)], dim)
@@ -100,8 +92,6 @@ class TripletSensitivity:
 
     def scores(self, site: Site) -> Tensor:
         """Returns the scores of the site's components, (rank,), at least 0; zeros before the first update."""
-        import torch
-
         total = torch.zeros(site.rank, device=site.A.device)
         for tensor, dim in RANK_DIMENSION.items():
             if f"{site.name}/{tensor}" in self.entries.mean:

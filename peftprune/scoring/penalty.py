@@ -1,5 +1,3 @@
-"""The orthogonality penalty of AdaLoRA and its successors."""
-
 from collections.abc import Mapping
 from typing import Literal
 

@@ -1,22 +1,16 @@
-"""`Baseline`: the interface of methods that do not prune ranks."""
-
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.lazy import Tensor, nn
 from peftprune.strategy.method import Method, Preparation
 from peftprune.strategy.plan import PruningPlan
-from peftprune.strategy.sites import rank_cost
+from peftprune.strategy.sites import Site, SiteShape, rank_cost
 from peftprune.strategy.spec import AdapterSpec
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from peftprune.strategy.budget import ArmBudget
-    from peftprune.strategy.sites import Site, SiteShape
-    from peftprune.strategy.view import StepView
+from peftprune.strategy.view import StepView
 
 __all__ = ["Baseline", "Preparation"]
 

@@ -7,18 +7,15 @@ every `PruningPlan`, and one trainer drives all strategies through the same even
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.lazy import Tensor, nn
 from peftprune.strategy.method import Method
 from peftprune.strategy.plan import PruningPlan
+from peftprune.strategy.sites import LiveTensors, Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from peftprune.strategy.budget import ArmBudget
-    from peftprune.strategy.sites import LiveTensors, Site, SiteShape
 
 
 class RankPruningStrategy(Method):

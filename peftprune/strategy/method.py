@@ -6,22 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from peftprune.errors import UsageError
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.lazy import Tensor, nn
 from peftprune.strategy.options import NoOptions, build_config
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.signal import Signal
+from peftprune.strategy.sites import Site, SiteShape
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 from peftprune.strategy.view import StepView
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from peftprune.strategy.budget import ArmBudget
-    from peftprune.strategy.sites import Site, SiteShape
-
 
 Decides = Literal["at the start", "before training", "once", "repeatedly", "at the end"]
 """When a method decides.
@@ -92,7 +88,7 @@ class Method(ABC):
         adapts: the method trains an adapter, so that the base model's own weights may be quantised.
         revision: number of times that a version of the package changed the method's results; part of its arms' hash.
         prepares_model: the method prepares the model itself (`prepare`); otherwise LoRA is injected as `spec` says.
-        state_names: the attributes that a checkpoint holds.
+        state_names: the attributes that a checkpoint holds; each starts as an empty dict where the class sets no value.
     """
 
     name: ClassVar[str]
@@ -116,6 +112,9 @@ class Method(ABC):
         if config is not None and not isinstance(config, self.Config):
             raise UsageError.of(f"{self.name} config", config, f"is not a {self.Config.__name__}", "Name its options")
         self.config: Any = config if config is not None else build_config(self.name, self.Config, options)
+        for name in self.state_names:
+            if not hasattr(self, name):
+                setattr(self, name, {})
 
     @property
     def depends_on(self) -> str | None:

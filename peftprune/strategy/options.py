@@ -1,7 +1,5 @@
 """Options of a method: what a field declares of its default, its range and its source, and the checks of values."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields

@@ -1,13 +1,8 @@
-"""`PruningPlan`: a decision of a strategy."""
-
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from peftprune.strategy.lazy import Tensor
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ the same seed gives the same head, batches and dropout stream.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
+from peftprune.strategy.lazy import torch
 
 
 def stream_seed(seed: int, *purpose: object) -> int:
@@ -21,6 +19,4 @@ def stream_seed(seed: int, *purpose: object) -> int:
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
     """Returns a fresh CPU generator for one purpose (see `stream_seed`)."""
-    import torch
-
     return torch.Generator().manual_seed(stream_seed(seed, *purpose))

@@ -1,5 +1,3 @@
-"""`Signal`: the activation statistics that a strategy can request."""
-
 from enum import StrEnum
 
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from peftprune.errors import RunError
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-    from peft.tuners.lora import LoraLayer
-    from torch import Tensor, nn
+from peftprune.strategy.lazy import Tensor, nn, peft
 
 Stream = Literal["self", "encoder", "decoder", "cross"]
 
@@ -71,7 +67,7 @@ class Site:
     strategy must not write to them.
     """
 
-    def __init__(self, shape: SiteShape, layer: LoraLayer, adapter: str) -> None:
+    def __init__(self, shape: SiteShape, layer: peft.tuners.lora.LoraLayer, adapter: str) -> None:
         self.shape = shape
         self.name, self.layer, self.kind = shape.name, shape.layer, shape.kind
         self.d_in, self.d_out, self.unit_cost, self.max_rank = shape.d_in, shape.d_out, shape.unit_cost, shape.max_rank
@@ -115,9 +111,7 @@ class Site:
     @property
     def base_weight(self) -> Tensor:
         """(d_out, d_in): the frozen weight that the update is added to, dequantised."""
-        from peft.utils.integrations import dequantize_module_weight
-
-        weight = dequantize_module_weight(self._layer.get_base_layer()).detach()
+        weight = peft.utils.integrations.dequantize_module_weight(self._layer.get_base_layer()).detach()
         return weight.T if self._layer.fan_in_fan_out else weight
 
     @property
@@ -173,7 +167,7 @@ class Site:
 class SiteSet(Mapping[str, Site]):
     """The sites of one PEFT model in module order, by name, with the model's adapter configuration."""
 
-    def __init__(self, sites: Mapping[str, Site], peft_config: LoraConfig) -> None:
+    def __init__(self, sites: Mapping[str, Site], peft_config: peft.LoraConfig) -> None:
         self._sites = dict(sites)
         self.peft_config = peft_config
 

@@ -1,17 +1,12 @@
 """`AdapterSpec`: the adapters that a method starts with, and the optimizer settings of their tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from peftprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.lazy import Tensor
+from peftprune.strategy.sites import SiteShape
 
 
 @dataclass(frozen=True)

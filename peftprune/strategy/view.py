@@ -1,20 +1,13 @@
-"""`StepView`: what a strategy can see of the training run."""
-
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from peftprune.strategy.budget import ArmBudget
+from peftprune.strategy.lazy import Tensor, torch
+from peftprune.strategy.phases import PhaseRange
 from peftprune.strategy.signal import Signal
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from peftprune.strategy.budget import ArmBudget
-    from peftprune.strategy.phases import PhaseRange
-    from peftprune.strategy.sites import Site
+from peftprune.strategy.sites import Site
 
 
 @dataclass(frozen=True)
