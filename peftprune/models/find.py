@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.models.bundled import HUB_NAMES, bundled_config, bundled_names
 from peftprune.models.packaged import OFFLINE_MODEL, SMALL_DECODER, offline_folder, packaged_file
+from peftprune.strategy.lazy import transformers
 
 
 class Weights(NamedTuple):
@@ -49,8 +50,6 @@ def local_folder(name: str | Path) -> Path | None:
 
 def read_config(name: str | Path) -> Any:
     """Returns the transformers configuration of a model. Raises UsageError where none can be found or read."""
-    from transformers import AutoConfig
-
     folder = local_folder(name)
     if folder is not None:
         path = Path(os.path.expanduser(name))
@@ -60,16 +59,16 @@ def read_config(name: str | Path) -> Any:
             raise UsageError.of("model", str(name), problem, "Give the folder of a saved transformers model")
         try:
             content = json.loads(file.read_text("utf-8"))
-            return AutoConfig.for_model(content.pop("model_type"), **content)
+            return transformers.AutoConfig.for_model(content.pop("model_type"), **content)
         except Exception as error:  # the user's file may be wrong in any way
             cure = f"It must be a transformers configuration with a known model_type ({first_line(error)})"
             raise UsageError.of("model", str(file), "is not a configuration that can be read", cure) from error
     bundled = {hub: short for short, hub in HUB_NAMES.items()}.get(str(name), str(name))
     if bundled in bundled_names():
         content = bundled_config(bundled)
-        return AutoConfig.for_model(content.pop("model_type"), **content)
+        return transformers.AutoConfig.for_model(content.pop("model_type"), **content)
     try:
-        return AutoConfig.from_pretrained(str(name), **_hub_arguments())
+        return transformers.AutoConfig.from_pretrained(str(name), **_hub_arguments())
     except Exception as error:
         raise _not_found(name, error) from error
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from peftprune.strategy.lazy import nn, torch, transformers
 
 
 def auto_class(name: str | Path, config: Any, writes_text: bool) -> Any:
@@ -18,8 +15,7 @@ def auto_class(name: str | Path, config: Any, writes_text: bool) -> Any:
 
     Raises UsageError for a model without such a head.
     """
-    import transformers as t
-
+    t = transformers
     two_stacks = getattr(config, "is_encoder_decoder", False)
     # Encoders such as BERT can be built as decoders, which their weights are not made for.
     encoder = writes_text and type(config) in t.MODEL_FOR_MASKED_LM_MAPPING and not two_stacks
@@ -44,9 +40,6 @@ def rescale_output(model: nn.Module, head_modules: Sequence[str], factor: float,
 
     Returns False, and changes nothing, where that layer has no bias to hold the shift.
     """
-    import torch
-    from torch import nn
-
     found = [
         m
         for n, m in model.named_modules()
@@ -68,9 +61,6 @@ def initialise_head(model: nn.Module, head_modules: Sequence[str], generator: to
     are 0; layer norms get weight 1 and bias 0. The numbers do not depend on the model's device or dtype. Raises
     NotImplementedError, naming it, for a parameter of any other kind.
     """
-    import torch
-    from torch import nn
-
     std = getattr(getattr(model, "config", None), "initializer_range", None) or 0.02
     for head in head_modules:
         for name, module in model.get_submodule(head).named_modules(prefix=head):

@@ -16,13 +16,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError, closest
+from peftprune.strategy.lazy import nn
 from peftprune.strategy.sites import SiteShape, Stream
-
-if TYPE_CHECKING:
-    from torch import nn
 
 QUERY_NAMES = frozenset({"query", "query_proj", "q_proj", "q", "q_lin"})
 KEY_NAMES = frozenset({"key", "key_proj", "k_proj", "k", "k_lin"})
@@ -100,7 +98,6 @@ def left_out(model: nn.Module, target_modules: str | Sequence[str]) -> str | Non
     These are matrices that are not linear layers, such as the experts of a mixture, which transformers holds as tensors
     of three dimensions, and its router.
     """
-    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     if target_modules != "all-linear":
@@ -191,7 +188,6 @@ def _named_linears(model: nn.Module) -> Iterable[tuple[str, tuple[int, int]]]:
 
     A layer that PEFT adapted counts once.
     """
-    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     frozen = language_model_head(model)

@@ -19,6 +19,7 @@ from peftprune.models.head import auto_class
 from peftprune.models.layers import head_modules, language_model_head
 from peftprune.models.precision import BaseForm, keep_head_exact
 from peftprune.models.quiet import quiet_loading
+from peftprune.strategy.lazy import torch, transformers
 from peftprune.tasks.kinds import KINDS, Kind
 
 
@@ -47,8 +48,6 @@ def describe(model: str | Path, num_labels: int = 2, kind: Kind = "classificatio
     `model` is a folder, configuration file, bundled name or hub name. `num_labels` counts the outputs of the task head
     and is ignored for generation. Raises UsageError for a name that leads nowhere, and a model without such a head.
     """
-    import torch
-
     with quiet_loading():
         config = read_config(model)
         config.num_labels = _checked_labels(num_labels)
@@ -87,15 +86,12 @@ def load_model(
 @quiet_loading()
 def _load_cached(name: str, num_labels: int | None, form: BaseForm) -> LoadedModel:
     """`num_labels` is None for the language-model head."""
-    import torch
-    from transformers import AutoTokenizer
-
     auto = auto_class(name, read_config(name), writes_text=num_labels is None)
     weights = find_weights(name)
     held = form.arguments()
     head = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(weights.source, **weights.arguments)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(weights.source, **weights.arguments)
         # transformers draws the head from the global random state: a fixed one is set for as long.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
@@ -162,8 +158,6 @@ def _ensure_padding(name: str, tokenizer: Any, config: Any) -> None:
 
 def _fingerprint(model: Any) -> str:
     """Returns the SHA-256 of what was pre-trained, whatever its storage, number of labels and head."""
-    import torch
-
     volatile = {"transformers_version", "_name_or_path", "id2label", "label2id", "num_labels", "dtype", "architectures"}
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in volatile}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())

@@ -6,12 +6,10 @@ import importlib.util
 import warnings
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from peftprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from peftprune.strategy.lazy import Tensor, nn, torch, transformers
 
 BaseDtype = Literal["float32", "bfloat16", "float16"]
 LoadIn = Literal["8bit", "4bit"]
@@ -31,9 +29,6 @@ class BaseForm:
 
     def arguments(self) -> dict[str, Any]:
         """Returns keyword arguments for `from_pretrained`. Raises UsageError as `check_quantisation` does."""
-        import torch
-        import transformers
-
         found: dict[str, Any] = {"dtype": getattr(torch, self.dtype)}
         if self.device_map is not None:
             found["device_map"] = self.device_map
@@ -55,10 +50,8 @@ def check_quantisation(load_in: LoadIn, dtype: Any, device_map: str | None = Non
     if importlib.util.find_spec("bitsandbytes") is None:
         install = 'Install it: pip install "peftprune[quantised]"'
         raise UsageError.of("load_in", load_in, "needs the package bitsandbytes, which is not installed", install)
-    from transformers.integrations import validate_bnb_backend_availability
-
     try:
-        works = validate_bnb_backend_availability(raise_exception=False)
+        works = transformers.integrations.validate_bnb_backend_availability(raise_exception=False)
         if works:
             # It answers for the kind of device; whether this one has the kernels shows in a product.
             _multiply(load_in, dtype, device_map)
@@ -72,7 +65,6 @@ def check_quantisation(load_in: LoadIn, dtype: Any, device_map: str | None = Non
 def _multiply(load_in: LoadIn, dtype: Any, device_map: str | None) -> None:
     """Multiplies by a small quantised matrix, with gradients as in training and one row without as in decoding."""
     import bitsandbytes
-    import torch
 
     device = torch.accelerator.current_accelerator(check_available=True) if device_map != "cpu" else None
     # The layer's initial values must not shift the random numbers of what follows.
@@ -97,8 +89,6 @@ def keep_head_exact(model: nn.Module, head: tuple[str, ...]) -> None:
 
 
 def _in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    import torch
-
     return tuple(a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
 
 
@@ -115,8 +105,6 @@ def pick_dtype(requested: str = "auto") -> str:
 
 def timed_dtype() -> tuple[str, dict[str, float]]:
     """Returns the dtype that "auto" takes, and the seconds that decided it by dtype: empty where there is a GPU."""
-    import torch
-
     if torch.cuda.is_available():
         return ("bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"), {}
     seconds = product_seconds()
@@ -126,8 +114,6 @@ def timed_dtype() -> tuple[str, dict[str, float]]:
 
 def product_seconds() -> dict[str, float]:
     """Returns the seconds of one matrix product on the CPU by dtype, the best of some within 0.1 seconds."""
-    import torch
-
     operands = {d: torch.ones(512, 512, dtype=getattr(torch, d)) for d in get_args(BaseDtype)[:2]}
     best = dict.fromkeys(operands, float("inf"))
     until = perf_counter() + 0.1

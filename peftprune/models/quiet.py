@@ -5,12 +5,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from peftprune.strategy.lazy import transformers
+
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Silences transformers' log below errors and its progress bars."""
-    from transformers.utils import logging as log
-
+    log = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()

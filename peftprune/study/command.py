@@ -1,5 +1,3 @@
-"""Writes the command that repeats a stored study."""
-
 import math
 import shlex
 from collections.abc import Mapping

@@ -1,14 +1,11 @@
 """Digests of what an arm produced, stored in its result, so that a later change of a file shows."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from peftprune.study.store import ArmFolder
+from peftprune.study.store import ArmFolder
 
 _RESULT = ("method", "label", "seed", "exemption", "metrics", "budget", "settings", "phases", "allocation")
 _CLOCKS = ("seconds", "phase_seconds", "evaluation_seconds", "peak_memory_bytes")

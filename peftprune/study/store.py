@@ -24,17 +24,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from peftprune.errors import DivergedError, PeftPruneError, UsageError
 from peftprune.files import read_jsonl, remove_unfinished, write_json
+from peftprune.strategy.lazy import pandas
 from peftprune.study import arm_files
 from peftprune.study.growth import CONFIG, Configs, arm_key, difference, union
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEMA = 1
 """Version of the format of an arm's files."""
@@ -100,14 +98,13 @@ class ArmFolder:
     def history(self) -> list[dict[str, Any]]:
         return self._read("history.jsonl", read_jsonl, arm_files.fits_history)
 
-    def read_predictions(self) -> pd.DataFrame:
+    def read_predictions(self) -> pandas.DataFrame:
         """Returns one row per evaluation example; `peftprune.training.evaluation.Scored` describes the columns."""
-        import pandas as pd
 
-        def fits(frame: pd.DataFrame) -> bool:
+        def fits(frame: pandas.DataFrame) -> bool:
             return {"split", "prediction"} <= {*frame} and bool({"label", "references"} & {*frame})
 
-        return self._read(self.predictions.name, pd.read_parquet, fits)
+        return self._read(self.predictions.name, pandas.read_parquet, fits)
 
     def damage(self) -> str | None:
         """Returns why a file that every finished arm has beside its result cannot be read; None if all can."""

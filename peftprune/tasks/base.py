@@ -6,12 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
+from peftprune.strategy.lazy import Dataset, datasets
 from peftprune.tasks.kinds import Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset, Features
 
 TEXT_COLUMNS = ("text_a", "text_b")
 """Names of the text columns of every `Task`, whatever their source calls them."""
@@ -74,16 +72,12 @@ def make_dataset(
     texts: Sequence[Sequence[str]], labels: Sequence[int] | Sequence[float], label_names: Sequence[str] | None
 ) -> Dataset:
     """Returns one split: text columns of n strings each, n labels; `label_names` None makes the labels float32."""
-    import datasets
-
     columns: dict[str, Sequence[object]] = {**dict(zip(TEXT_COLUMNS, texts, strict=False)), "label": labels}
     return datasets.Dataset.from_dict(columns, features=split_features(len(texts), label_names))
 
 
-def split_features(number_of_texts: int, label_names: Sequence[str] | None) -> Features:
+def split_features(number_of_texts: int, label_names: Sequence[str] | None) -> datasets.Features:
     """Returns the column types of every split of a task."""
-    import datasets
-
     label = datasets.Value("float32") if label_names is None else datasets.ClassLabel(names=list(label_names))
     return datasets.Features(
         {column: datasets.Value("string") for column in TEXT_COLUMNS[:number_of_texts]} | {"label": label}

@@ -1,7 +1,5 @@
 """Read tables from files, and labelled tasks from tables. Every error names the file and the row."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
@@ -13,14 +11,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
+from peftprune.strategy.lazy import Dataset
 from peftprune.tasks.base import TEXT_COLUMNS, make_dataset
 from peftprune.tasks.kinds import KINDS, Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 _LARGEST = 3.4e38

@@ -4,21 +4,17 @@ In training every reference is an example of its own. In evaluation the rows tha
 with several references.
 """
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
+from peftprune.strategy.lazy import Dataset, datasets
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo
 from peftprune.tasks.files import Table, parse_json, read_bytes, read_table
 from peftprune.tasks.kinds import Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 Pair = tuple[str, list[str]]
 """A source text and its references."""
@@ -79,8 +75,6 @@ def in_evaluation(pairs: Iterable[Pair]) -> Dataset:
 
 
 def _dataset(pairs: Sequence[Pair]) -> Dataset:
-    import datasets
-
     features = datasets.Features({"text_a": datasets.Value("string"), "label": datasets.List(datasets.Value("string"))})
     columns = {"text_a": [source for source, _ in pairs], "label": [references for _, references in pairs]}
     return datasets.Dataset.from_dict(columns, features=features)

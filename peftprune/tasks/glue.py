@@ -4,18 +4,14 @@ Row counts are those of the official release. Test labels of GLUE are not public
 official development split.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
+from peftprune.strategy.lazy import Dataset
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset, split_features
 from peftprune.tasks.files import class_indices, numbers, read_tsv
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,3 @@
-"""The kinds of task, and what each implies for labels, model and settings."""
-
 from dataclasses import dataclass
 from typing import Literal
 

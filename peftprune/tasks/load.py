@@ -1,23 +1,18 @@
 """Load named tasks: generated, from a folder, or from the hub."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peftprune.errors import UsageError, did_you_mean
+from peftprune.strategy.lazy import Dataset, datasets
 from peftprune.tasks import entailment_mini
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset
 from peftprune.tasks.generation import GENERATION
 from peftprune.tasks.glue import GLUE
 from peftprune.tasks.task import Task
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +150,6 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
 
 # --- the hub ----------------------------------------------------------------------------------------------------------
 def _from_hub(info: TaskInfo) -> Task:
-    import datasets
-
     assert info.hub_path is not None
     assert info.hub_splits is not None
     unreachable = _hub_problem(info.hub_path)
@@ -177,7 +170,6 @@ def _from_hub(info: TaskInfo) -> Task:
 
 def _hub_problem(path: str) -> str | None:
     """Returns why the hub cannot be reached for a dataset, or None, within about `HUB_TIMEOUT` seconds."""
-    import datasets
     from huggingface_hub import HfApi
 
     if datasets.config.HF_HUB_OFFLINE:
@@ -192,8 +184,6 @@ def _hub_problem(path: str) -> str | None:
 @contextmanager
 def _only_cache(wanted: bool) -> Iterator[None]:
     """Makes datasets read its cache only, without a request and its retries."""
-    import datasets
-
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = wanted or before
     try:

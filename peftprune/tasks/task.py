@@ -1,5 +1,3 @@
-"""`Task`: the data of one task."""
-
 from __future__ import annotations
 
 import hashlib
@@ -8,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.errors import UsageError
 from peftprune.files import check_path
+from peftprune.strategy.lazy import Dataset
 from peftprune.tasks.files import labelled_fields, read_files
 from peftprune.tasks.generation import generation_fields
 from peftprune.tasks.kinds import KINDS, Kind
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 @dataclass(frozen=True, eq=False)

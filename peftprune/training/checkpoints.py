@@ -14,6 +14,7 @@ from typing import Any
 
 from peftprune.errors import UsageError
 from peftprune.files import replace_folder, write_atomically
+from peftprune.strategy.lazy import torch
 
 STATE_FILE = "peftprune_state.pt"
 """Holds what a resumed run needs beside the Trainer's own files."""
@@ -64,8 +65,6 @@ def write_manifest(checkpoint: Path) -> None:
 
 def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
     """Writes plain values and tensors into a checkpoint, atomically."""
-    import torch
-
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     write_atomically(checkpoint / STATE_FILE, buffer.getvalue())
@@ -73,8 +72,6 @@ def write_state(checkpoint: Path, state: Mapping[str, Any]) -> None:
 
 def read_state(checkpoint: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     """Returns what `write_state` wrote. Raises UsageError for a file that is damaged or lacks a needed entry."""
-    import torch
-
     try:
         state = torch.load(checkpoint / STATE_FILE, weights_only=True)
         if isinstance(state, dict) and state.keys() >= {*needed}:

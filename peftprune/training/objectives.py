@@ -6,29 +6,25 @@ import copy
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
+from transformers import DataCollatorWithPadding, Trainer
 
 from peftprune.errors import DivergedError
 from peftprune.models.head import rescale_output
+from peftprune.models.load import LoadedModel
 from peftprune.stats.metrics import METRICS, compute_metrics, score_column
+from peftprune.strategy.lazy import Dataset
+from peftprune.tasks import Task
 from peftprune.training import text_generation
 from peftprune.training.evaluation import Scored, metric_name, predict
 from peftprune.training.ledger import BaseCost
+from peftprune.training.settings import TrainingSettings
 from peftprune.training.tokenise import Example, cached, check_lengths, longest_input, tokenise
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import Trainer
-
-    from peftprune.models.load import LoadedModel
-    from peftprune.tasks import Task
-    from peftprune.training.settings import TrainingSettings
 
 Splits = Mapping[str, Sequence[Example]]
 """Evaluation split to its tokenised examples."""

@@ -4,28 +4,23 @@ A decoder reads its prompt and the target in one sequence; an encoder-decoder re
 target with the decoder. The loss covers only the tokens of the target, its end token included.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig, Trainer
 
 from peftprune.errors import DivergedError, UsageError
+from peftprune.models.load import LoadedModel
+from peftprune.strategy.lazy import Dataset
+from peftprune.tasks import Task
+from peftprune.training.settings import TrainingSettings
 from peftprune.training.tokenise import Example
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import Trainer
-
-    from peftprune.models.load import LoadedModel
-    from peftprune.tasks import Task
-    from peftprune.training.settings import TrainingSettings
 
 IGNORED = -100
 """The label of tokens outside the loss."""
@@ -245,8 +240,6 @@ def _only_settings(trained: nn.Module, config: Any) -> Iterator[None]:
 
 
 def _generation_config(model: LoadedModel, settings: TrainingSettings) -> Any:
-    from transformers import GenerationConfig
-
     own = model.model.generation_config
     forced = {n: getattr(own, n, None) for n in ("forced_bos_token_id", "forced_eos_token_id")}
     return GenerationConfig(

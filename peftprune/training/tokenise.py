@@ -1,13 +1,11 @@
 """Tokenise the examples of a task, cached on disk per task and tokenizer; and sample them."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +13,9 @@ import pyarrow.parquet as pq
 
 from peftprune.errors import UsageError
 from peftprune.files import write_atomically
+from peftprune.models.load import LoadedModel
+from peftprune.strategy.lazy import Dataset
 from peftprune.strategy.rng import stream_seed
-
-if TYPE_CHECKING:
-    import datasets
-
-    from peftprune.models.load import LoadedModel
 
 Example = dict[str, Any]
 
@@ -30,7 +25,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PEFTPRUNE_CACHE") or Path.home() / ".cache" / "peftprune")
 
 
-def tokenise(dataset: datasets.Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
+def tokenise(dataset: Dataset, model: LoadedModel, max_length: int, fingerprint: str) -> list[Example]:
     """Returns the token ids of every example, unpadded, with its label under "labels".
 
     Examples longer than `max_length` are truncated, the longer text first. The dataset's `fingerprint` names the cache
@@ -66,7 +61,7 @@ def _tokenizer_text(tokenizer: Any) -> str:
     return backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
 
 
-def sample(dataset: datasets.Dataset, size: int | None, setting: str) -> datasets.Dataset:
+def sample(dataset: Dataset, size: int | None, setting: str) -> Dataset:
     """Returns a fixed random sample, the same for every seed; all rows for None or a size that is not smaller.
 
     `setting` is the name of the setting that limits the size; each has a random stream of its own.

@@ -36,15 +36,7 @@ from peftprune.errors import RunError
 from peftprune.strategy.phases import phase_at
 from peftprune.strategy.rng import stream_seed
 from peftprune.strategy.spec import ParameterGroup
-from peftprune.training.checkpoints import (
-    INCOMPLETE,
-    checkpoint_path,
-    is_complete,
-    new_checkpoint,
-    read_state,
-    usable_checkpoint,
-    write_state,
-)
+from peftprune.training import checkpoints
 from peftprune.training.events import PruningEvents, inner_optimizer
 from peftprune.training.sampler import PhaseBatchSampler
 from peftprune.training.schedule import learning_rate_factors
@@ -89,13 +81,13 @@ class PruningTrainer(Trainer):
         """Trains to the end, from the newest valid checkpoint if there is one."""
         if self.args.world_size > 1:
             raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
-        newest = usable_checkpoint(self.checkpoints)
+        newest = checkpoints.usable_checkpoint(self.checkpoints)
         torch.manual_seed(stream_seed(self.args.seed, "dropout"))
         self.train(resume_from_checkpoint=None if newest is None else str(newest))
         if self.selection is not None and self.selection.best != self.state.global_step:
             # The method has decided nothing since, so that only the weights differ.
-            best = checkpoint_path(self.checkpoints, self.selection.best)
-            if not is_complete(best):
+            best = checkpoints.checkpoint_path(self.checkpoints, self.selection.best)
+            if not checkpoints.is_complete(best):
                 shutil.rmtree(self.checkpoints)
                 raise RunError(f"select: {best.name} is damaged. Run the same command again, which trains the arm anew")
             super()._load_from_checkpoint(str(best))
@@ -198,22 +190,22 @@ class PruningTrainer(Trainer):
         self.model.save_pretrained(target, state_dict=state_dict, save_embedding_layers=False)
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.checkpoints / INCOMPLETE)
+        return str(self.checkpoints / checkpoints.INCOMPLETE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.selection is not None:
             self.selection.score(self)
         kept = None if self.selection is None else self.selection.best
         with (
-            new_checkpoint(self.checkpoints, self.state.global_step, kept) as checkpoint,
+            checkpoints.new_checkpoint(self.checkpoints, self.state.global_step, kept) as checkpoint,
             warnings.catch_warnings(action="ignore"),
         ):
             super()._save_checkpoint(model, trial)
             scores = {} if self.selection is None else {"selection": self.selection.rows}
-            write_state(checkpoint, self.pruning.state_dict() | scores)
+            checkpoints.write_state(checkpoint, self.pruning.state_dict() | scores)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        state = read_state(Path(resume_from_checkpoint))
+        state = checkpoints.read_state(Path(resume_from_checkpoint))
         self.pruning.load_state_dict(state)
         if self.selection is not None:
             self.selection.rows = list(state["selection"])

@@ -19,7 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
+import cloudpickle
+
 from peftprune.errors import UsageError
+from peftprune.strategy.lazy import torch
 
 if TYPE_CHECKING:
     from peftprune.study.execution.work import Work
@@ -32,8 +35,6 @@ def pack(work: Work) -> bytes:
 
     Raises UsageError if a strategy holds an object that cannot be pickled.
     """
-    import cloudpickle
-
     by_value = _not_importable()
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
@@ -51,9 +52,6 @@ def pack(work: Work) -> bytes:
 
 def unpack(packed: bytes) -> Work:
     """Loads packed work and sets this process's number of threads. Raises RunError as `Work.check_here` does."""
-    import cloudpickle
-    import torch
-
     work: Work = cloudpickle.loads(packed)
     work.check_here()
     torch.set_num_threads(work.threads)
