@@ -1,5 +1,3 @@
-"""The cost of each phase of a run."""
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

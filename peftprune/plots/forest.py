@@ -1,5 +1,3 @@
-"""Differences from a baseline, with intervals and verdicts."""
-
 import math
 from collections.abc import Sequence
 

@@ -1,5 +1,3 @@
-"""The final ranks of all methods of a study in one figure."""
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from scipy.stats import t
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.learned import CEILING, NOTHING, UNTRAINED, by_method, undertuned
@@ -365,8 +366,6 @@ def _shared_deviation(runs: pd.DataFrame, rows: Sequence[Mapping[Any, Any]], met
     said = f"With {seeds} seeds, an interval rests on {freedom} of freedom. A second estimate pools all methods"
     if found.p <= _UNEQUAL:
         return [f"{said}, but their scores do not vary alike between seeds (p = {p_text(found.p)}, Bartlett)."]
-    from scipy.stats import t
-
     half = float(t.ppf(0.975, found.degrees)) * found.std * math.sqrt(2 / seeds)
     return [
         f"{said}: if their scores vary alike between seeds (p = {p_text(found.p)}, Bartlett), the standard deviation "

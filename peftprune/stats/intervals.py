@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from numpy.typing import ArrayLike
+from scipy.stats import t
 
 from peftprune.stats.validation import finite, share
 
@@ -26,8 +27,6 @@ def summary(scores: ArrayLike, confidence: float = 0.95) -> Summary:
     std, low and high are NaN for a single score. Raises UsageError for no scores, a score that is not finite, or a
     confidence outside (0, 1).
     """
-    from scipy.stats import t
-
     values = finite("scores", scores)
     tail = (1 - share("confidence", confidence)) / 2
     n, mean = len(values), float(values.mean())

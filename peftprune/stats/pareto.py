@@ -1,5 +1,3 @@
-"""The Pareto set of size and quality."""
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

@@ -4,6 +4,9 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr
+from scipy.stats import chi2, norm
 
 from peftprune.errors import UsageError
 from peftprune.stats.paired import PairedDifference
@@ -116,8 +119,6 @@ def seeds_for(
     They are a whole number, at least 2; infinite above `_MOST_SEEDS` and where the noise of the examples, which seeds
     do not average out, is too large. Raises UsageError as `detectable_difference`.
     """
-    from scipy.stats import norm
-
     one = example_std**2 / n_examples
     reached = (1 + share("power", power)) / 2 if equivalence else share("power", power)
     z = float(norm.ppf(1 - share("alpha", alpha) / 2) + norm.ppf(reached))
@@ -137,8 +138,6 @@ def pairs_needed(mean: float, std: float, *, alpha: float = 0.05, power: float =
     The second term corrects a normal test to Student's (Guenther 1981), which `paired_permutation` is close to; it
     needs at least 1 + log2(1/alpha) pairs. The result is NaN for a mean of 0 or an unknown std.
     """
-    from scipy.stats import norm
-
     if mean == 0 or math.isnan(std):
         return math.nan
     z, more = float(norm.ppf(1 - share("alpha", alpha) / 2)), float(norm.ppf(share("power", power)))
@@ -159,9 +158,6 @@ def _example_variance(base_rate: float | None, discordance: float | None, exampl
 
 def _thresholds(over_examples: float, interaction: float, over_seeds: float, degrees: int, alpha: float) -> Floats:
     """Returns q(V̂) for equally likely V̂, by bisection of E[Φ(−q/√(V_ex + V₊))] = alpha/2."""
-    from scipy.special import ndtr
-    from scipy.stats import chi2, norm
-
     normal = float(norm.ppf(1 - alpha / 2))
     if degrees == 0 or interaction + over_seeds == 0:
         return np.full(1, normal * math.sqrt(over_examples))
@@ -178,8 +174,6 @@ def _thresholds(over_examples: float, interaction: float, over_seeds: float, deg
 
 def _solve(thresholds: Floats, power: float, equivalence: bool) -> float:
     """Returns the shift, in standard deviations, at which the power is reached."""
-    from scipy.optimize import brentq
-    from scipy.special import ndtr
 
     def missing(shift: float) -> Any:
         if equivalence:

@@ -1,7 +1,6 @@
-"""McNemar's test for two models on the same examples."""
-
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import binom
 
 from peftprune.errors import UsageError
 from peftprune.stats.validation import pair
@@ -17,8 +16,6 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
     Both arguments tell for each example whether a model is right (true or false, 1 or 0). p is 1 where the models are
     right on the same examples. Raises UsageError for different lengths, no examples, or values other than 0 and 1.
     """
-    from scipy.stats import binom
-
     first, second = pair(correct_a, correct_b, dimensions=(1,), names="correct_a and correct_b")
     values = np.concatenate([first, second])
     odd = values[~np.isin(values, (0.0, 1.0))]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
 from peftprune.errors import UsageError
 from peftprune.stats.validation import Floats, at_least, finite, share
@@ -16,8 +17,6 @@ def average_ranks(scores: ArrayLike, higher_is_better: bool = True) -> Floats:
     `scores` are tasks × methods; tasks may have different scales, but one direction. Raises UsageError for a different
     shape, or values that are not finite.
     """
-    from scipy.stats import rankdata
-
     values = finite("scores", scores, (2,))
     ranks = rankdata(-values if higher_is_better else values, axis=1)
     return np.asarray(ranks.mean(axis=0), dtype=float)
@@ -39,8 +38,6 @@ def friedman(scores: ArrayLike) -> FriedmanTest:
     `scores` are N tasks × k methods. Where the methods tie on every task, the statistic is 0 and p is 1. Raises
     UsageError for fewer than 3 methods or 2 tasks, or values that are not finite.
     """
-    from scipy.stats import friedmanchisquare
-
     values = finite("scores", scores, (2,))
     if values.shape[0] < 2 or values.shape[1] < 3:
         cure = "Give two tasks and three methods; compare two methods with paired_permutation"
@@ -58,8 +55,6 @@ def critical_difference(n_methods: int, n_datasets: int, alpha: float = 0.05) ->
     many degrees of freedom, k methods and N datasets (Demšar 2006). It includes the correction for all pairs. If it
     exceeds k − 1, no pair can differ. Raises UsageError for k < 2, N < 1, or alpha outside (0, 1).
     """
-    from scipy.stats import studentized_range
-
     k, n = at_least("n_methods", n_methods, 2), at_least("n_datasets", n_datasets, 1)
     q = float(studentized_range.ppf(1 - share("alpha", alpha), k, math.inf))
     return q / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))

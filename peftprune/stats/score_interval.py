@@ -1,5 +1,3 @@
-"""The interval of one trained model's score."""
-
 import numpy as np
 from numpy.typing import ArrayLike
 

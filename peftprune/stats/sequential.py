@@ -19,6 +19,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
 from peftprune.stats.validation import Floats
 
@@ -46,8 +48,6 @@ class Look(NamedTuple):
         """Returns the smallest level of all looks together at which the p of this one is significant, at most 1."""
         if len(self.fractions) == 1 and self.number:
             return p
-        from scipy.optimize import brentq
-
         if self.nominal(1.0) <= p:
             return 1.0
         return math.exp(brentq(lambda log: self.nominal(math.exp(log)) - p, math.log(p), 0.0, xtol=1e-9))
@@ -56,9 +56,6 @@ class Look(NamedTuple):
 @lru_cache(maxsize=256)
 def levels(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
     """Returns the two-sided nominal levels of looks at ascending information fractions up to 1."""
-    from scipy.optimize import brentq
-    from scipy.special import ndtr, ndtri
-
     spent = [4 * ndtr(ndtri(alpha / 4) / math.sqrt(t)) for t in fractions]
     bounds = [-ndtri(spent[0] / 2) * math.sqrt(fractions[0])]
     x = _NODES * bounds[0]
@@ -77,6 +74,4 @@ def levels(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]:
 
 def _missing(bound: float, x: Floats, density: Floats, step: float, share: float) -> float:
     """Returns the chance of crossing ±bound from the density at x by a step of this deviation, less the share."""
-    from scipy.special import ndtr
-
     return float(2 * density @ ndtr((x - bound) / step) - share)

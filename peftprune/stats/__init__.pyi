@@ -1,0 +1,32 @@
+"""The statistics, for type checkers; `__init__.py` loads them lazily from here."""
+
+from .effects import effect_size as effect_size
+from .effects import probability_of_improvement as probability_of_improvement
+from .equal_variance import SharedDeviation as SharedDeviation
+from .equal_variance import shared_deviation as shared_deviation
+from .intervals import Summary as Summary
+from .intervals import summary as summary
+from .multiple_testing import Adjusted as Adjusted
+from .multiple_testing import adjust as adjust
+from .multiple_testing import holm as holm
+from .multiple_testing import holm_levels as holm_levels
+from .paired import PairedDifference as PairedDifference
+from .paired import paired_bootstrap as paired_bootstrap
+from .pareto import pareto_set as pareto_set
+from .permutation import paired_permutation as paired_permutation
+from .permutation import permutation_interval as permutation_interval
+from .permutation import smallest_permutation_p as smallest_permutation_p
+from .power import detectable_difference as detectable_difference
+from .power import detectable_from as detectable_from
+from .power import pairs_needed as pairs_needed
+from .power import seeds_for as seeds_for
+from .power import seeds_needed as seeds_needed
+from .proportions import mcnemar as mcnemar
+from .ranks import FriedmanTest as FriedmanTest
+from .ranks import average_ranks as average_ranks
+from .ranks import critical_difference as critical_difference
+from .ranks import friedman as friedman
+from .score_interval import score_interval as score_interval
+from .sequential import Look as Look
+from .verdict import Verdict as Verdict
+from .verdict import verdict as verdict
