@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, Self, Typ
 
 import pandas as pd
 
+from peftprune.analysis.decomposition import decompose
+from peftprune.analysis.frames import Frames
+from peftprune.analysis.looks import wanted_seeds
+from peftprune.analysis.margins import Margin, margins
 from peftprune.errors import PeftPruneError, UsageError, did_you_mean, raise_all
 from peftprune.files import check_path
 from peftprune.methods.request import parse
+from peftprune.report import write_report
+from peftprune.report.findings import in_words
+from peftprune.report.text import overview_html, overview_text
 from peftprune.strategy.budget import Budget
-from peftprune.study.arguments import (
-    Workers,
-    load_tasks,
-    margin_text,
-    parse_budgets,
-    parse_margin,
-    parse_rounds,
-    parse_seeds,
-    parse_targets,
-)
+from peftprune.strategy.lazy import Figure
+from peftprune.study import arguments
+from peftprune.study.dry_run import estimate
 from peftprune.study.execution.backend import Backend, BackendName
+from peftprune.study.execution.local import automatic_workers
 from peftprune.study.execution.work import Work
 from peftprune.study.growth import arm_key
 from peftprune.study.packed import unpack
@@ -40,12 +41,7 @@ from peftprune.tasks.holdout import carve
 from peftprune.training.settings import TrainingSettings, resolve_settings
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from peftprune.analysis.frames import Frames
-    from peftprune.analysis.margins import Margin
     from peftprune.report.export.export import Exported
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,16 +61,12 @@ class Comparison(StoredStudy):
 
     def __repr__(self) -> str:
         """Returns the overview, as wide as the terminal."""
-        from peftprune.report.text import overview_text
-
         try:
             return overview_text(self._shown(), shutil.get_terminal_size().columns)
         except PeftPruneError as error:
             return f"Comparison({str(self.path)!r}): {error}"
 
     def _repr_html_(self) -> str | None:
-        from peftprune.report.text import overview_html
-
         try:
             return overview_html(self._shown())
         except PeftPruneError:
@@ -82,37 +74,35 @@ class Comparison(StoredStudy):
 
     def runs(self) -> pd.DataFrame:
         """Returns one row per arm; see `peftprune.analysis.runs.arm_rows`."""
-        return self._frames().runs
+        return Frames(self).runs
 
     def table(self) -> pd.DataFrame:
         """Returns one row per task, budget and method; see `peftprune.analysis.runs.method_rows`."""
-        return self._frames().table
+        return Frames(self).table
 
     def allocation(self) -> pd.DataFrame:
         """Returns one row per site of a finished arm; see `peftprune.analysis.runs.site_rows`."""
-        return self._frames().allocation
+        return Frames(self).allocation
 
     def trace(self) -> pd.DataFrame:
         """Returns one row per site and event; see `peftprune.analysis.history.trace`."""
-        return self._frames().trace
+        return Frames(self).trace
 
     def history(self) -> pd.DataFrame:
         """Returns the training loss, one row per logged step; see `peftprune.analysis.history.history`."""
-        return self._frames().history
+        return Frames(self).history
 
     def decompose(self, method: str, baseline: str | None = None) -> pd.DataFrame:
         """Returns what of a method's gain its ranks explain, their place, and its training.
 
         See `peftprune.analysis.decomposition.decompose`; the baseline is the first method by default.
         """
-        from peftprune.analysis.decomposition import decompose
-
-        frames = self._frames()
+        frames = Frames(self)
         return decompose(frames.study, frames.runs, method, self.baseline_label(baseline))
 
     def costs(self) -> pd.DataFrame:
         """Returns seconds and steps by phase; see `peftprune.analysis.history.costs`."""
-        return self._frames().costs
+        return Frames(self).costs
 
     def against(self, baseline: str | None = None, *, margin: Margin | None = None) -> pd.DataFrame:
         """Returns every method's paired difference to a baseline, with interval and verdict in words.
@@ -128,39 +118,35 @@ class Comparison(StoredStudy):
         Raises:
             UsageError: the baseline is not in the study, or the margin is not above 0 and below the metric's range.
         """
-        from peftprune.report.findings import in_words
-
-        return in_words(self._frames(baseline, margin).against)
+        return in_words(Frames(self, baseline, margin).against)
 
     def mcnemar(self, baseline: str | None = None) -> pd.DataFrame:
         """Returns McNemar's exact test of each seed's models; see `peftprune.analysis.mcnemar.mcnemar`."""
-        return self._frames(baseline).mcnemar
+        return Frames(self, baseline).mcnemar
 
     def pooled(self, baseline: str | None = None, *, margin: Margin | None = None) -> pd.DataFrame:
         """Returns pairs pooled over tasks and seeds; see `peftprune.analysis.pooled.pooled`."""
-        from peftprune.report.findings import in_words
-
-        return in_words(self._frames(baseline, margin).pooled)
+        return in_words(Frames(self, baseline, margin).pooled)
 
     def average_ranks(self) -> pd.DataFrame:
         """Returns each method's rank averaged over tasks; see `peftprune.analysis.pooled.average_ranks`."""
-        return self._frames().average_ranks
+        return Frames(self).average_ranks
 
     def frontier(self) -> pd.DataFrame:
         """Returns quality and parameters, with the Pareto set; see `peftprune.analysis.frontier.frontier`."""
-        return self._frames().frontier
+        return Frames(self).frontier
 
     def decisions(self) -> pd.DataFrame:
         """Returns what each arm's decisions changed; see `peftprune.analysis.decisions.decisions`."""
-        return self._frames().decisions
+        return Frames(self).decisions
 
     def tuning(self) -> pd.DataFrame:
         """Returns the trials of a tuned study, one row each; see `peftprune.analysis.tuning.trials`."""
-        return self._frames().trials
+        return Frames(self).trials
 
     def stability(self) -> pd.DataFrame:
         """Returns the agreement of allocations; see `peftprune.analysis.stability.stability`."""
-        return self._frames().stability
+        return Frames(self).stability
 
     def plot(self, kind: str, path: str | Path | None = None) -> Figure:
         """Draws one of `peftprune.report.figures.KINDS`, such as "ranks" or "quality", and saves it to `path` if given.
@@ -170,7 +156,7 @@ class Comparison(StoredStudy):
         """
         from peftprune.report.figures import draw, save
 
-        figure = draw(self._frames(), kind)
+        figure = draw(Frames(self), kind)
         if path is not None:
             save(figure, path)
         return figure
@@ -181,8 +167,6 @@ class Comparison(StoredStudy):
 
     def report(self, path: str | Path, *, baseline: str | None = None, margin: Margin | None = None) -> Path:
         """Writes the report, one HTML page; see `peftprune.report.write_report`."""
-        from peftprune.report import write_report
-
         return write_report(self, path, baseline=baseline, margin=margin)
 
     def export(self, out: str | Path, *, method: str, **options: Any) -> Exported:
@@ -195,17 +179,12 @@ class Comparison(StoredStudy):
 
         return export(self, out, method=method, **options)
 
-    def _frames(self, baseline: str | None = None, margin: Margin | None = None, *, whole: bool = False) -> Frames:
-        from peftprune.analysis.frames import Frames
-
-        return Frames(self, baseline, margin, whole=whole)
-
     def _shown(self) -> Frames:
         """Returns the frames that text and HTML show; a notebook asks for both, so they are kept until an arm ends."""
         files = [folder.path / "result.json" for _, folder in self.arms()]
         stamps = [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
         if self._last is None or self._last[0] != stamps:
-            self._last = stamps, self._frames(whole=True)
+            self._last = stamps, Frames(self, whole=True)
         return self._last[1]
 
 
@@ -230,24 +209,24 @@ class _Call(NamedTuple):
         named_settings = {n: value for n, value in given.items() if n in setting_names and value is not None}
         backend = Backend(*(given[name] for name in ("backend", "workers", "address", "gpus", "sbatch")))
         backend.check()
-        specs, rounds = parse(given["methods"], errors), parse_rounds(given["seeds"])
-        seeds = parse_seeds(rounds[-1] if rounds else given["seeds"])
+        specs, rounds = parse(given["methods"], errors), arguments.parse_rounds(given["seeds"])
+        seeds = arguments.parse_seeds(rounds[-1] if rounds else given["seeds"])
         tuning = parse_tuning(
             given["tune"], given["trials"], given["tuning_seeds"], given["refit"], methods=specs, seeds=seeds
         )
         request = StudyRequest(
             methods=specs,
-            budgets=parse_budgets(given["budget"]),
+            budgets=arguments.parse_budgets(given["budget"]),
             seeds=seeds,
-            target_modules=parse_targets(given["target_modules"]),
+            target_modules=arguments.parse_targets(given["target_modules"]),
             named_settings=named_settings,
             settings=resolve_settings(named_settings),
             model=given["model"],
             data_dir=given["data_dir"],
-            tasks=load_tasks(given["task"], given["data_dir"]),
+            tasks=arguments.load_tasks(given["task"], given["data_dir"]),
         )
         folder = given["output_dir"] or Path("runs") / "+".join(t.name for t in request.tasks)
-        margin = None if given["margin"] is None else margin_text(parse_margin(given["margin"]))
+        margin = None if given["margin"] is None else arguments.margin_text(arguments.parse_margin(given["margin"]))
         return cls(request, StudyFolder(Path(folder)), backend, given["threads"], tuning, rounds, margin)
 
     def plan(self, request: StudyRequest, folder: StudyFolder, rounds: Sequence[int]) -> tuple[Work, dict[str, Any]]:
@@ -256,8 +235,6 @@ class _Call(NamedTuple):
         if rounds:
             asked["rounds"] = {"seeds": list(rounds), "baseline": request.methods[0].label}
         if self.margin is not None:
-            from peftprune.analysis.margins import margins
-
             margins(StoredStudy(folder.path, asked), self.margin)
             asked["margin"] = self.margin
         return work, asked
@@ -319,7 +296,7 @@ def compare(
     device_map: str | None = None,
     margin: float | str | Mapping[str, float] | None = None,
     threads: int | None = None,
-    workers: Workers | str | None = None,
+    workers: int | str | None = None,
     backend: BackendName = "local",
     address: str | None = None,
     gpus: float | None = None,
@@ -431,8 +408,6 @@ def compare(
         folder.prepare()
         if not rounds:
             return trained(work, asked, folder)
-        from peftprune.analysis.looks import wanted_seeds
-
         wanted: Mapping[tuple[str, str, str], int] = {(a.task, a.budget, a.spec.label): rounds[0] for a in work.arms}
         while True:
             result = trained(work.rounds(wanted), asked, folder)
@@ -471,9 +446,6 @@ def dry_run(**arguments: Any) -> dict[str, Any]:
     `arms` are the rows of `peftprune.study.dry_run.estimate`, and `workers` counts the processes. Raises UsageError,
     which names what is wrong with every method.
     """
-    from peftprune.study.dry_run import estimate
-    from peftprune.study.execution.local import automatic_workers
-
     bound = inspect.signature(compare).bind(**arguments)
     bound.apply_defaults()
     errors: list[str] = []

@@ -1,5 +1,3 @@
-"""Converts adapter files from one format to another."""
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,5 +1,3 @@
-"""All frames of a stored study, each computed when it is first read."""
-
 from functools import cached_property
 
 import pandas as pd

@@ -1,5 +1,3 @@
-"""McNemar's test of trained models, example by example."""
-
 import pandas as pd
 
 from peftprune import stats

@@ -4,21 +4,18 @@ PEFT writes one JSON file per experiment, with three parts: `run_info` (the requ
 `meta_info` (versions and hardware). Only results that share model, task and budget are comparable.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
+from peftprune import plots
 from peftprune.analysis.runs import KEY, SITES
 from peftprune.errors import UsageError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from peftprune.strategy.lazy import Figure
 
 _COUNTS = ["final_params", "total_params", "file_bytes", "seconds", "memory_bytes"]
 _DETAILS = ["peft_type", "model", "steps", "created_at", "status"]
@@ -109,9 +106,7 @@ class PeftResults:
 
         Raises UsageError if no file states ranks.
         """
-        from peftprune.plots import plot_rank_panels
-
-        return plot_rank_panels(self.allocation(), path)
+        return plots.plot_rank_panels(self.allocation(), path)
 
 
 def read_peft_method_comparison(folder: str | Path) -> PeftResults:

@@ -1,5 +1,3 @@
-"""The state of each arm of a study, from its folder alone."""
-
 from typing import Any
 
 from peftprune.study.store import ArmFolder

@@ -1,5 +1,3 @@
-"""`PruningCallback`: runs a rank-pruning method in your own Hugging Face or TRL Trainer (one process or DDP)."""
-
 import warnings
 from functools import partial, partialmethod
 from numbers import Real

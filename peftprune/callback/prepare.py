@@ -1,5 +1,3 @@
-"""`prepare`: makes a PEFT model start as an arm of `compare` does."""
-
 from math import inf
 from numbers import Real
 from typing import Any

@@ -1,5 +1,3 @@
-"""Counts the examples and tokens that a Trainer passes through the model."""
-
 from typing import Any
 
 from torch import Tensor, nn

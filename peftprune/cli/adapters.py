@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import peftprune
 from peftprune.cli.command import with_common
 from peftprune.errors import UsageError
 
@@ -51,12 +52,10 @@ def export(
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     """Write a finished arm of a study as an adapter or a model, with a model card."""
-    from peftprune.comparison import Comparison
-
     if best == (method is not None):
         problem = "is named beside --best" if best else "is missing"
         raise UsageError.of("method", method, problem, "Give --method LABEL or --best, and only one of them")
-    done = Comparison.load(study).export(
+    done = peftprune.Comparison.load(study).export(
         out,
         method=method or "best",
         seed=seed,
@@ -87,10 +86,9 @@ def inspect(
     """Show an adapter's ranks, spectra, norms, density and sharing, and the cost of pruning it further."""
     if format not in ("table", "json"):
         raise UsageError.of("format", format, "is unknown", "Formats: table, json")
-    from peftprune.adapters.inspection import inspect as look
     from peftprune.cli import console_adapters as tables_adapters
 
-    found = look(adapter, alpha=alpha)
+    found = peftprune.inspect(adapter, alpha=alpha)
     if format == "json":
         sys.stdout.write(json.dumps(found.as_dict(), indent=1) + "\n")
     else:
@@ -119,11 +117,10 @@ def prune(
     overwrite: Overwrite = False,
 ) -> dict[str, Any]:
     """Prune an adapter without training and without its base model; write a PEFT adapter."""
-    from peftprune.adapters.pruning import prune as cut
     from peftprune.cli import console_adapters as tables_adapters
 
-    method_: Any = method
-    done = cut(adapter, out, method=method_, budget=budget, uniform=uniform, alpha=alpha, overwrite=overwrite)
+    options: dict[str, Any] = {"method": method, "budget": budget, "uniform": uniform}
+    done = peftprune.prune(adapter, out, **options, alpha=alpha, overwrite=overwrite)
     tables_adapters.show_pruned(done)
     typer.echo(str(done.path))
     return {name: getattr(done, name) for name in ("path", "ranks", "kept_energy", "params_before", "params_after")}

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+import peftprune
 from peftprune.cli import adapters as cli_adapters
 from peftprune.cli import results as cli_results
 from peftprune.cli.command import COMMON, with_common
@@ -48,9 +49,7 @@ _OF_FILES = (*_NEEDED_OF_FILES, "validation_file", "regression", "kind")
 
 def _version(asked: bool) -> None:
     if asked:
-        from peftprune import __version__
-
-        typer.echo(__version__)
+        typer.echo(peftprune.__version__)
         raise typer.Exit
 
 
@@ -172,7 +171,6 @@ def compare(
     printed = Printed({n: v for n, v in options.items() if n not in COMMON}, config, output_dir)
     if (before := printed.again()) is not None:
         return before
-    import peftprune
     from peftprune.analysis.frames import Frames
     from peftprune.cli import console as tables
     from peftprune.cli.study_file import overridden, read_study_file
@@ -289,9 +287,7 @@ def plot(
     budget: OneBudget = None,
 ) -> dict[str, Any]:
     """Plot a stored study: rank allocations, their history and stability, quality, differences, costs."""
-    from peftprune.comparison import Comparison
-
-    result = Comparison.load(study).only(task=task, budget=budget)
+    result = peftprune.Comparison.load(study).only(task=task, budget=budget)
     path = out if out is not None else study / f"{kind}.png"
     result.plot(kind, path)
     typer.echo(str(path))
@@ -314,11 +310,10 @@ def report(
     budget: OneBudget = None,
 ) -> dict[str, Any]:
     """Write the results of a stored study: one self-contained HTML page, or tables."""
-    from peftprune.comparison import Comparison
     from peftprune.files import write_output
     from peftprune.report.text import table_text
 
-    result = Comparison.load(study).only(task=task, budget=budget)
+    result = peftprune.Comparison.load(study).only(task=task, budget=budget)
     if format == "html":
         out = result.report(out if out is not None else study / "report.html", baseline=baseline, margin=margin)
         typer.echo(str(out))
@@ -338,9 +333,8 @@ def status(study: Study) -> dict[str, Any]:
     """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train."""
     from peftprune.analysis.status import arm_states
     from peftprune.cli import console as tables
-    from peftprune.comparison import Comparison
 
-    states = arm_states(Comparison.load(study))
+    states = arm_states(peftprune.Comparison.load(study))
     tables.show_states(states)
     return {"arms": states}
 
@@ -425,14 +419,12 @@ cli_results.register(app)
 
 def _task_from_files(given: dict[str, Any]) -> Any:
     """Returns a task of the user's own files. Raises UsageError naming the option that is missing."""
-    from peftprune.tasks import Task
-
     lacking = next((name for name in _NEEDED_OF_FILES if name not in given), None)
     if lacking is not None:
         flags = {name: f"--{name.replace('_', '-')}" for name in _OF_FILES}
         cure = f"Give all of {', '.join(flags[name] for name in _NEEDED_OF_FILES)}"
         raise UsageError.of(flags[lacking], None, f"is missing beside {flags[next(iter(given))]}", cure)
-    return Task.from_files(**given)
+    return peftprune.Task.from_files(**given)
 
 
 def main() -> None:

@@ -1,9 +1,7 @@
 """Prints studies, plans, methods and tasks as tables on the terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
@@ -12,9 +10,7 @@ from peftprune.report.findings import cell_title, in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, number, plain, table
 from peftprune.report.text import as_rich, overview_text
-
-if TYPE_CHECKING:
-    from peftprune.tasks import TaskInfo
+from peftprune.tasks import TaskInfo
 
 _WIDE = 1000
 

@@ -1,15 +1,9 @@
 """Prints inspected and pruned adapters as tables on the terminal."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+from peftprune.adapters.inspection import Inspection
+from peftprune.adapters.pruning import Pruned
 from peftprune.cli.console import print_table, print_text
 from peftprune.report.table import column, count, number, percent, plain, table
-
-if TYPE_CHECKING:
-    from peftprune.adapters.inspection import Inspection
-    from peftprune.adapters.pruning import Pruned
 
 
 def show_inspection(found: Inspection) -> None:

@@ -1,13 +1,10 @@
 """Reports of a stored study: a self-contained HTML page, figures, tables and exported adapters."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from peftprune.analysis.margins import Margin
-    from peftprune.study.stored_study import StoredStudy
+from peftprune.analysis.margins import Margin
+from peftprune.files import write_output
+from peftprune.study.stored_study import StoredStudy
 
 
 def write_report(
@@ -18,7 +15,6 @@ def write_report(
     It lists failed and pending arms; a missing folder is created. `baseline` and `margin` are as in
     `Comparison.against`. Raises UsageError where one of them does not fit, or the file cannot be written.
     """
-    from peftprune.files import write_output
     from peftprune.report.html.page import render
 
     write_output(Path(path), render(study, baseline, margin).encode())

@@ -1,15 +1,16 @@
 """A study as text: the overview that a terminal or notebook shows; its tables as Markdown, LaTeX, CSV and JSON."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from html import escape
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
 
 from peftprune.analysis.differences import LOOK, MARGIN
 from peftprune.analysis.frames import Frames
@@ -20,9 +21,6 @@ from peftprune.report.findings import best, cell_title, in_words, rounds_in_word
 from peftprune.report.study_tables import notes, overview, paper_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, fitted
 from peftprune.study.stored_study import StoredStudy
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 _DIFFERENCE = {
     **{n: n for n in ("metric", "baseline")},
@@ -68,8 +66,6 @@ def overview_parts(frames: Frames) -> Iterator[Table | str]:
 
 def overview_text(frames: Frames, width: int) -> str:
     """Returns the overview as plain text of a width in characters."""
-    from rich.console import Console
-
     written = StringIO()
     console = Console(width=width, file=written, markup=False, highlight=False, color_system=None)
     for part in overview_parts(frames):
@@ -95,9 +91,6 @@ def _html_table(shown: Table) -> str:
 
 def as_rich(shown: Table, width: int) -> RichTable:
     """Lays a table out for a terminal: the first line of each cell, and the detail columns for which there is room."""
-    from rich import box
-    from rich.table import Table as RichTable
-
     kept = fitted(shown, width)
     title = ": ".join(filter(None, (shown.caption, shown.place)))
     options: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}

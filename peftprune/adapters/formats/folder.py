@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from peftprune.adapters.save import METADATA_FILE
@@ -19,8 +20,6 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises UsageError for a pickle, or a file that is damaged or not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
         with file.open("rb") as f:
             start = f.read(4)

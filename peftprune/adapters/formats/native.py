@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
 from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, refuse_unusual
@@ -54,8 +55,6 @@ def native_contents(adapter: Adapter, *, head: bool = True) -> tuple[dict[str, T
 
 def write_native(contents: tuple[dict[str, Tensor], dict[str, str]], folder: Path) -> int:
     """Writes the file and returns its size in bytes."""
-    from safetensors.torch import save_file
-
     save_file(contents[0], folder / NATIVE_FILE, metadata=contents[1])
     return (folder / NATIVE_FILE).stat().st_size
 

@@ -13,6 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils.other import get_pattern_key
+from safetensors.torch import save_file
 from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
@@ -153,8 +156,6 @@ def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, T
 
 
 def _patterned(config: Mapping[str, Any], pattern: str, default: str, site: str) -> Any:
-    from peft.utils.other import get_pattern_key
-
     found = config.get(pattern) or {}
     return found.get(get_pattern_key(list(found), site), config.get(default))
 
@@ -177,8 +178,6 @@ def _check_complete(adapter: Adapter) -> None:
 
 def selects(config: Mapping[str, Any], name: str) -> bool:
     """Returns whether PEFT adapts a module of this name by the configuration."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-
     fields = (
         "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save",
         "target_parameters",
@@ -248,8 +247,6 @@ def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
 
 def write_peft(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> int:
     """Writes both files and returns the size of the weights file in bytes."""
-    from safetensors.torch import save_file
-
     (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
     save_file(dict(tensors), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     return (folder / WEIGHTS_FILE).stat().st_size

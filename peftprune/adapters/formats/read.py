@@ -1,5 +1,3 @@
-"""Detects the format of an adapter and reads it."""
-
 import os
 import re
 from pathlib import Path

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 
 from peftprune.adapters.formats.folder import read_json
 from peftprune.adapters.formats.peft import CONFIG_FILE
 from peftprune.errors import UsageError
+from peftprune.models.load import load_model
 from peftprune.models.precision import BaseForm
+from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.choose import Chosen
 from peftprune.study.paths import located
 from peftprune.tasks.kinds import KINDS
@@ -34,8 +37,6 @@ class Base:
 
 
 def auto_class(chosen: Chosen) -> Any:
-    import transformers
-
     file = chosen.folder.adapter / CONFIG_FILE
     kind = read_json(file).get("task_type") if file.exists() else None
     names = {"CAUSAL_LM": "AutoModelForCausalLM", "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM"}
@@ -54,9 +55,6 @@ def load_base(chosen: Chosen) -> Base:
 
     Raises UsageError if it cannot be loaded, or is a different one.
     """
-    from peftprune.models.load import load_model
-    from peftprune.models.quiet import quiet_loading
-
     name, kind = located(chosen.cell.request, chosen.cell.path)["model"], chosen.cell.request["tasks"][0]["kind"]
     auto, labels = auto_class(chosen), num_labels(chosen)
     settings: dict[str, Any] = chosen.result["settings"]

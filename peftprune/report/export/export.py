@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
+from safetensors.torch import save
+
 from peftprune.adapters.formats.adapter import Adapter
 from peftprune.adapters.formats.folder import check_out, folder_bytes, read_json
 from peftprune.adapters.formats.native import native_contents, write_native
 from peftprune.adapters.formats.peft import CONFIG_FILE, peft_contents, read_peft, write_peft
+from peftprune.adapters.merge import adapted_model, write_merged
 from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
 from peftprune.errors import RunError, UsageError
 from peftprune.files import write_folder, write_json
 from peftprune.models.packaged import OFFLINE_MODEL
 from peftprune.models.quiet import quiet_loading
+from peftprune.report.export.base_model import auto_class, load_base, num_labels
 from peftprune.report.export.choose import Chosen, choose
 from peftprune.report.export.model_card import write_card
 from peftprune.study.stored_study import StoredStudy
@@ -118,9 +123,7 @@ def push(folder: Path, repo: str) -> str:
 
     Raises RunError if the upload failed; the folder is unchanged.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi()
+    api = huggingface_hub.HfApi()
     try:
         url = api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload with peftprune")
@@ -174,9 +177,6 @@ def _native(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written
 
 
 def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written:
-    from peftprune.adapters.merge import adapted_model, write_merged
-    from peftprune.report.export.base_model import load_base
-
     source = chosen.folder.adapter
     base = load_base(chosen)
     adapted = adapted_model(source, base.model)
@@ -199,8 +199,6 @@ def _merged(chosen: Chosen, folder: Path, uniform: bool, head: bool) -> _Written
 
 def sizes_of(adapter: Adapter) -> dict[str, int]:
     """Returns the bytes of the weights file in each adapter format that the adapter supports, head included."""
-    from safetensors.torch import save
-
     contents: dict[str, Callable[[], Any]] = {
         "peft": lambda: (peft_contents(adapter)[1], {"format": "pt"}),
         "peft, uniform": lambda: (peft_contents(adapter, uniform=True)[1], {"format": "pt"}),
@@ -234,8 +232,6 @@ def _about_head(adapter: Adapter, head: bool) -> list[str]:
 
 
 def _base_code(chosen: Chosen) -> str:
-    from peftprune.report.export.base_model import auto_class, num_labels
-
     count = num_labels(chosen)
     arguments = repr(chosen.cell.request["model"]) + ("" if count is None else f", num_labels={count}")
     if chosen.cell.request["model"] == OFFLINE_MODEL:

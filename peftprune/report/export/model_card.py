@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from peftprune import plots
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.predictions import measure, sample
 from peftprune.analysis.runs import KEY
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
+from peftprune.report.figures import save
+from peftprune.stats import score_interval
 from peftprune.stats.metrics import METRICS
 from peftprune.tasks.kinds import KINDS
 
@@ -23,8 +28,6 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
     The interval is a percentile bootstrap of the stored predictions; None for a single example.
     """
-    from peftprune.stats import score_interval
-
     frame = chosen.folder.read_predictions()
     rows = []
     for metric in chosen.cell.metrics:
@@ -41,8 +44,6 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
 def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
     """Writes `README.md`, with code that loads the folder (`how`) and sentences (`facts`), and draws existing ranks."""
-    from huggingface_hub import ModelCard
-
     drawn = _draw(chosen, folder / PLOT_FILE)
     found = scores(chosen)
     text = "\n\n".join([f"---\n{_header(chosen, form, found)}\n---", *_body(chosen, how, facts, found, drawn)])
@@ -50,8 +51,6 @@ def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequ
 
 
 def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
-
     name, key = chosen.result["label"], chosen.key
     base, task = _hub_name(chosen.cell.request["model"]), KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
     results = [
@@ -128,9 +127,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _draw(chosen: Chosen, path: Path) -> bool:
-    from peftprune import plots
-    from peftprune.report.figures import save
-
     frame = Frames(chosen.cell).allocation
     frame = frame[frame["seed"] == chosen.key["seed"]]
     if frame.empty:
