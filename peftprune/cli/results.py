@@ -88,7 +88,8 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     from peftprune.study.seal import digests
     from peftprune.study.store import TRIALS
     from peftprune.study.stored_study import StoredStudy
-    from peftprune.study.task_setup import hardware, package_versions
+    from peftprune.study.task_setup import hardware
+    from peftprune.study.versions import package_versions
 
     study = StoredStudy.load(folder)
     request = located(study.request, original)
