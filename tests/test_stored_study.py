@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+import typer
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -23,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 from typer.testing import CliRunner
 
 import peftprune
+from peftprune.analysis.status import minutes_left
 from peftprune.cli.app import app
 from tests.data.make_stored_study import GONE_ON, METHODS, OPTIONS, READ, values
 
@@ -156,6 +158,39 @@ def test_its_status_names_what_was_cut_off_and_what_failed(stored: Path) -> None
     waiting = {name.rpartition("-")[0]: ("waiting", None, None) for name in WAITING}
     others = {"prilora-s1": ("interrupted", 6, None), "listed-s0": ("failed", 6, FAILURE)}
     assert states == finished | waiting | others
+
+
+def test_its_status_is_watched_and_shown_again_only_when_it_changes(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            (stored / "study" / "arms" / FAILED / "error.json").unlink()
+        if len(looks) == 3:
+            raise typer.Exit
+
+    monkeypatch.setattr("time.sleep", sleep)
+    shown = command("status", "study", "--watch")
+    assert shown.count("6 done, 0 training, 1 interrupted, 1 failed, 2 waiting") == 1
+    assert shown.count("6 done, 0 training, 2 interrupted, 0 failed, 2 waiting") == 1
+    assert "Best: " in shown
+    assert "prilora" not in shown.partition("Arms\n")[2]
+
+
+def test_the_status_of_a_search_is_that_of_its_trials(stored: Path) -> None:
+    shutil.copytree(stored / "study", stored / "search" / "tuning")
+    assert command("status", "search") == command("status", "study")
+
+
+def test_the_time_left_follows_from_finished_arms(stored: Path) -> None:
+    study = peftprune.Comparison.load("study")
+    seconds = [result["ledger"]["seconds"] for *_, result in study.finished()]
+    states = [{"state": state} for state in ("done", "training", "training", "waiting", "interrupted", "failed")]
+    assert minutes_left(study, states) == pytest.approx(1.5 * sum(seconds) / len(seconds) / 60)
+    assert minutes_left(study, states[3:]) is None
 
 
 def test_its_report_and_its_ranks_are_drawn(stored: Path, tmp_path: Path) -> None:

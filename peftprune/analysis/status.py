@@ -1,3 +1,5 @@
+from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from peftprune.study.store import ArmFolder
@@ -13,6 +15,19 @@ def arm_states(study: StoredStudy) -> list[dict[str, Any]]:
     the message of the last failure.
     """
     return [{**key, **_state(folder)} for key, folder in study.arms()]
+
+
+def minutes_left(study: StoredStudy, states: Sequence[Mapping[str, Any]]) -> float | None:
+    """Returns the minutes until all arms are done, from the mean time of those that are and the number at work.
+
+    None where no arm is done or none is at work. An arm at work counts half.
+    """
+    seconds = [result["ledger"]["seconds"] for *_, result in study.finished()]
+    working = sum(row["state"] == "training" for row in states)
+    if not seconds or not working:
+        return None
+    waiting = sum(row["state"] in ("waiting", "interrupted") for row in states)
+    return (waiting + working / 2) / working * mean(seconds) / 60
 
 
 def _state(folder: ArmFolder) -> dict[str, Any]:

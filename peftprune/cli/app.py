@@ -4,6 +4,7 @@ import functools
 import os
 import shlex
 import sys
+import time
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from io import StringIO
@@ -43,6 +44,8 @@ Tune = Annotated[
 ]
 Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
 TuningSeeds = Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")]
+_REFRESH = 2.0
+"""Seconds between two looks of `status --watch`."""
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
 _OF_FILES = (*_NEEDED_OF_FILES, "validation_file", "regression", "kind")
 
@@ -329,14 +332,34 @@ def report(
 
 @app.command()
 @with_common
-def status(study: Study) -> dict[str, Any]:
-    """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train."""
-    from peftprune.analysis.status import arm_states
-    from peftprune.cli import console as tables
+def status(
+    study: Study,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show arms at work and the table so far, again and again, until all ended.")
+    ] = False,
+) -> dict[str, Any]:
+    """Show each arm's state: done, training, interrupted, failed or waiting. Works while other processes train.
 
-    states = arm_states(peftprune.Comparison.load(study))
-    tables.show_states(states)
-    return {"arms": states}
+    Before the search for a study's settings has ended, it shows the trials.
+    """
+    from peftprune.analysis.frames import Frames
+    from peftprune.analysis.status import arm_states, minutes_left
+    from peftprune.cli import console as tables
+    from peftprune.study.store import TRIALS
+
+    before = None
+    while True:
+        searching = not (study / "study.json").exists() and (study / TRIALS).exists()
+        found = peftprune.Comparison.load(study / TRIALS if searching else study)
+        states = arm_states(found)
+        if watch and states != before:
+            tables.show_progress(states, minutes_left(found, states), None if searching else Frames(found, whole=True))
+        if not watch:
+            tables.show_states(states, minutes_left(found, states))
+        if not watch or not any(row["state"] in ("training", "waiting") for row in states):
+            return {"arms": states, "minutes_left": minutes_left(found, states)}
+        before = states
+        time.sleep(_REFRESH)
 
 
 @app.command()

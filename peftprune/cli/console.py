@@ -46,15 +46,27 @@ def show_comparison(frames: Frames, wide: bool = False) -> None:
         print_table(shown, _WIDE)
 
 
-def show_states(states: Sequence[Mapping[str, Any]]) -> None:
-    """Prints every arm's state, and the number of arms in each state."""
+def show_progress(states: Sequence[Mapping[str, Any]], minutes: float | None, frames: Frames | None) -> None:
+    """Prints the overview so far and the arms that are at work or failed, on a cleared terminal."""
+    console().clear()
+    if frames is not None and any(row["state"] == "done" for row in states):
+        show_comparison(frames)
+    show_states([row for row in states if row["state"] in ("training", "failed")], minutes, states)
+
+
+def show_states(
+    states: Sequence[Mapping[str, Any]], minutes: float | None, counted: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Prints arms' states, the number of arms in each state, among `counted` if given, and the minutes left."""
     names = ("task", "budget", "method", "seed", "state")
     columns = [*map(plain, names), plain("step", "checkpoint at step"), plain("error")]
     counts = {
-        state: sum(row["state"] == state for row in states)
+        state: sum(row["state"] == state for row in counted or states)
         for state in ("done", "training", "interrupted", "failed", "waiting")
     }
     note = ", ".join(f"{n} {state}" for state, n in counts.items())
+    if minutes is not None:
+        note += f". About {minutes:.0f} minutes left" if minutes < 90 else f". About {minutes / 60:.1f} hours left"
     print_table(table("Arms", states, columns, note=note))
 
 
