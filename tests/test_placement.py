@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
 
 import peftprune
+from peftprune.cli.app import app
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.registry import load
 from peftprune.methods.request import parse
+from peftprune.report.export.recommend import NO_EVIDENCE, evidence, recommend
+from peftprune.strategy import AdapterSpec
 from peftprune.strategy.budget import ArmBudget, Outcome
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.sites import SiteShape
 from peftprune.study.execution import work as queue
+from peftprune.study.packed import pack
 from peftprune.study.request import in_order
-from tests.helpers import DEFAULTS, classification_task, make_arm
+from peftprune.training.objectives import classification_loss
+from tests.helpers import DEFAULTS, classification_task, make_arm, same, stored_adapter
+from tests.plain import arguments, examples, plain_trainer
+from tests.stored import store
 from tests.test_methods import PROBE, run_watched
 
 # --- reverse ----------------------------------------------------------------------------------------------------------
@@ -206,6 +218,95 @@ def test_a_transplant_has_the_ranks_and_shared_adapters_of_the_other_arm(tiny_be
     assert (found.decompose("lora")[["difference", "low", "high"]] == 0).all(axis=None)
     with pytest.raises(UsageError, match=r"'transplant:d' has no transplant in the study. Add transplant\(of="):
         found.decompose("transplant:d")
+
+
+class OwnRanks(RankPruningStrategy):
+    """Trains an adapter at the ranks that a plain configuration gave it."""
+
+    name = "own-ranks"
+    given: ClassVar[dict[str, int]] = {}
+
+    def spec(self, sites: Any, budget: ArmBudget) -> AdapterSpec:
+        return AdapterSpec(ranks=self.given)
+
+
+def plain_lora(config: LoraConfig, base: Path) -> Any:
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2)
+    return get_peft_model(model, config)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("request_", ["svd(initial_rank=16)", "top-layers"])
+def test_recommended_ranks_train_in_a_plain_script_to_the_bits_of_the_transplant(
+    request_: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    method, steps = request_.partition("(")[0], 8
+    methods = [request_, f"transplant(of='{method}')"]
+    found = compare(methods, tmp_path / "study", tiny_bert, budget=f"rank=4,steps={steps}", seeds=[3])
+    recommend(found, tmp_path / "out", method=method, seed=3)
+    config, scope = LoraConfig.from_pretrained(tmp_path / "out"), dict[str, Any]()
+    exec((tmp_path / "out" / "lora_config.py").read_text(), scope)
+    assert vars(config) == vars(scope["config"])
+    model = plain_lora(config, tiny_bert)
+    own = {n: p for n, p in model.named_parameters() if "lora_" in n}
+    params = sum(p.numel() for p in own.values())
+    assert params == found.arm("transplant", 3).result()["ledger"]["final_params"]
+    prefix, suffix = "base_model.model.", ".lora_A.default.weight"
+    OwnRanks.given = {n[len(prefix) : -len(suffix)]: len(p) for n, p in own.items() if n.endswith(suffix)}
+    prepared = peftprune.prepare(model, OwnRanks, f"params={params}", seed=3)
+    args = arguments(tmp_path / "plain", max_steps=steps, lr_scheduler_type="constant", weight_decay=0.01)
+    callback = peftprune.PruningCallback(OwnRanks, budget=f"params={params}", schedule="restart")
+    rows = peftprune.sampler(examples())
+    trainer = plain_trainer(prepared, args, callback, rows=rows, compute_loss_func=classification_loss)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "trained"))
+    trained = load_file(tmp_path / "trained" / "adapter_model.safetensors")
+    assert same(trained, stored_adapter(found.arm("transplant", 3)))
+
+
+def test_what_a_tool_cannot_express_is_said(tiny_bert: Path, tmp_path: Path) -> None:
+    drop = "lora-drop(sample=0.25,probe_passes=2,threshold=0.2)"
+    methods, steps = ["svd(initial_rank=16)", drop], "rank=4,steps=16"
+    found = compare(methods, tmp_path / "study", tiny_bert, scaling=0.3, budget=steps)
+    done = recommend(found, tmp_path / "svd", method="svd")
+    assert done.evidence == f"{NO_EVIDENCE}: the study has no uniform lora under this budget."
+    axolotl, factory = (
+        yaml.safe_load((tmp_path / "svd" / f"{name}.yaml").read_text()) for name in ("axolotl", "llamafactory")
+    )
+    assert axolotl == {}
+    assert factory == {"finetuning_type": "lora", "adapter_name_or_path": "untrained"}
+    assert "cannot express this scaling" in (tmp_path / "svd" / "axolotl.yaml").read_text()
+    with pytest.raises(UsageError, match=r"^method: 'lora-drop' shares one adapter between .*Train transplant\(of="):
+        recommend(found, tmp_path / "drop", method="lora-drop")
+    assert not (tmp_path / "drop").exists()
+
+
+def test_evidence_for_ranks_is_a_verdict_against_uniform_lora(tmp_path: Path) -> None:
+    stored = store(tmp_path / "stored", methods=("lora", "top", "flat"), seeds=range(5))
+    said = evidence(stored, "top")
+    assert said.startswith("Evidence: top against lora (rte, budget rank=8; at equal parameters, 5 seeds): accuracy ")
+    assert "Holm): better (at the ceiling (1.000)). This includes how top trains; transplant(of='top') would" in said
+    assert evidence(stored, "flat").startswith(f"{NO_EVIDENCE}: flat against lora")
+
+
+def test_whole_alphas_are_written_for_each_tool(tiny_bert: Path, tmp_path: Path) -> None:
+    found = compare(["lora", "svd(initial_rank=16)"], tmp_path / "study", tiny_bert)
+    recommend(found, tmp_path / "svd", method="svd")
+    pack(found.path, tmp_path / "packed")
+    arguments_ = ["--method", "lora", "--out", str(tmp_path / "lora")]
+    written = CliRunner().invoke(app, ["recommend", str(tmp_path / "packed"), *arguments_])
+    assert written.exit_code == 0, written.output
+    assert "LLaMA-Factory can express these ranks" in written.output
+    ranks = final_ranks(found.path)
+    axolotl = yaml.safe_load((tmp_path / "svd" / "axolotl.yaml").read_text())
+    config = LoraConfig.from_pretrained(tmp_path / "svd")
+    assert axolotl["lora_rank_pattern"] == config.rank_pattern
+    assert {*axolotl["lora_target_modules"]} == {n for n, r in ranks["svd", 0].items() if r}
+    assert all(axolotl["lora_alpha_pattern"][n] == 2 * r for n, r in config.rank_pattern.items())
+    assert axolotl["lora_modules_to_save"] == ["classifier", "score"]
+    factory = yaml.safe_load((tmp_path / "lora" / "llamafactory.yaml").read_text())
+    assert factory["lora_rank"] * 2 == factory["lora_alpha"] == 8
+    assert factory["lora_target"].split(",") == sorted(ranks["lora", 0])
 
 
 def test_an_arm_whose_other_failed_says_so_and_succeeds_later(

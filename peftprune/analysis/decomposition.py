@@ -29,7 +29,7 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
 
     Raises UsageError if the study has no transplant of the method.
     """
-    sides = {"method": method, "baseline": baseline, **_controls(study, method)}
+    sides = {"method": method, "baseline": baseline, **controls(study, method)}
     if "transplant" not in sides:
         problem = "has no transplant in the study"
         cure = f"Add transplant(of='{method}') to methods, and shuffled(of=...)"
@@ -47,7 +47,7 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
     return rows[[*COLUMNS, *_INTERVAL]]
 
 
-def _controls(study: StoredStudy, method: str) -> Mapping[str, str]:
+def controls(study: StoredStudy, method: str) -> Mapping[str, str]:
     """Returns the labels of the transplant and the shuffled control of a method, as far as the study has them."""
     found: dict[str, str] = {}
     for key, folder, result in study.finished():

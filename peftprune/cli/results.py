@@ -1,16 +1,18 @@
-"""The commands for finished studies: pack and audit."""
+"""The commands for finished studies: recommend, pack and audit."""
 
 import random
 import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
 
+from peftprune.cli.adapters import Out, Overwrite
 from peftprune.cli.command import with_common
 from peftprune.errors import RunError, UsageError
 
@@ -20,8 +22,30 @@ _ELSEWHERE = 0.05
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    for command in (pack, audit):
+    for command in (recommend, pack, audit):
         app.command()(with_common(command))
+
+
+def recommend(
+    study: Annotated[Path, typer.Argument(help="Folder of a study, or of one that `pack` wrote.")],
+    method: Annotated[str, typer.Option(help="Label of the method whose final ranks are written.")],
+    out: Out,
+    seed: Annotated[str, typer.Option(help="A seed, or best: the one with the best primary metric.")] = "best",
+    task: Annotated[str | None, typer.Option(help="Required where the study has several tasks.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Required where the study has several budgets.")] = None,
+    overwrite: Overwrite = False,
+) -> dict[str, Any]:
+    """Write a method's final ranks as plain LoRA for PEFT, axolotl and LLaMA-Factory, and what speaks for them."""
+    from peftprune.report.export.recommend import recommend as write
+    from peftprune.study.packed import readable
+    from peftprune.study.stored_study import StoredStudy
+
+    with TemporaryDirectory() as temporary:
+        stored = StoredStudy.load(readable(study, Path(temporary) / "study"))
+        done = write(stored, out, method=method, seed=seed, task=task, budget=budget, overwrite=overwrite)
+    for line in (done.evidence, *done.notes, str(done.path)):
+        typer.echo(line)
+    return asdict(done)
 
 
 def pack(
@@ -51,18 +75,17 @@ def audit(
     processor or number of cores, metrics within 0.05.
     """
     from peftprune.analysis import audit as checks
-    from peftprune.study.packed import is_packed, unpack
+    from peftprune.study.packed import readable
     from peftprune.study.stored_study import StoredStudy
 
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "study"
-        if is_packed(study):
-            unpack(study, folder, request=True)
-        stored = StoredStudy.load(folder if is_packed(study) else study).snapshot()
+        opened = readable(study, folder)
+        stored = StoredStudy.load(opened).snapshot()
         problems, (sealed, adapters) = checks.audit(stored), checks.sealed(stored)
         again: list[str] = []
         if arms and not problems:
-            if not is_packed(study):
+            if opened == study:
                 shutil.copytree(study, folder, ignore=shutil.ignore_patterns("checkpoint", ".*"))
             again, found = _train_again(folder, study, arms, data_dir)
             problems += found

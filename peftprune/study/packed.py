@@ -75,6 +75,14 @@ def unpack(packed: Path, study: Path, *, request: bool = False) -> None:
             StudyFolder(study / part).write_request(StudyFolder(packed / part).read_request())
 
 
+def readable(study: Path, folder: Path) -> Path:
+    """Returns the folder of a study that may be a packed one, which is then written to `folder`."""
+    if not is_packed(study):
+        return study
+    unpack(study, folder, request=True)
+    return folder
+
+
 def _unpack_arm(row: dict[Any, Any], arm: ArmFolder) -> None:
     if arm.result() is not None:
         return

@@ -21,7 +21,7 @@ from torch import Tensor
 from peftprune.adapters.formats.adapter import Adapter, Factors, in_order, refuse_unusual
 from peftprune.adapters.formats.folder import pickled, read_json, read_tensors
 from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
-from peftprune.adapters.surgery import anchored
+from peftprune.adapters.surgery import alpha, anchored
 from peftprune.errors import UsageError
 
 CONFIG_FILE = "adapter_config.json"
@@ -228,14 +228,18 @@ def _padded(factors: Factors, rank: int) -> Factors:
 
 def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
     """Returns the fields of PEFT's configuration that describe these sites once their scaling is in B."""
-    ranks = {name: f.rank for name, f in sites.items()}
+    return ranked_config({name: f.rank for name, f in sites.items()})
+
+
+def ranked_config(ranks: Mapping[str, int], scaling: float = 1.0) -> dict[str, Any]:
+    """Returns the fields of PEFT's configuration that give these sites their ranks, at one scaling for all."""
     largest = max(ranks.values())
-    pattern = {anchored(name): rank for name, rank in ranks.items() if rank != largest}
+    smaller = {anchored(name): rank for name, rank in ranks.items() if rank != largest}
     return {
         "r": largest,
-        "lora_alpha": largest,
-        "rank_pattern": pattern,
-        "alpha_pattern": dict(pattern),
+        "lora_alpha": alpha(scaling, largest),
+        "rank_pattern": smaller,
+        "alpha_pattern": {name: alpha(scaling, rank) for name, rank in smaller.items()},
         "use_rslora": False,
         "target_modules": sorted(ranks),
         # Sites are named in full; no other field may select among them.

@@ -45,7 +45,7 @@ class Chosen:
 
 
 def choose(
-    study: StoredStudy, method: str, seed: int | str, *, task: str | None = None, budget: str | None = None
+    study: StoredStudy, method: str, seed: int | str = "best", *, task: str | None = None, budget: str | None = None
 ) -> Chosen:
     """Returns the arm that `export` describes; among equally good ones, the first method and the lower seed.
 
