@@ -285,6 +285,23 @@ def test_a_packed_study_does_not_name_the_folders_of_its_machine(study: Path, tm
     assert all('"folder $PEFTPRUNE_DATA/RTE"' in text and data not in text for text in results)
 
 
+def test_a_folder_of_studies_is_audited_study_by_study(study: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        pack(study, tmp_path / "all" / name)
+    run = CliRunner().invoke(app, ["audit", str(tmp_path / "all")])
+    assert run.exit_code == 0, run.output
+    assert "8 finished arms, 8 of them sealed" in run.stdout
+    two_predictions(study)
+    pack(study, tmp_path / "all" / "two")
+    run = CliRunner().invoke(app, ["audit", str(tmp_path / "all")])
+    assert run.exit_code == 1
+    assert "two: " in run.stderr
+    assert "one: " not in run.stderr
+    empty = CliRunner().invoke(app, ["audit", str(tmp_path / "none")])
+    assert empty.exit_code == 2
+    assert "holds no study.json" in empty.stderr
+
+
 def test_reused_arms_are_not_trained_again(study: Path, finished: Path, tmp_path: Path, tiny_bert: Path) -> None:
     pack(study, tmp_path / "packed")
     options = request(finished.parent, tiny_bert)

@@ -62,18 +62,39 @@ def pack(
 
 
 def audit(
-    study: Annotated[Path, typer.Argument(help="Folder of a study, or of one that `pack` wrote.")],
-    arms: Annotated[int, typer.Option(min=0, help="Number of arms, drawn at random, to train again.")] = 0,
+    study: Annotated[Path, typer.Argument(help="Folder of a study, of one that `pack` wrote, or of several.")],
+    arms: Annotated[
+        int, typer.Option(min=0, help="Number of arms of each study, drawn at random, to train again.")
+    ] = 0,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data of the arms to train.", show_default="the study's")
     ] = None,
 ) -> dict[str, Any]:
-    """Check a study against itself, and train some of its arms again. Exit code 1 where anything contradicts.
+    """Check studies against themselves, and train some of their arms again. Exit code 1 where anything contradicts.
 
     Hashes, seeds, options, budgets, allocations and choices must agree, scores must follow from the predictions, and
     files must be those that the run sealed. An arm that is trained again must have the same bits; with another
     processor or number of cores, metrics within 0.05.
     """
+    inside = [] if (study / "study.json").exists() else sorted(f.parent for f in study.glob("*/study.json"))
+    facts: dict[str, Any] = {"finished": 0, "sealed": 0, "adapters": 0, "trained_again": [], "problems": []}
+    for path in inside or [study]:
+        name = f"{path.name}: " if inside else ""
+        for fact, value in _audit(path, arms, data_dir).items():
+            facts[fact] += [name + text for text in value] if isinstance(value, list) else value
+    problems = facts["problems"]
+    typer.echo(
+        f"{facts['finished']} finished arms, {facts['sealed']} of them sealed, {facts['adapters']} with their adapters."
+    )
+    for text in facts["trained_again"]:
+        typer.echo(f"trained again: {text}")
+    for text in problems:
+        typer.echo(text, err=True)
+    typer.echo(f"{len(problems)} contradictions." if problems else "Everything agrees.")
+    return facts
+
+
+def _audit(study: Path, arms: int, data_dir: Path | None) -> dict[str, Any]:
     from peftprune.analysis import audit as checks
     from peftprune.study.packed import readable
     from peftprune.study.stored_study import StoredStudy
@@ -87,17 +108,9 @@ def audit(
         if arms and not problems:
             if opened == study:
                 shutil.copytree(study, folder, ignore=shutil.ignore_patterns("checkpoint", ".*"))
-            again, found = _train_again(folder, study, arms, data_dir)
-            problems += found
-    count = sum(1 for _ in stored.finished())
-    facts = {"finished": count, "sealed": sealed, "adapters": adapters, "trained_again": again, "problems": problems}
-    typer.echo(f"{count} finished arms, {sealed} of them sealed, {adapters} with their adapters.")
-    for name in again:
-        typer.echo(f"trained again: {name}")
-    for problem in problems:
-        typer.echo(problem, err=True)
-    typer.echo(f"{len(problems)} contradictions." if problems else "Everything agrees.")
-    return facts
+            again, problems = _train_again(folder, study, arms, data_dir)
+        count = sum(1 for _ in stored.finished())
+    return {"finished": count, "sealed": sealed, "adapters": adapters, "trained_again": again, "problems": problems}
 
 
 def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None) -> tuple[list[str], list[str]]:
