@@ -35,17 +35,12 @@ CLAIMS = (
     Question("AdaLoRA is better than LoRA under the same budget", "Zhang et al., ICLR 2023", "adalora", "lora"),
     Question("IncreLoRA is better than LoRA", "Zhang et al., 2023, arXiv 2308.12043", "increlora", "lora"),
     Question("SoRA is better than LoRA", "Ding et al., EMNLP 2023", "sora", "lora"),
-    Question("EVA is better than LoRA", "Paischer et al., 2024, arXiv 2410.07170", "eva", "lora"),
-    Question("GoRA is better than LoRA", "He et al., NeurIPS 2025", "gora", "lora"),
-    Question(
-        "LoRA-Squeeze is better than LoRA of the final rank", "Vulić et al., 2026, arXiv 2602.10993", "squeeze", "lora"
-    ),
 )
 """Claims of the papers, about other models and tasks than ours."""
 
 CONTROLS = (
     Question("LoRPA's choice of components matters", "`random-rank` prunes at random", "lorpa", "random-rank"),
-    Question("The restart alone explains LoRPA", "`lora-restart` has no large rank", "lora-restart", "lora"),
+    Question("LoRPA's restart alone is better than LoRA", "`lora-restart` has no large rank", "lora-restart", "lora"),
     Question("Sharing is better than deleting", "`delete` removes what LoRA-drop shares", "lora-drop", "delete"),
     Question("AdaLoRA's ranks are worth something", "`transplant` is LoRA with these ranks", "transplant", "lora"),
     Question("The places of AdaLoRA's ranks matter", "`shuffled` permutes them", "transplant", "shuffled"),

@@ -36,8 +36,7 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
         studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
-        left_out = [name for name in TASKS if not (results / name).is_dir()]
-        text = environment.get_template("findings.md.j2").render(studies=studies, left_out=left_out)
+        text = environment.get_template("findings.md.j2").render(studies=studies)
         readme = (root / README).read_text()
         table = environment.get_template("table.md.j2").render(study=studies[0])
         new = {FINDINGS: text, README: _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", readme)}
