@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from peftprune.analysis.audit import audit
 from peftprune.cli.app import app
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
-from peftprune.study.packed import pack, unpack
+from peftprune.study.packed import EXAMPLE, pack, unpack
 from peftprune.study.seal import digests
 from peftprune.study.store import ArmFolder, config_hash
 from tests.helpers import texts
@@ -300,6 +301,20 @@ def test_a_folder_of_studies_is_audited_study_by_study(study: Path, tmp_path: Pa
     empty = CliRunner().invoke(app, ["audit", str(tmp_path / "none")])
     assert empty.exit_code == 2
     assert "holds no study.json" in empty.stderr
+
+
+def test_the_example_is_a_finished_study_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(file.stat().st_size for file in EXAMPLE.rglob("*") if file.is_file()) < 3_000_000
+    monkeypatch.chdir(tmp_path)
+    for words in (["example"], ["report", "runs/example"], ["plot", "runs/example"]):
+        run = CliRunner().invoke(app, words)
+        assert run.exit_code == 0, run.output
+    assert {"report.html", "ranks.png"} < {path.name for path in (tmp_path / "runs" / "example").iterdir()}
+    study = Comparison.load("runs/example")
+    assert set(study.runs()["status"]) == {"done"}
+    assert audit(study) == []
+    assert not re.search(r'"/\w', (EXAMPLE / "study.json").read_text()), "a path of the machine that trained it"
+    assert "is not empty" in CliRunner().invoke(app, ["example"]).output
 
 
 def test_reused_arms_are_not_trained_again(study: Path, finished: Path, tmp_path: Path, tiny_bert: Path) -> None:

@@ -1,5 +1,6 @@
-"""The commands for finished studies: recommend, pack and audit."""
+"""The commands for finished studies: example, recommend, pack and audit."""
 
+import os
 import random
 import shlex
 import shutil
@@ -22,7 +23,7 @@ _ELSEWHERE = 0.05
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    for command in (recommend, pack, audit):
+    for command in (example, recommend, pack, audit):
         app.command()(with_common(command))
 
 
@@ -46,6 +47,20 @@ def recommend(
     for line in (done.evidence, *done.notes, str(done.path)):
         typer.echo(line)
     return asdict(done)
+
+
+def example(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("runs/example"),
+) -> dict[str, Any]:
+    """Write a finished study that comes with peftprune, to look at: it holds all but the adapters."""
+    from peftprune.study.packed import EXAMPLE, unpack
+
+    if os.path.isdir(folder) and os.listdir(folder):  # False for a name that is too long
+        raise UsageError.of("folder", str(folder), "is not empty", "Name a new folder")
+    unpack(EXAMPLE, folder, request=True)
+    name = shlex.quote(str(folder))
+    typer.echo(f"{name}: peftprune report {name}, peftprune plot {name}, peftprune.Comparison.load({str(folder)!r})")
+    return {"path": str(folder)}
 
 
 def pack(

@@ -22,6 +22,8 @@ from peftprune.study.paths import located
 from peftprune.study.store import TRIALS, ArmFolder, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 
+EXAMPLE = Path(__file__).with_name("example")
+"""The packed study that `peftprune example` writes; any other may take its place."""
 _ARMS = "arms.parquet"
 _TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", "result.json")
 """Files of an arm that are stored as they are; the result comes last, since it makes an arm a finished one."""
