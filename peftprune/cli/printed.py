@@ -42,8 +42,9 @@ class Printed:
         self._folders = Path("runs").glob("*") if folder is None else [folder]
         named = {n: v for n, v in os.environ.items() if n == "PEFTPRUNE_DATA" or n.endswith("VISIBLE_DEVICES")}
         devices = [str(p) for root, pattern in _DEVICES for p in sorted(Path(root).glob(pattern))]
-        about = [options, os.getcwd(), named, console().width, platform.node(), devices, package_versions()]
-        self._key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        about = [options, os.getcwd(), named, console().width, sys.stdout.isatty(), platform.node(), devices]
+        text = json.dumps([*about, package_versions()], sort_keys=True, default=str)
+        self._key = hashlib.sha256(text.encode()).hexdigest()
 
     def again(self) -> dict[str, Any] | None:
         """Prints what the command printed before and returns its values; None where that may not hold any more."""
