@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import peftprune
 from peftprune.methods.registry import names
+from peftprune.methods.request import parse
 from tests.helpers import classification_task
 from tests.report_studies import RULES
 
@@ -48,6 +50,16 @@ def test_every_registered_method_is_in_the_table_of_methods() -> None:
 def test_the_two_commands_exist(target: str) -> None:
     assert f"make {target} " in README
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_demo_can_reach_a_verdict() -> None:
+    command = re.search(r"peftprune compare (.*?)\n\t@", (ROOT / "Makefile").read_text(), re.DOTALL)
+    assert command is not None
+    words = shlex.split(command[1].replace("\\\n", ""))
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert [spec.label for spec in parse(options["--methods"])] == ["lora", "prilora", "head-only"]
+    assert int(options["--seeds"]) == 3
+    assert "The demo trains LoRA, PRILoRA and the\nhead alone with three seeds" in README
 
 
 def test_the_report_has_the_rules_of_the_readme() -> None:
