@@ -309,6 +309,42 @@ def test_whole_alphas_are_written_for_each_tool(tiny_bert: Path, tmp_path: Path)
     assert factory["lora_target"].split(",") == sorted(ranks["lora", 0])
 
 
+def test_ranks_of_another_study_are_taken_seed_by_seed_and_by_content(tiny_bert: Path, tmp_path: Path) -> None:
+    other = compare("svd(initial_rank=16)", tmp_path / "other", tiny_bert, seeds=2, task=classification_task(name="b"))
+    pack(other.path, tmp_path / "packed")
+    there = f"of='{other.path}',method='svd'"
+    methods = [f"transplant({there})", f"shuffled({there})"]
+    found = compare(methods, tmp_path / "study", tiny_bert, seeds=2)
+    assert not found.failures
+    taken, ranks = final_ranks(other.path), final_ranks(found.path)
+    for seed in (0, 1):
+        assert ranks["transplant", seed] == taken["svd", seed]
+        assert sorted(ranks["shuffled", seed].values()) == sorted(taken["svd", seed].values())
+    hashes = [arm["hash"] for arm in found.request["arms"]]
+    file = other.arm("svd", 1).path / "result.json"
+    result = json.loads(file.read_text())
+    rows = result["allocation"]
+    first, second = next((a, b) for a in rows for b in rows if a["rank"] > b["rank"] and a["kind"] == b["kind"])
+    first["rank"], second["rank"] = second["rank"], first["rank"]
+    file.write_text(json.dumps(result))
+    changed = compare(methods[:1], tmp_path / "changed", tiny_bert, seeds=2)
+    assert [arm["hash"] in hashes for arm in changed.request["arms"]] == [True, False]
+
+    def refused(text: str, **more: Any) -> str:
+        with pytest.raises(UsageError) as error:
+            compare(text, tmp_path / "never", tiny_bert, **more)
+        return str(error.value)
+
+    packed = f"transplant(of='{tmp_path / 'packed'}',method='svd')"
+    assert refused(packed, seeds=[2]).startswith("transplant: seeds: 2 has no finished arm of svd in ")
+    assert "Finished seeds: 0, 1" in refused(methods[0], seeds=[2])
+    assert refused("transplant(of='nowhere',method='svd')").startswith("transplant: output_dir: 'nowhere' holds no")
+    assert "method: 'sv' is not in the study. It has: svd" in refused(methods[0].replace("svd", "sv"))
+    assert "is adapted in one of the two studies only" in refused(methods[0], target_modules="all-linear")
+    with pytest.raises(UsageError, match="needs the outcome of svd"):
+        peftprune.PruningCallback(methods[0], budget="rank=4")
+
+
 def test_an_arm_whose_other_failed_says_so_and_succeeds_later(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from peftprune.methods.lora_drop import LoRADrop, LoRADropConfig
 from peftprune.methods.lorpa import LoRPA
-from peftprune.methods.transplant import OfAnother
+from peftprune.methods.transplant import OfAnother, TransplantConfig
 from peftprune.strategy import AdapterSpec, ArmBudget, Options, Phase, PruningPlan, Site, SiteShape, StepView, option
 from peftprune.strategy.interface import RankPruningStrategy
 from peftprune.strategy.lazy import Tensor, torch
@@ -118,9 +118,9 @@ class TopLayers(RankPruningStrategy):
 
 
 @dataclass(frozen=True)
-class ShuffledConfig(Options):
+class ShuffledConfig(TransplantConfig):
     of: str = option("lora-drop", "convention", help=
-        "label of the method of the same study whose final ranks are shuffled")  # fmt: skip
+        "label of the method whose final ranks are shuffled; with `method`, folder of its study")  # fmt: skip
 
 
 class Shuffled(OfAnother):

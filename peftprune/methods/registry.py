@@ -66,8 +66,9 @@ class MethodSpec:
 
     @property
     def needs(self) -> str | None:
-        """The label of the method whose outcome this one needs."""
-        return self.waits_for or self.build().depends_on
+        """The label of the method of the same study whose outcome this one needs."""
+        method = self.build()
+        return None if method.elsewhere else self.waits_for or method.depends_on
 
     def given(self, **options: Any) -> MethodSpec:
         """Returns the method with further options. Raises UsageError, when it is built, for unknown or wrong ones."""

@@ -12,11 +12,13 @@ from peftprune.strategy.options import Options, check_option, option
 @dataclass(frozen=True)
 class TransplantConfig(Options):
     of: str = option("adalora", "convention", help=
-        "label of the method of the same study whose final ranks and shared adapters are taken")  # fmt: skip
+        "label of the method whose ranks and shared adapters are taken; with `method`, its study's folder")  # fmt: skip
+    method: str = option("", "convention", later=True, help=
+        "label of a method of the stored study `of`, whose arms of the same seeds are taken")  # fmt: skip
 
 
 class OfAnother(RankPruningStrategy):
-    """Base of the controls that start from the outcome of another method, whose label is the option `of`."""
+    """Base of the controls that start from the outcome of another method, of the same or of another study."""
 
     source = "control for every method that allocates ranks"
     prunes = "nothing"
@@ -29,13 +31,18 @@ class OfAnother(RankPruningStrategy):
 
     @property
     def depends_on(self) -> str | None:
-        return self.config.of
+        return self.config.method or self.config.of
+
+    @property
+    def elsewhere(self) -> str | None:
+        return self.config.of if self.config.method else None
 
 
 class Transplant(OfAnother):
     """Trains plain LoRA with the final ranks of another method; shows what the ranks are worth without their history.
 
-    The other arm of the same task, budget and seed runs first. Sites start with its final ranks; a site of rank 0 has
+    The other arm of the same task, budget and seed runs first, or belongs to another stored study, such as one of
+    another task. Sites start with its final ranks; a site of rank 0 has
     no adapter. Sites that shared an adapter share that of the first of them from the second step on. An allocation that
     does not meet the budget is taken as it is, and marked. The trace holds no scores.
     """
@@ -58,9 +65,9 @@ class Transplant(OfAnother):
         ranks = budget.outcome.ranks
         room = budget.params - sum(ranks[s.name] * s.unit_cost for s in sites)
         further = [s.unit_cost for s in sites if 0 < ranks[s.name] < s.max_rank]
-        return None if 0 <= room < min(further, default=room + 1) else f"takes the ranks of {self.config.of}"
+        return None if 0 <= room < min(further, default=room + 1) else f"takes the ranks of {self.depends_on}"
 
     def decide(self, view: StepView) -> PruningPlan:
         if view.step != 1 or view.budget.outcome is None or not view.budget.outcome.shared:
             return PruningPlan()
-        return PruningPlan(share=view.budget.outcome.shared, reason=f"shared as in {self.config.of}")
+        return PruningPlan(share=view.budget.outcome.shared, reason=f"shared as in {self.depends_on}")

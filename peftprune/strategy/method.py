@@ -126,6 +126,11 @@ class Method(ABC):
         """
         return None
 
+    @property
+    def elsewhere(self) -> str | None:
+        """Folder of the stored study that has the arm `depends_on`; None where it is the same study."""
+        return None
+
     def exempt(self, sites: Sequence[SiteShape], budget: ArmBudget) -> str | None:
         """Returns why this arm does not meet the budget on these sites; None where it does. Default: `exemption`."""
         return self.exemption

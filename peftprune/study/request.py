@@ -12,6 +12,7 @@ from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import left_out
 from peftprune.strategy.budget import Budget
 from peftprune.study.arguments import check_arms
+from peftprune.study.elsewhere import after_elsewhere
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.work import LazySetup, StudyArm, Work
 from peftprune.study.paths import place
@@ -149,7 +150,11 @@ class StudyRequest:
             cell: dict[str, StudyArm] = {}
             for asked, needed in ordered:
                 spec, plan = plans[task, budget, asked.label]
+                if plan.method.elsewhere:
+                    plan = after_elsewhere(plan, seed, budget)
                 config = setups[task].setup.arm_config(spec, plan, seed, fixed)
+                if plan.budget.outcome is not None:
+                    config["allocation"] = asdict(plan.budget.outcome)
                 depends_on = None if needed is None else cell[needed]
                 if depends_on is not None:
                     config["depends_on"] = {"label": depends_on.spec.label, "hash": depends_on.hash}
