@@ -166,6 +166,11 @@ def test_built_in_methods_load_under_their_names():
         assert load(name).__doc__
 
 
+def test_para_is_svd_under_a_label_of_its_own():
+    (spec,) = parse("para(initial_rank=16)")
+    assert (spec.label, spec.build().name, spec.build().config.initial_rank) == ("para", "svd", 16)
+
+
 def test_register_makes_a_class_known():
     assert register(Mine) is Mine
     assert register(Mine) is Mine

@@ -113,6 +113,7 @@ def load(name: str) -> type[Method]:
         from peftprune.methods.peft_baseline import peft_method
 
         return peft_method(name.removeprefix("peft").removeprefix(":"))
+    name = {"para": "svd"}.get(name, name)  # PARA prunes as this control does
     if name in REGISTERED:
         return REGISTERED[name]
     plugins = {e.name: e for e in entry_points(group="peftprune.methods")}
