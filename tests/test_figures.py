@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from peftprune.analysis.frames import Frames
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
+from peftprune.files import write_json
 from peftprune.report.figures import KINDS, draw
 from tests.stored import ENCODER_DECODER, store
 
@@ -70,7 +71,7 @@ def _drawn(labels: Sequence[Any], limits: tuple[float, float], axis: int) -> lis
 
 def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
     study = store(tmp_path, tasks=["rte", "mrpc"])
-    for kind in KINDS.keys() - {"rates", "trials", "robustness"}:
+    for kind in KINDS.keys() - {"rates", "trials", "robustness", "decomposition"}:
         assert draw(Frames(study), kind).axes
 
 
@@ -81,7 +82,7 @@ def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
         ("density", {"methods": ["plain", "cut"]}),
         ("sharing", {"methods": ["plain", "sparse"]}),
         ("average-ranks", {}),
-        *((kind, {}) for kind in ("rates", "trials", "robustness")),
+        *((kind, {}) for kind in ("rates", "trials", "robustness", "decomposition")),
         ("differences", {"methods": ["plain"]}),
         ("stability", {"methods": ["plain"], "seeds": [0]}),
         ("ranks", {"methods": ["plain"], "failed": [("plain", 0), ("plain", 1)]}),
@@ -90,6 +91,21 @@ def test_a_study_of_all_sorts_has_every_kind(tmp_path: Path) -> None:
 def test_a_kind_that_does_not_apply_says_why(kind: str, asked: dict, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"kind: '{kind}' has nothing to show"):
         draw(Frames(store(tmp_path, **asked)), kind)
+
+
+def test_the_parts_of_each_gain_are_drawn_with_their_intervals(tmp_path: Path) -> None:
+    study = store(tmp_path / "study", methods=["plain", "cut", "transplant", "shuffled"], tasks=["rte", "mrpc"])
+    for key, arm in study.arms():
+        if key["method"] in ("transplant", "shuffled"):
+            write_json(arm.path / "config.json", arm.config() | {"depends_on": {"label": "cut"}})
+    figure = study.plot("decomposition", tmp_path / "parts.png")
+    parts = study.decompose("cut")
+    for ax, task in zip(figure.axes, ("rte", "mrpc"), strict=True):
+        names = [" ".join(label.get_text().split()) for label in ax.get_yticklabels()]
+        assert names == ["cut: ranks", "cut: place", "cut: start and training"]
+        rows = parts[(parts["task"] == task) & (parts["metric"] == "accuracy")]
+        drawn = [list(line.get_xdata()) for line in ax.lines if list(line.get_ydata()) in ([0, 0], [1, 1], [2, 2])]
+        assert drawn == rows[["low", "high"]].to_numpy().tolist()
 
 
 @pytest.mark.parametrize("kind", ["ranks", "lines"])

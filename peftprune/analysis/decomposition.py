@@ -47,6 +47,13 @@ def decompose(study: StoredStudy, runs: pd.DataFrame, method: str, baseline: str
     return rows[[*COLUMNS, *_INTERVAL]]
 
 
+def decompositions(study: StoredStudy, runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Returns the parts of every method's gain that has a transplant, as `decompose` does for one."""
+    named = [m for m in study.methods if m != baseline and "transplant" in controls(study, m)]
+    made = [decompose(study, runs, method, baseline) for method in named]
+    return pd.concat(made, ignore_index=True) if made else pd.DataFrame(columns=[*COLUMNS, *_INTERVAL])
+
+
 def controls(study: StoredStudy, method: str) -> Mapping[str, str]:
     """Returns the labels of the transplant and the shuffled control of a method, as far as the study has them."""
     found: dict[str, str] = {}

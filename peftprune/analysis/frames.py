@@ -3,6 +3,7 @@ from functools import cached_property
 import pandas as pd
 
 from peftprune.analysis.decisions import decisions, with_effect
+from peftprune.analysis.decomposition import decompositions
 from peftprune.analysis.differences import against
 from peftprune.analysis.frontier import frontier
 from peftprune.analysis.history import costs, history, trace
@@ -53,6 +54,7 @@ class Frames:
     against = cached_property(
         lambda self: self._marked(against(self.study, self.runs, self.baseline, self.margins, self.looks))
     )
+    decomposition = cached_property(lambda self: decompositions(self.study, self.runs, self.baseline))
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
     pooled = cached_property(
         lambda self: self._marked(pooled(self.study, self.runs, self.baseline, self.margins, self.looks))

@@ -29,6 +29,8 @@ KINDS: Mapping[str, str] = {
     "quality": "Quality against parameters, with 95 % intervals over seeds",
     "curves": "Training loss, mean and range of the seeds",
     "differences": "Difference to the baseline, with 95 % intervals over examples and seeds, corrected by Holm",
+    "decomposition": "Parts of each method's gain: its ranks, their place, and its start and training, each with the "
+    "95 % interval of it alone",
     "cost": "Seconds by phase, relative to the first method",
     "average-ranks": "Average rank over tasks, with the critical difference",
     "rates": "Validation score over learning rates, mean and range of the tuning seeds",
@@ -256,6 +258,19 @@ def _differences(frames: Frames) -> Figure | None:
     return _panels(found, draw, 9.0, 0.36 * len(others) + 0.9)
 
 
+def _decomposition(frames: Frames) -> Figure | None:
+    parts = {"ranks": "ranks", "place": "place", "dynamics": "start and training"}
+
+    def draw(ax: Axes, rows: pd.DataFrame) -> None:
+        names = [f"{method}: {parts[part]}" for method, part in zip(rows["method"], rows["part"], strict=True)]
+        ends = (rows[name].to_numpy() for name in ("difference", "low", "high"))
+        plots.forest(ax, names, *ends, metric=str(rows["metric"].iloc[0]))
+
+    frame = frames.decomposition
+    found = _by_cell(frames, frame[frame["metric"] == frame["task"].map(frames.study.primary)])
+    return _panels(found, draw, 9.0, 0.36 * max(map(len, found.values()), default=0) + 0.9)
+
+
 def _cost(frames: Frames) -> Figure | None:
     methods = frames.study.methods
 
@@ -331,6 +346,7 @@ _DRAWN: Mapping[str, tuple[Callable[[Frames], Figure | None], str]] = {
     "quality": (_quality, "No arm has finished"),
     "curves": (_curves, "No arm has finished"),
     "differences": (_differences, "It requires two methods that finished the same seed"),
+    "decomposition": (_decomposition, "It requires transplant(of=...) of a method, and shuffled(of=...) for its place"),
     "cost": (_cost, "No arm has finished"),
     "average-ranks": (_average_ranks, "It requires two methods that finished two tasks"),
     "rates": (_rates, "No learning rate was tuned"),
