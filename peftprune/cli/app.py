@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
@@ -228,7 +228,8 @@ def compare(
     if result.failures:
         typer.echo("Run the same command again to retry what failed; finished arms are kept.", err=True)
     values = {"path": str(result.path), "failed": result.failures, **table_values(frames)}
-    printed.keep(result, shown.getvalue(), values)
+    with suppress(OSError, UsageError):  # it only saves time
+        printed.keep(result, shown.getvalue(), values)
     return values
 
 

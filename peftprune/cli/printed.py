@@ -57,7 +57,10 @@ class Printed:
         return None
 
     def keep(self, study: StoredStudy, text: str, values: Mapping[str, Any]) -> None:
-        """Stores what was printed, if every arm is finished and all that it follows from is in files."""
+        """Stores what was printed, if every arm is finished and all that it follows from is in files.
+
+        Raises OSError where it cannot be written, and UsageError for a damaged arm.
+        """
         from peftprune.models.find import find_weights
 
         tasks, model = study.request["tasks"], find_weights(study.request["model"]).folder
@@ -72,8 +75,7 @@ class Printed:
         # A source that has changed since the command began may not be what it read.
         if _stamp(sources)[1] < self._began:
             found = {"key": self._key, "places": places, "stamp": _stamp(places)[0], "text": text, "values": values}
-            with suppress(OSError):
-                write_json(study.path / _FILE, found)
+            write_json(study.path / _FILE, found)
 
 
 def _stamp(places: Iterable[Place]) -> tuple[str, float]:
