@@ -1,7 +1,5 @@
 """PEFT's own AdaLoRA in the same trainer, as a cross-check of `adalora`."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.svd_components import INITIAL_STD, check_shares
 from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Options, Preparation, SiteShape, option
-from peftprune.strategy.lazy import Tensor, nn, peft, torch
+from peftprune.strategy.lazy import Module, Tensor, peft, torch
 from peftprune.strategy.rng import generator
 
 _ADAPTER = "default"
@@ -89,7 +87,7 @@ class AdaLoRAPeft(Baseline):
         """Returns the steps of the phases that `adalora` would have; refuses a run that is too short for them."""
         return {name: phase.steps for name, phase in AdaLoRA(**vars(self.config)).ranges(budget).items()}
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         from peftprune.adapters.initial import init_normal
         from peftprune.adapters.inject import task_type_of, wrap
 
@@ -123,7 +121,7 @@ class AdaLoRAPeft(Baseline):
                     held[_ADAPTER].copy_(init_normal(kind, site, rank, INITIAL_STD, rng))
         return adapted
 
-    def penalty(self, model: nn.Module) -> Tensor | None:
+    def penalty(self, model: Module) -> Tensor | None:
         if self.config.penalty == 0:
             return None
         pairs = [(layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]) for _, layer in _layers(model)]
@@ -131,7 +129,7 @@ class AdaLoRAPeft(Baseline):
         norms = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
         return self.config.penalty * torch.stack(norms).mean()
 
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def after_step(self, model: Module, step: int) -> None:
         tuner: Any = model.base_model
         config, allocator = tuner.peft_config[_ADAPTER], tuner.rankallocator
         for name, values in self.averages.items():
@@ -143,7 +141,7 @@ class AdaLoRAPeft(Baseline):
         self.kept, config.rank_pattern = config.rank_pattern, None
         self.decided = step >= config.total_step - config.tfinal
 
-    def finish(self, model: nn.Module) -> Mapping[str, int] | None:
+    def finish(self, model: Module) -> Mapping[str, int] | None:
         tuner: Any = model.base_model
         config = tuner.peft_config[_ADAPTER]
         if self.kept is None or not self.decided:

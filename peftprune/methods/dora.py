@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from peftprune.errors import UsageError
 from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Preparation, SiteShape
-from peftprune.strategy.lazy import nn
+from peftprune.strategy.lazy import Module
 
 
 class DoRA(Baseline):
@@ -30,7 +28,7 @@ class DoRA(Baseline):
             raise UsageError.of("budget", budget.params, problem, cure)
         return AdapterSpec(budget.scaled(budget.params - magnitudes).solve(sites), fixed_params=magnitudes)
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         from peftprune.adapters.inject import inject
 
         return inject(model, given, use_dora=True)[0]

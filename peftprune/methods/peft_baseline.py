@@ -1,7 +1,5 @@
 """`peft:NAME`: any method that the installed PEFT builds from a configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, make_dataclass
 from functools import cache
@@ -10,7 +8,7 @@ from typing import Any, ClassVar
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.methods.lora import beside_budget, capped
 from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Preparation, Site, SiteShape
-from peftprune.strategy.lazy import Tensor, nn, peft, torch
+from peftprune.strategy.lazy import Module, Tensor, peft, torch
 from peftprune.strategy.options import Options, identity, option
 from peftprune.strategy.rng import stream_seed
 
@@ -98,7 +96,7 @@ class PeftBaseline(Baseline):
             trained = sum(spec.ranks.get(s.name, 0) * s.d_in for s in sites)
         return entries, trained
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         from peftprune.adapters.inject import wrap
 
         try:
@@ -119,12 +117,12 @@ class PeftBaseline(Baseline):
         self._encoder = {n: p.detach() for n, p in trained if n.startswith("prompt_encoder.")}
         return adapted
 
-    def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
+    def penalty_for(self, model: Module, sites: Mapping[str, Site]) -> Tensor | None:
         # The first call of a step, before its forward pass.
         self._restore()
         return super().penalty_for(model, sites)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self, model: Module) -> None:
         self._restore()
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,7 +137,7 @@ class PeftBaseline(Baseline):
             self._encoder[name].copy_(tensor)
         self._restored = {}
 
-    def _lora(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def _lora(self, model: Module, given: Preparation) -> Module:
         from peftprune.adapters.inject import inject
         from peftprune.adapters.surgery import freeze
 
@@ -153,7 +151,7 @@ class PeftBaseline(Baseline):
             freeze(sites, ["B"])
         return adapted
 
-    def _peft_config(self, model: nn.Module, given: Preparation) -> Any:
+    def _peft_config(self, model: Module, given: Preparation) -> Any:
         from peftprune.adapters.inject import task_type_of
 
         cls = _config_classes()[self.kind]
@@ -235,7 +233,7 @@ def _declared(field: Field[Any], kind: str) -> tuple[str, Any]:
     return f"{annotation}{none}", option(default, help=about, later=True)
 
 
-def _norms(model: nn.Module) -> list[str]:
+def _norms(model: Module) -> list[str]:
     return [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
 
 

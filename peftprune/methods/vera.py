@@ -1,10 +1,8 @@
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftprune.strategy import AdapterSpec, Baseline, Options, Preparation, SiteShape, check_option, option
-from peftprune.strategy.lazy import nn, peft
+from peftprune.strategy.lazy import Module, peft
 from peftprune.strategy.rng import stream_seed
 
 
@@ -39,7 +37,7 @@ class VeRA(Baseline):
     def multiplied(self, sites: Sequence[SiteShape], spec: AdapterSpec) -> tuple[int, int]:
         return self.config.rank * sum(s.unit_cost for s in sites), 0
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         from peftprune.adapters.inject import task_type_of, wrap
 
         config = peft.VeraConfig(

@@ -1,16 +1,14 @@
 """Baselines without an adapter: they train the head only, every weight, or every bias."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peftprune.errors import UsageError
 from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Options, ParameterGroup, Preparation, SiteShape, option
-from peftprune.strategy.lazy import nn
+from peftprune.strategy.lazy import Module
 
 
-def train_head(model: nn.Module, head: Sequence[str]) -> None:
+def train_head(model: Module, head: Sequence[str]) -> None:
     for name in head:
         model.get_submodule(name).requires_grad_(True)
 
@@ -28,7 +26,7 @@ class HeadOnly(Baseline):
     adapts = False
     backward = "none"
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         train_head(model, given.head)
         return model
 
@@ -58,7 +56,7 @@ class Full(Baseline):
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         return AdapterSpec(ranks={}, groups={"head": ParameterGroup(lr_scale=self.config.lr_scale)})
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         return model.requires_grad_(True)
 
 
@@ -74,7 +72,7 @@ class BitFit(Baseline):
     exemption = "its size is fixed: the model's bias terms"
     adapts = False
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         biases = [p for n, p in model.named_parameters() if n.rpartition(".")[2] == "bias"]
         in_head = {id(p) for name in given.head for p in model.get_submodule(name).parameters()}
         if all(id(p) in in_head for p in biases):

@@ -1,7 +1,5 @@
 """The precision of the frozen base model: number format, quantisation to 8 or 4 bits, and devices."""
 
-from __future__ import annotations
-
 import importlib.util
 import warnings
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from time import perf_counter
 from typing import Any, Literal, get_args
 
 from peftprune.errors import UsageError
-from peftprune.strategy.lazy import Tensor, nn, torch, transformers
+from peftprune.strategy.lazy import Module, Tensor, torch, transformers
 
 BaseDtype = Literal["float32", "bfloat16", "float16"]
 LoadIn = Literal["8bit", "4bit"]
@@ -81,14 +79,14 @@ def _multiply(load_in: LoadIn, dtype: Any, device_map: str | None) -> None:
             layer(rows[:1])
 
 
-def keep_head_exact(model: nn.Module, head: tuple[str, ...]) -> None:
+def keep_head_exact(model: Module, head: tuple[str, ...]) -> None:
     """Holds the trained task head in float32, whatever the precision of the base model."""
     for name in head:
         module = model.get_submodule(name).float()
         module.register_forward_pre_hook(_in_float32)
 
 
-def _in_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+def _in_float32(module: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(a.float() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in args)
 
 
@@ -129,7 +127,7 @@ def product_seconds() -> dict[str, float]:
     return best
 
 
-def frozen_bytes(model: nn.Module) -> int:
+def frozen_bytes(model: Module) -> int:
     """Returns the bytes of the frozen weights in memory; tied ones once."""
     held: dict[int, Tensor] = {p.data_ptr(): p for p in model.parameters() if not p.requires_grad}
     return sum(p.numel() * p.element_size() for p in held.values())

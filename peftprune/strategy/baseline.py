@@ -1,11 +1,9 @@
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.lazy import Tensor, nn
+from peftprune.strategy.lazy import Module, Tensor
 from peftprune.strategy.method import Method, Preparation
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import Site, SiteShape, rank_cost
@@ -36,26 +34,26 @@ class Baseline(Method):
         return entries, entries
 
     @abstractmethod
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         """Returns the model to train: what is to be trained has `requires_grad`, the head included.
 
         The model is the arm's own copy. It may lie on the meta device, where planning only counts parameters.
         """
 
-    def penalty(self, model: nn.Module) -> Tensor | None:
+    def penalty(self, model: Module) -> Tensor | None:
         """Returns a penalty of the prepared model, as `RankPruningStrategy.penalty` does of sites. Default: none."""
         return None
 
-    def after_step(self, model: nn.Module, step: int) -> None:
+    def after_step(self, model: Module, step: int) -> None:
         """Called after every optimizer step (the first is 1), while its gradients are still there.
 
         May change values of the model, not shapes. Default: nothing.
         """
         return
 
-    def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
+    def penalty_for(self, model: Module, sites: Mapping[str, Site]) -> Tensor | None:
         return self.penalty(model)
 
-    def plan_for(self, model: nn.Module, view: StepView) -> PruningPlan:
+    def plan_for(self, model: Module, view: StepView) -> PruningPlan:
         self.after_step(model, view.step)
         return PruningPlan()

@@ -4,13 +4,11 @@ A strategy reads a `StepView` and returns decisions. It never touches a tensor: 
 every `PruningPlan`, and one trainer drives all strategies through the same events (see `peftprune.training.trainer`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.lazy import Tensor, nn
+from peftprune.strategy.lazy import Module, Tensor
 from peftprune.strategy.method import Method
 from peftprune.strategy.plan import PruningPlan
 from peftprune.strategy.sites import LiveTensors, Site, SiteShape
@@ -41,8 +39,8 @@ class RankPruningStrategy(Method):
         """Called after the optimizer step: new weights, the gradients that led to them."""
         return PruningPlan()
 
-    def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
+    def penalty_for(self, model: Module, sites: Mapping[str, Site]) -> Tensor | None:
         return self.penalty({name: site.live() for name, site in sites.items() if site.rank})
 
-    def plan_for(self, model: nn.Module, view: StepView) -> PruningPlan:
+    def plan_for(self, model: Module, view: StepView) -> PruningPlan:
         return self.decide(view)

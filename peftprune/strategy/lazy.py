@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Figure
     from torch import Tensor as Tensor
     from torch import nn as nn
+    from torch.nn import Module as Module
 else:
 
     class _OnFirstUse(ModuleType):
@@ -26,4 +27,4 @@ else:
     datasets, pandas, peft, transformers = map(_OnFirstUse, ("datasets", "pandas", "peft", "transformers"))
     torch, nn = map(_OnFirstUse, ("torch", "torch.nn"))
     # Annotations only.
-    Dataset = Figure = Tensor = Any
+    Dataset = Figure = Module = Tensor = Any

@@ -1,7 +1,5 @@
 """`Method`: what planning and the training loop ask of every method."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -10,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from peftprune.errors import UsageError
 from peftprune.strategy.budget import ArmBudget
-from peftprune.strategy.lazy import Tensor, nn
+from peftprune.strategy.lazy import Module, Tensor
 from peftprune.strategy.options import NoOptions, build_config
 from peftprune.strategy.phases import Phase
 from peftprune.strategy.plan import PruningPlan
@@ -154,7 +152,7 @@ class Method(ABC):
         """
         return 0, 0
 
-    def prepare(self, model: nn.Module, given: Preparation) -> nn.Module:
+    def prepare(self, model: Module, given: Preparation) -> Module:
         """Returns the model to train. Called where `prepares_model` is True."""
         raise NotImplementedError
 
@@ -174,7 +172,7 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def penalty_for(self, model: nn.Module, sites: Mapping[str, Site]) -> Tensor | None:
+    def penalty_for(self, model: Module, sites: Mapping[str, Site]) -> Tensor | None:
         """Returns the training penalty of the model and its sites; None adds nothing."""
 
     def observe(self, view: StepView) -> None:
@@ -182,14 +180,14 @@ class Method(ABC):
         return
 
     @abstractmethod
-    def plan_for(self, model: nn.Module, view: StepView) -> PruningPlan:
+    def plan_for(self, model: Module, view: StepView) -> PruningPlan:
         """Returns the decision after an optimizer step, while its gradients are still there."""
 
     def end_phase(self, view: StepView) -> PruningPlan:
         """Called after the last step of a phase; no gradients. `view.phase` is the phase that ends."""
         return PruningPlan()
 
-    def finish(self, model: nn.Module) -> Mapping[str, int] | None:
+    def finish(self, model: Module) -> Mapping[str, int] | None:
         """Called once after the last step where `prepares_model` is True, before the model is counted and evaluated.
 
         Shapes may change. Returns site to the rank that is left where training decided on ranks, otherwise None.
