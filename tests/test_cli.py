@@ -91,6 +91,10 @@ def test_a_finished_study_is_printed_again_without_torch_until_anything_changes(
         os.utime(tmp_path / name, ns=(times, times))  # equal bytes and times: the system still knows of the change
         assert compares(*command), name
         assert peftprune(*command).stdout == first.stdout
+    file = next((tmp_path / "study").glob("arms/lora-*/config.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"allocation": {"label": "of another study"}}))
+    peftprune(*command)
+    assert compares(*command)
 
 
 def test_a_dry_run_names_what_is_wrong_with_every_method(small: list[str], tmp_path: Path) -> None:

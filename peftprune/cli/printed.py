@@ -66,7 +66,9 @@ class Printed:
         tasks, model = study.request["tasks"], find_weights(study.request["model"]).folder
         origins = [task["source"].partition(" ") for task in tasks]
         local = model is not None and {kind for kind, _, _ in origins} <= {"generated,", "folder", "files"}
-        if not local or any(arm.result() is None or arm.config().get("source") for _, arm in study.arms()):
+        # An arm may also follow from the code of a user's own method, or from another study's ranks.
+        elsewhere = any({n for n, v in arm.config().items() if v} & {"source", "allocation"} for _, arm in study.arms())
+        if not local or elsewhere or any(arm.result() is None for _, arm in study.arms()):
             return
         sources = [*self._sources, (str(model), "*"), *((place, "*") for kind, _, place in origins if kind == "folder")]
         sources += [(v, "") for task in tasks for n, v in task["files"].items() if n.endswith("_file")]
