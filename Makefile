@@ -4,8 +4,10 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := .venv/.ready
 TOOLS := .venv/.tools
+DOCS := .venv/.docs
+OLDEST := .venv-oldest
 
-.PHONY: demo test test-all lint format notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
+.PHONY: demo test test-all test-oldest lint format docs notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
 
 demo: $(READY)  ## Compares three methods with the offline model to a verdict, prints the table and draws the ranks.
 	@echo "Look at the last column, verdict: is a method better or worse than LoRA, the first, beyond the noise of three seeds?"
@@ -20,6 +22,14 @@ test: $(TOOLS)  ## Runs all tests except the slow ones.
 test-all: $(TOOLS)  ## Runs all tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
+# constraints-oldest.txt has the lower bounds of pyproject.toml. That of torch stands here, since an index may have another
+# build of it for CPUs alone: make test-oldest TORCH_OLDEST=2.13.0
+TORCH_OLDEST ?= 2.8
+
+# Old packages use names that their newer dependencies warn about.
+test-oldest: $(OLDEST)/.ready  ## Runs the quick tests with the oldest versions that pyproject.toml allows.
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" -W ignore::DeprecationWarning
+
 lint: $(TOOLS)  ## Checks format, style, types and the direction of imports.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -29,6 +39,10 @@ lint: $(TOOLS)  ## Checks format, style, types and the direction of imports.
 format: $(TOOLS)  ## Formats the code and fixes what ruff can fix.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DOCS)  ## Builds the documentation into site/; a dead link stops it.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Look at it, search included: $(BIN)/python -m http.server --directory site"
 
 notebooks: $(TOOLS)  ## Runs the notebooks in order without changing them.
 	OMP_NUM_THREADS=1 $(BIN)/python notebooks/run.py
@@ -74,8 +88,8 @@ tournament: $(READY)  ## Compares every method at its own tuned rate; DATA=path/
 tournament-tables: $(READY)  ## Writes docs/findings.md, its figures and README's table from the stored results.
 	$(BIN)/python -m benchmarks.tournament tables
 
-clean:  ## Removes the environment and all runs.
-	rm -rf .venv runs
+clean:  ## Removes the environment, all runs and the built documentation.
+	rm -rf .venv $(OLDEST) runs site
 
 # torch first and at its pinned version, so that no other package pulls in another build.
 $(READY): pyproject.toml constraints.txt
@@ -88,3 +102,13 @@ $(READY): pyproject.toml constraints.txt
 $(TOOLS): $(READY)
 	$(INSTALL) -e ".[offline,dev]"
 	touch $(TOOLS)
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt \
+		torch==$(TORCH_OLDEST) -e ".[offline,dev]"
+	touch $@
+
+$(DOCS): $(READY)
+	$(INSTALL) -e ".[offline,docs]"
+	touch $(DOCS)
