@@ -39,6 +39,7 @@ from peftprune.study.tuning import TrialsLeftError, Tuning, carved, parse_tuning
 from peftprune.tasks import Task
 from peftprune.tasks.holdout import carve
 from peftprune.training.settings import TrainingSettings, resolve_settings
+from peftprune.training.tracking import parse_trackers
 
 if TYPE_CHECKING:
     from peftprune.report.export.export import Exported
@@ -198,6 +199,7 @@ class _Call(NamedTuple):
     tuning: Tuning | None
     rounds: list[int]
     margin: str | None
+    trackers: tuple[str, ...]
 
     @classmethod
     def of(cls, given: Mapping[str, Any], errors: list[str] | None = None) -> Self:
@@ -227,7 +229,8 @@ class _Call(NamedTuple):
         )
         folder = given["output_dir"] or Path("runs") / "+".join(t.name for t in request.tasks)
         margin = None if given["margin"] is None else arguments.margin_text(arguments.parse_margin(given["margin"]))
-        return cls(request, StudyFolder(Path(folder)), backend, given["threads"], tuning, rounds, margin)
+        trackers = parse_trackers(given["report_to"])
+        return cls(request, StudyFolder(Path(folder)), backend, given["threads"], tuning, rounds, margin, trackers)
 
     def plan(self, request: StudyRequest, folder: StudyFolder, rounds: Sequence[int]) -> tuple[Work, dict[str, Any]]:
         """Returns the work of a request, and what `study.json` holds of it; see `StudyRequest.plan`."""
@@ -397,11 +400,6 @@ def compare(
     """
     called = _Call.of(locals())
     request, study = called.request, called.study
-    trackers: tuple[str, ...] = ()
-    if report_to is not None:
-        from peftprune.training.tracking import parse_trackers
-
-        trackers = parse_trackers(report_to)
 
     def run(request: StudyRequest, folder: StudyFolder, rounds: Sequence[int] = ()) -> Comparison:
         work, asked = called.plan(request, folder, rounds)
@@ -421,7 +419,7 @@ def compare(
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
         asked = {**asked, "arms": [arm for arm in asked["arms"] if arm_key(arm) in configs]}
         with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
-            called.backend.run(replace(work, trackers=trackers), reporter)
+            called.backend.run(replace(work, trackers=called.trackers), reporter)
         stored_margin = folder.read_request().get("margin")
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})
 

@@ -123,7 +123,9 @@ def test_a_dry_run_counts_what_is_left(small: list[str], tmp_path: Path) -> None
     shown = peftprune("compare", *small, "--methods", "lora,full", "--seeds", 2, "--dry-run").stdout
     assert re.search(r"rank=2 +full +2 +24 ", shown)
     assert re.search(r"rank=2 +lora +1 +12 ", shown)
-    assert "3 arms, 36 steps: about 0.0 minutes" in " ".join(shown.split())
+    assert re.search(r"3 arms, 36 steps: about \d+\.\d minutes with 1 process", " ".join(shown.split()))
+    unknown = peftprune("compare", *small, "--methods", "lora", "--report-to", "paper", "--dry-run")
+    assert (unknown.exit_code, "report_to: 'paper' is not a tracker" in unknown.stderr) == (2, True)
     other = peftprune("compare", *small, "--methods", "lora", "--learning-rate", "0.1", "--dry-run")
     assert (other.exit_code, "learning_rate: 0.1 is not that of the study" in other.stderr) == (2, True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
