@@ -80,7 +80,6 @@ def test_pages_open_without_an_error_and_the_search_finds_a_method(address: str)
             assert answer is not None
             assert answer.ok
             assert page.locator("article h1").count() == 1
-        page.click("label[for=__search] >> nth=0")
         page.fill("input.md-search__input", "LoRPA")
         page.wait_for_selector("a.md-search-result__link[href*='methods/lorpa.html']", timeout=60_000)
         browser.close()
