@@ -375,8 +375,8 @@ def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
         write_report(study, tmp_path / "report.html", baseline="unheard")
 
 
-def test_the_rules_are_those_of_the_readme(page: Page) -> None:
-    section = (ROOT / "README.md").read_text().partition("## What is kept equal")[2].partition("\n## ")[0]
+def test_the_rules_are_those_of_the_documentation(page: Page) -> None:
+    section = (ROOT / "docs/fairness.md").read_text().partition("## What is kept equal")[2].partition("\n## ")[0]
     assert re.findall(r"^\d\. (.*)$", section, re.MULTILINE) == RULES
     for rule in RULES:
         assert rule in page.text

@@ -58,3 +58,5 @@ def test_a_study_from_the_wheel_has_all_its_files(scripts: Path, tiny_bert: Path
     assert len([*tmp_path.glob("study/arms/*/adapter/adapter_model.safetensors")]) == 2
     assert "</html>" in (tmp_path / "study" / "report.html").read_text()
     assert [*scripts.parent.rglob("peftprune/_published/*.csv")]
+    run(scripts / "peftprune", "example", cwd=tmp_path)
+    assert (tmp_path / "runs" / "example" / "study.json").exists()

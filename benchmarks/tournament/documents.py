@@ -21,7 +21,7 @@ from peftprune.study.packed import unpack
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
 README = Path("README.md")
-FIGURES = ("differences", "rates", "ranks", "quality")
+FIGURES = ("differences", "rates", "ranks", "quality", "decomposition")
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

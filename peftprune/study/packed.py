@@ -22,8 +22,9 @@ from peftprune.study.paths import located
 from peftprune.study.store import TRIALS, ArmFolder, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 
-EXAMPLE = Path(__file__).with_name("example")
-"""The packed study that `peftprune example` writes; any other may take its place."""
+_PLACES = (Path(__file__).parents[1] / "_example", Path(__file__).parents[2] / "benchmarks/results/tournament/sst2")
+EXAMPLE = next(filter(Path.is_dir, _PLACES), _PLACES[0])
+"""The packed study that `peftprune example` writes: in an installed package, and in a checkout."""
 _ARMS = "arms.parquet"
 _TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", "result.json")
 """Files of an arm that are stored as they are; the result comes last, since it makes an arm a finished one."""
