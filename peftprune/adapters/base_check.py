@@ -32,8 +32,7 @@ def check_base(sample: Mapping[str, str], model: nn.Module, adapter: object) -> 
     """Refuses a model whose weights differ from a `base_sample`, unless they are neither float32 nor bfloat16."""
     for name, expected in sample.items():
         weight: Any = getattr(model.get_submodule(name), "weight", None)
-        if weight is None or weight.dtype not in (torch.float32, torch.bfloat16):
-            continue
-        if _checksum(weight) != expected:
+        known = weight is not None and weight.dtype in (torch.float32, torch.bfloat16)
+        if known and _checksum(weight) != expected:
             problem = f"was trained on another base model: the weights of {name} differ"
             raise UsageError.of("adapter", str(adapter), problem, "Load the base model that it was trained on")

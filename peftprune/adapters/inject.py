@@ -29,8 +29,7 @@ def task_type_of(model: nn.Module) -> TaskType:
 def share_weights(model: nn.Module) -> nn.Module:
     """Returns a copy of the modules that holds the same frozen tensors: all arms share one backbone in memory."""
     model.requires_grad_(False)
-    memo = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, {id(t): t for t in [*model.parameters(), *model.buffers()]})
 
 
 def wrap(model: nn.Module, config: PeftConfig, head: Sequence[str]) -> PeftModel:
@@ -55,15 +54,13 @@ def inject(base: nn.Module, given: Preparation, **options: Any) -> tuple[PeftMod
     model = share_weights(base)
     for name in head:
         # The head is trained, so each arm needs tensors of its own.
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, copy.deepcopy(model.get_submodule(name)))
+        model.set_submodule(name, copy.deepcopy(model.get_submodule(name)))
     initialise_head(model, head, generator(given.seed, "head"))
     factor = spec.scaling if spec.scaling is not None else given.scaling
     # PEFT knows no rank 0: such sites get one rank and are dropped before training.
     ranks = {s.name: max(1, spec.ranks[s.name]) for s in shapes}
     factors = {n: factor * spec.relative_scaling.get(n, 1.0) for n in ranks}
-    first = next(iter(ranks))
-    largest = max(ranks.values())
+    first, largest = next(iter(ranks)), max(ranks.values())
     config = LoraConfig(
         task_type=task_type_of(base),
         r=largest,

@@ -78,10 +78,10 @@ def inspect(adapter: str | Path, *, alpha: float | None = None) -> Inspection:
     require_finite(found)
     groups = found.groups()
     spectra: dict[str, Tensor] = {}
-    for first, *others in groups:
-        f = found.sites[first]
+    for group in groups:
+        f = found.sites[group[0]]
         _, S, _ = update_svd(f.A, f.B)
-        spectra |= dict.fromkeys([first, *others], abs(f.scaling) * S.cpu())
+        spectra |= dict.fromkeys(group, abs(f.scaling) * S.cpu())
     shared = {name: [m for m in group if m != name] for group in groups for name in group}
     rows = [_row(name, f, spectra[name], shared[name]) for name, f in found.sites.items()]
     totals = {
@@ -105,7 +105,6 @@ def effective_rank(values: Tensor) -> float:
 def _row(name: str, f: Factors, S: Tensor, shared: list[str]) -> dict[str, Any]:
     number = re.search(r"\.(\d+)\.", f"{name}.")
     energy = float(S.square().sum())
-    half = float(S[: (f.rank + 1) // 2].square().sum()) / energy if energy > 0 else math.nan
     return {
         "site": name,
         "layer": int(number[1]) if number else math.nan,
@@ -116,7 +115,7 @@ def _row(name: str, f: Factors, S: Tensor, shared: list[str]) -> dict[str, Any]:
         "norm": math.sqrt(energy),
         "largest": float(S[0]) if len(S) else 0.0,
         "density": float((f.A.count_nonzero() + f.B.count_nonzero()) / (f.A.numel() + f.B.numel())),
-        "half_energy": half,
+        "half_energy": float(S[: (f.rank + 1) // 2].square().sum()) / energy if energy > 0 else math.nan,
         "shared_with": ",".join(shared),
         "params": f.rank * f.unit_cost,
     }
@@ -140,8 +139,7 @@ def _further(adapter: Adapter, groups: list[list[str]], spectra: Mapping[str, Te
             uniform = sum(each[n] * times[n] for n in times)
             rows.append((rank, params, kept / total, uniform / total, worst, each[worst] / held[worst]))
         rank //= 2
-    columns = ["rank", "params", "kept_energy", "uniform_energy", "worst_site", "worst_energy"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["rank", "params", "kept_energy", "uniform_energy", "worst_site", "worst_energy"])
 
 
 def _facts(adapter: Adapter) -> dict[str, Any]:

@@ -69,8 +69,7 @@ def check_fits(adapter: Adapter, model: nn.Module) -> None:
             problem = f"holds {name} as {tuple(tensor.shape)}, where the model has {tuple(state[name].shape)}"
             raise UsageError.of("adapter", str(adapter.path), problem, cure)
     for module in adapter.config.get("modules_to_save") or ():
-        lacking = next((n for n in state if within(n, module) and n not in adapter.others), None)
-        if lacking is not None:
+        if (lacking := next((n for n in state if within(n, module) and n not in adapter.others), None)) is not None:
             problem = f"has no tensor for {lacking}, which modules_to_save names"
             raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
     _check_none_lacking(adapter, modules)

@@ -58,8 +58,7 @@ def write_merged(
     `adapted` is in float32 and merged in place; `dtype` is that of the stored base; `reload` loads a saved folder in
     the dtype it holds. Raises RunError if outputs are not finite, or differ by more than rounding.
     """
-    inner = adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted
-    batch = fixed_batch(inner.config)
+    batch = fixed_batch((adapted.get_base_model() if isinstance(adapted, PeftModel) else adapted).config)
     before = outputs(adapted, batch)
     try:
         merged: Any = adapted.merge_and_unload(safe_merge=True) if isinstance(adapted, PeftModel) else adapted
@@ -101,8 +100,7 @@ def fixed_batch(config: Any, rows: int = 4, length: int = 16) -> dict[str, Tenso
     usable = torch.tensor([i for i in range(text.vocab_size) if i not in flat])
     drawn = torch.rand(rows, length, generator=torch.Generator().manual_seed(0))
     ids = usable[(drawn * len(usable)).long()]
-    end = getattr(text, "eos_token_id", None)
-    if end is not None:
+    if (end := getattr(text, "eos_token_id", None)) is not None:
         ids[:, -1] = end[0] if isinstance(end, list) else end
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
@@ -112,7 +110,6 @@ def outputs(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Returns the logits in float32, in eval mode. The decoder of a generating encoder-decoder reads the same ids."""
     model.eval()
     inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    extra = {}
     if inner.config.is_encoder_decoder and "ForSequenceClassification" not in type(inner).__name__:
-        extra = {"decoder_input_ids": batch["input_ids"]}
-    return model(**batch, **extra).logits.float()
+        batch = batch | {"decoder_input_ids": batch["input_ids"]}
+    return model(**batch).logits.float()

@@ -69,8 +69,7 @@ class _Resolver:
                 for member in group:
                     self._drop(member)
         for name, group, rank in self._entries(plan.reinit, alive=False):
-            most = self.sites[name].max_rank
-            if not 1 <= rank <= most:
+            if not 1 <= rank <= (most := self.sites[name].max_rank):
                 raise RunError(f"plan.reinit[{name!r}]: {rank} is outside 1..{most}. Use drop for none")
             self._change("reinit", group, rank, rank)
         for names in plan.share:
@@ -80,8 +79,7 @@ class _Resolver:
             for name in names:
                 self._require_adapter(name)
             first = names[0]
-            joining = tuple(dict.fromkeys(n for n in names if n not in self.ties[first]))
-            if joining:
+            if joining := tuple(dict.fromkeys(n for n in names if n not in self.ties[first])):
                 self._tie((*self.ties[first], *joining))
                 self._change("share", (first, *joining), self.ranks[first])
         for name, group, extra in self._entries(plan.grow):
@@ -89,12 +87,11 @@ class _Resolver:
             if extra < 1 or self.ranks[name] + extra > most:
                 raise RunError(f"plan.grow[{name!r}]: {extra} does not fit; ranks end at {most}")
             self._change("grow", group, self.ranks[name] + extra, extra)
-        for name, group, tensors in self._entries(plan.assign, alike=False):
-            self._check_shapes(name, tensors)
-            self._change("assign", group, self.ranks[name], tensors)
-        for name, group, masks in self._entries(plan.zero, alike=False):
-            self._check_shapes(name, masks)
-            self._change("zero", group, self.ranks[name], masks)
+        within: dict[Kind, Mapping[str, Any]] = {"assign": plan.assign, "zero": plan.zero}
+        for kind, part in within.items():
+            for name, group, tensors in self._entries(part, alike=False):
+                self._check_shapes(name, tensors)
+                self._change(kind, group, self.ranks[name], tensors)
         return self.changes
 
     def _entries(
@@ -125,8 +122,7 @@ class _Resolver:
         if not site.is_dropped and site.gate is not None:
             shapes["gate"] = (rank,) if site._lora_A.gate_per_rank else (1,)
         for tensor_name, value in tensors.items():
-            expected = shapes.get(tensor_name)
-            if value.shape != expected:
+            if value.shape != (expected := shapes.get(tensor_name)):
                 raise RunError(f"plan: {name!r}.{tensor_name} has shape {expected}, not {tuple(value.shape)}")
 
     def _change(self, kind: Kind, names: tuple[str, ...], rank: int, value: Any = None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from peftprune.adapters.formats.adapter import Adapter, Factors, refuse_unusual, require_finite
 from peftprune.adapters.formats.folder import check_out
-from peftprune.adapters.formats.peft import folded_config, peft_contents, write_peft
+from peftprune.adapters.formats.peft import peft_contents, ranked_config, write_peft
 from peftprune.adapters.formats.read import read_adapter
 from peftprune.adapters.save import METADATA_FILE
 from peftprune.errors import UsageError
@@ -124,8 +124,7 @@ def prune_adapter(adapter: Adapter, method: str, target: Target, *, uniform: boo
     cut = _by_svd if method == "svd" else _by_magnitude
     kept, lost, whole = cut(first, {n: len(g) for n, g in groups.items()}, target, allowed, uniform)
     left = {member: f for name, group in groups.items() for member in group if (f := kept[name]) is not None}
-    sites = {name: left[name] for name in adapter.sites if name in left}
-    if not sites:
+    if not (sites := {name: left[name] for name in adapter.sites if name in left}):
         raise UsageError.of("budget", f"{target.kind}={target.value}", "leaves no site", "Allow more")
     total = sum(whole[n] * len(g) for n, g in groups.items())
     energy = 1.0 - sum(lost[n] * len(g) for n, g in groups.items()) / total if total > 0 else 1.0
@@ -136,7 +135,7 @@ def prune_adapter(adapter: Adapter, method: str, target: Target, *, uniform: boo
             adapter,
             format="peft",
             sites=sites,
-            config={**adapter.config, **folded_config(sites)},
+            config={**adapter.config, **ranked_config({n: f.rank for n, f in sites.items()})},
             facts=_facts(adapter, method, target, energy, sites),
         ),
         {n: (f.rank, sites[n].rank if n in sites else 0) for n, f in adapter.sites.items()},
@@ -151,12 +150,10 @@ def _allowed(first: Mapping[str, Factors], target: Target, params: int) -> int:
     """Returns the budget in parameters; for an energy, all of them."""
     if target.kind == "energy":
         return params
-    unit = sum(f.unit_cost for f in first.values())
-    allowed = int(target.value) * (unit if target.kind == "rank" else 1)
+    allowed = int(target.value) * (sum(f.unit_cost for f in first.values()) if target.kind == "rank" else 1)
     if allowed >= params:
-        asked = f"{target.kind}={int(target.value)}"
         problem = f"allows {allowed:,} parameters, and the adapter has {params:,} already"
-        raise UsageError.of("budget", asked, problem, "Give less")
+        raise UsageError.of("budget", f"{target.kind}={int(target.value)}", problem, "Give less")
     return allowed
 
 
@@ -272,7 +269,6 @@ def _facts(
     }
     if "base_sample" in adapter.facts:
         facts["base_sample"] = adapter.facts["base_sample"]
-    groups = [g for g in replace(adapter, sites=sites).groups() if len(g) > 1]
-    if groups:
+    if groups := [g for g in replace(adapter, sites=sites).groups() if len(g) > 1]:
         facts["shared_with"] = {n: [m for m in g if m != n] for g in groups for n in g}
     return facts

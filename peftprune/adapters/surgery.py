@@ -115,9 +115,8 @@ def fold(sites: SiteSet) -> None:
     """Folds gates and scaling into B once: the function stays, every scale becomes 1 and no gate is left."""
     for group in sites.groups():
         first = group[0]
-        weight = first._lora_B.weight
         gate = first._gate_parameter
-        weight.mul_(first.scaling if gate is None else gate * first.scaling)
+        first._lora_B.weight.mul_(first.scaling if gate is None else gate * first.scaling)
         for site in group:
             if gate is not None:
                 site._lora_A.rank_gate = None
@@ -178,16 +177,13 @@ def check_optimizer(optimizer: Optimizer) -> None:
 def _sized_by_rank(site: Site) -> list[tuple[nn.Parameter, int]]:
     """Returns the site's parameters with the dimension that counts ranks; a gate for the whole site has none."""
     found = [(site._lora_A.weight, 0), (site._lora_B.weight, 1)]
-    gate = site._gate_parameter
-    if gate is not None and site._lora_A.gate_per_rank:
+    if (gate := site._gate_parameter) is not None and site._lora_A.gate_per_rank:
         found.append((gate, 0))
     return found
 
 
 def _zeros(tensor: Tensor, dim: int, size: int) -> Tensor:
-    shape = list(tensor.shape)
-    shape[dim] = size
-    return tensor.new_zeros(shape)
+    return tensor.new_zeros([size if i == dim else n for i, n in enumerate(tensor.shape)])
 
 
 @torch.no_grad()
@@ -229,8 +225,7 @@ def _grow(group: Sequence[Site], extra: int, optimizer: Optimizer | None, rng: t
     rows = _draw_rows(first, extra, rng)
     _resize(first, lambda tensor, dim: torch.cat([tensor, _zeros(tensor, dim, extra)], dim), optimizer)
     first._lora_A.weight.data[-extra:] = rows.to(first._lora_A.weight)
-    gate = first._gate_parameter
-    if gate is not None and first._lora_A.gate_per_rank:
+    if (gate := first._gate_parameter) is not None and first._lora_A.gate_per_rank:
         gate.data[-extra:] = 1.0
     for site in group:
         _sync_layer(site, first.rank)
@@ -249,8 +244,7 @@ def _reinit(
         param.grad = None
         param.data = _zeros(param.data, dim, rank)
     first._lora_A.weight.data.copy_(rows)
-    gate = first._gate_parameter
-    if gate is not None:
+    if (gate := first._gate_parameter) is not None:
         gate.data.fill_(1.0)
     for site in group:
         _sync_layer(site, rank)
@@ -328,8 +322,7 @@ def _zero(site: Site, masks: Mapping[str, Tensor], optimizer: Optimizer | None) 
 
 def _scale_ranks(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
     for name in ("rank_gate", "rank_multiplier"):
-        factor = getattr(module, name, None)
-        if factor is not None:
+        if (factor := getattr(module, name, None)) is not None:
             output = output * factor.to(output.dtype)
     return output
 
@@ -352,8 +345,7 @@ def _sync_layer(site: Site, rank: int) -> None:
 
 def sync_config(sites: SiteSet) -> None:
     """Writes ranks and alphas into the PEFT config by full, anchored names; dropped sites are left out."""
-    ranks = {name: rank for name, rank in sites.ranks.items() if rank}
-    if not ranks:
+    if not (ranks := {name: rank for name, rank in sites.ranks.items() if rank}):
         return
     config = sites.peft_config
     # A list, since the order of PEFT's set changes from run to run.

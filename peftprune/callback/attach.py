@@ -38,8 +38,7 @@ def attach(model: Any) -> SiteSet:
         _check_layer(name, layer, adapter)
     if not layers:
         raise UsageError.of("model", adapter, "adapts no layer", "Name target_modules in LoraConfig")
-    shapes = discover_sites(base, list(layers))
-    sites = SiteSet({s.name: Site(s, layers[s.name], adapter) for s in shapes}, config)
+    sites = SiteSet({s.name: Site(s, layers[s.name], adapter) for s in discover_sites(base, list(layers))}, config)
     if not any(p.requires_grad for site in sites.values() if not site.is_dropped for p in site._lora_B.parameters()):
         cure = "Load it with is_trainable=True, or set inference_mode=False"
         raise UsageError.of("model", adapter, "is not trainable", cure)
@@ -60,8 +59,7 @@ def _check_config(config: Any) -> None:
     if getattr(config, "target_parameters", None):
         cure = "Name linear layers: target_modules"
         raise UsageError.of("target_parameters", list(config.target_parameters), "are not layers", cure)
-    init = config.init_lora_weights
-    if init not in _KEPT_INITS:
+    if (init := config.init_lora_weights) not in _KEPT_INITS:
         cure = "Use True, 'gaussian' or 'orthogonal'"
         raise UsageError.of("init_lora_weights", init, "changes the base model's weights", cure)
 

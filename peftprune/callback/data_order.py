@@ -64,8 +64,7 @@ def sampler(dataset: Any, *, seed: int | None = None) -> OrderedDataset:
 
 def column(dataset: Any, name: str) -> list[Any] | None:
     """Returns one value per example; None where examples lack it."""
-    names = getattr(dataset, "column_names", None)
-    if names is not None:
+    if (names := getattr(dataset, "column_names", None)) is not None:
         return list(dataset[name]) if name in names else None
     known = hasattr(dataset[0], "keys") and name in dataset[0]
     return [dataset[i][name] for i in range(len(dataset))] if known else None
@@ -74,8 +73,7 @@ def column(dataset: Any, name: str) -> list[Any] | None:
 def strata_of(dataset: Any) -> list[int] | None:
     """Returns the class of each example; None where labels are not whole numbers."""
     for name in ("labels", "label"):
-        found = column(dataset, name)
-        if found is not None:
+        if (found := column(dataset, name)) is not None:
             plain: list[Any] = [v.item() if isinstance(v, torch.Tensor) and v.dim() == 0 else v for v in found]
             return plain if all(isinstance(v, int) for v in plain) else None
     return None
@@ -168,8 +166,7 @@ def serve_phases(
     dataset = loader.dataset
     if isinstance(dataset, OrderedDataset):
         return _serve_ordered(loader, phases, batch_size, args, seed)
-    sampled = next((r for r in phases if r.phase.data != "all"), None)
-    if sampled is None:
+    if (sampled := next((r for r in phases if r.phase.data != "all"), None)) is None:
         return None
     inner: Any = loader.batch_sampler
     while hasattr(inner, "batch_sampler"):
@@ -195,8 +192,7 @@ def _serve_ordered(loader: Any, phases: Sequence[PhaseRange], batch_size: int, a
         cure = "Choose a batch size that leaves more or none, and dataloader_drop_last=False"
         raise UsageError.of("train_dataset", len(dataset), problem, cure)
     seed = seed if dataset.seed is None else dataset.seed
-    parts = accumulation * processes
-    whole = PhaseBatchSampler(dataset.lengths, dataset.strata, phases, batch_size, seed, parts, last)
+    whole = PhaseBatchSampler(dataset.lengths, dataset.strata, phases, batch_size, seed, accumulation * processes, last)
     order = ProcessBatches(whole, args.process_index, processes)
     # DataLoader forbids a new batch sampler because its length could differ; this one has the same length.
     # accelerate's loaders wrap the loader to change.

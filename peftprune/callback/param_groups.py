@@ -53,8 +53,7 @@ class StepParamGroups:
     def _group(self, group: dict[str, Any], kind: str, params: list[Any], factor: float) -> dict[str, Any]:
         lr = group["lr"] * factor
         changed = {**group, "params": params}
-        wanted = self.settings.get(kind)
-        if wanted is not None:
+        if (wanted := self.settings.get(kind)) is not None:
             current = self.learning_rate if wanted.constant else lr
             lr = current * (wanted.lr_scale if wanted.lr is None else wanted.lr / self.learning_rate)
             # Biases have no weight decay.

@@ -83,8 +83,7 @@ def check_seed(seed: Any) -> int:
 
 def parameter_budget(budget: Budget | str) -> Budget:
     """Returns the budget; refuses "paper", which is not a number of parameters."""
-    parsed = parse_budget(budget)
-    if isinstance(parsed, str):
+    if isinstance(parsed := parse_budget(budget), str):
         raise UsageError.of("budget", parsed, "is not a number of parameters", "Give rank=8, for example")
     return parsed
 
@@ -95,8 +94,7 @@ def provisional_budget(budget: Budget, sites: SiteSet, base: int, steps: int | N
     `base` is the number of parameters of the base model, `steps` the number of optimizer steps if it is known.
     """
     total = steps or budget.steps or _UNKNOWN_LENGTH
-    params = budget.parameters(sites.shapes, base)
-    return ArmBudget(params, total, num_examples=total, batch_size=1, count=budget.count)
+    return ArmBudget(budget.parameters(sites.shapes, base), total, num_examples=total, batch_size=1, count=budget.count)
 
 
 def final_budget(
@@ -130,8 +128,7 @@ def solve(model: Any, strategy: RankPruningStrategy, budget: Budget, seed: int |
     if prepared is not None:
         own = {"method": strategy.name, "options": strategy.config, "budget": budget}
         for name, value in (own if seed is None else own | {"seed": seed}).items():
-            known = prepared.request[name]
-            if known != value:
+            if (known := prepared.request[name]) != value:
                 raise UsageError.of(name, value, f"is not what the model was prepared for ({known})", "Give the same")
         return Start(sites, prepared.spec, sites.ranks, base, prepared)
     provisional = provisional_budget(budget, sites, base, steps)
@@ -154,8 +151,7 @@ def _ranks(strategy: RankPruningStrategy, spec: AdapterSpec, sites: SiteSet, bud
         for name, rank in own.items():
             if rank < final[name]:
                 raise UsageError.of("r", rank, f"at {name} is below the budget's rank there, {final[name]}", larger)
-    held = rank_cost(own, sites.shapes)
-    if held <= budget.params:
+    if (held := rank_cost(own, sites.shapes)) <= budget.params:
         least, most = min(own.values()), max(own.values())
         problem = f"leaves {strategy.name} nothing to cut: {held:,} parameters, and the budget is {budget.params:,}"
         raise UsageError.of("r", least if least == most else f"{least} to {most}", problem, larger)
@@ -182,8 +178,7 @@ def begin(
     dropped = frozenset(n for n, r in ranks.items() if r == 0)
     if smaller or dropped or spec.initial or spec.initial_std:
         require_fresh(sites, "the method starts at other ranks or values")
-    grown = {n: r - own[n] for n, r in ranks.items() if r > own[n]}
-    plan = PruningPlan(keep=smaller, drop=dropped, grow=grown)
+    plan = PruningPlan(keep=smaller, drop=dropped, grow={n: r - own[n] for n, r in ranks.items() if r > own[n]})
     surgery.apply_plan(sites, plan, optimizer=optimizer, rng=generator(seed, "init", "grown"))
     base = {n: sites[n].scaling if spec.scaling is None else spec.scaling for n, r in ranks.items() if r > 0}
     surgery.set_scaling(sites, {n: factor * spec.relative_scaling.get(n, 1.0) for n, factor in base.items()})

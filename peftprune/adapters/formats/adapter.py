@@ -102,8 +102,7 @@ def in_order(sites: Mapping[str, Factors]) -> dict[str, Factors]:
 def refuse_unusual(adapter: Adapter, action: str) -> None:
     """Raises UsageError for an adapter that is more than base + scaling · B A, which an action would change."""
     for field_name, what in _UNUSUAL.items():
-        value = adapter.config.get(field_name)
-        if value:
+        if value := adapter.config.get(field_name):
             problem = f"means {what}, which {action} does not handle"
             raise UsageError.of(field_name, value, problem, "Merge it with PEFT instead")
     start = adapter.config.get("init_lora_weights", True)

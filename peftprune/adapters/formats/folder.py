@@ -42,8 +42,7 @@ def pickled(file: Path) -> UsageError:
         "tensors = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
         "save_file({k: v.contiguous().clone() for k, v in tensors.items()}, sys.argv[2])"
     )
-    target = file.with_suffix(".safetensors")
-    cure = f'Convert it, if you trust its source: python -c "{code}" {file} {target}'
+    cure = f'Convert it, if you trust its source: python -c "{code}" {file} {file.with_suffix(".safetensors")}'
     return UsageError.of("file", str(file), "is a pickle, which can run code when it is opened", cure)
 
 

@@ -42,8 +42,7 @@ def read_peft(folder: Path) -> Adapter:
     Raises UsageError for damaged files, an adapter that is not LoRA, or tensors and configuration that disagree.
     """
     config = read_json(folder / CONFIG_FILE)
-    kind = config.get("peft_type")
-    if kind != "LORA":
+    if (kind := config.get("peft_type")) != "LORA":
         cure = "Only LoRA has a pair of factors for each site; use others with PEFT itself"
         raise UsageError.of("peft_type", kind, f"of {folder} is not LORA", cure)
     if not (folder / WEIGHTS_FILE).exists():
@@ -65,8 +64,7 @@ def parse_peft(
     embeddings = set()
     names = {key.removeprefix(_PREFIX): tensor for key, tensor in tensors.items()}
     for name, tensor in names.items():
-        ending = next((e for e in _ENDINGS if name.endswith(f".{e}")), None)
-        if ending is None:
+        if (ending := next((e for e in _ENDINGS if name.endswith(f".{e}")), None)) is None:
             # With bias="all" PEFT also saves the biases of both copies of a saved module, and ignores them on loading.
             own = _COPIES.sub(".", name)
             if own == name or own not in names:
@@ -137,8 +135,7 @@ _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, Tensor], embedding: bool) -> Factors:
-    lacking = next((part for part in ("A", "B") if part not in pair), None)
-    if lacking is not None:
+    if (lacking := next((part for part in ("A", "B") if part not in pair), None)) is not None:
         raise UsageError.of("adapter", str(path), f"has no lora_{lacking} for {site}", "Copy or download it again")
     A, B = pair["A"], pair["B"]
     if not {A.dtype, B.dtype} <= _DTYPES:
@@ -151,8 +148,7 @@ def _factors(path: Path, config: Mapping[str, Any], site: str, pair: dict[str, T
     if A.shape[0] != B.shape[1] or A.shape[0] != rank:
         problem = f"has A {tuple(A.shape)} and B {tuple(B.shape)} at {site}, where {CONFIG_FILE} says rank {rank}"
         raise UsageError.of("adapter", str(path), problem, "Configuration and weights are of different adapters")
-    root = math.sqrt(rank) if config.get("use_rslora") else rank
-    return Factors(A, B, alpha / root, embedding)
+    return Factors(A, B, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), embedding)
 
 
 def _patterned(config: Mapping[str, Any], pattern: str, default: str, site: str) -> Any:
@@ -170,8 +166,7 @@ def _check_complete(adapter: Adapter) -> None:
             problem = f"has no tensors for the target module {target}"
             raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
     # PEFT lists several usual names of heads, of which a model has one.
-    modules = adapter.config.get("modules_to_save") or ()
-    if modules and not adapter.head:
+    if (modules := adapter.config.get("modules_to_save") or ()) and not adapter.head:
         problem = f"has no tensors for {' or '.join(modules)}, which modules_to_save names"
         raise UsageError.of("adapter", str(adapter.path), problem, "Copy or download it again")
 
@@ -195,21 +190,19 @@ def peft_contents(
     not change. `head=False` leaves out the tensors and names of `modules_to_save`. Raises UsageError for an adapter
     that cannot be padded.
     """
-    others = dict(adapter.others)
-    config = dict(adapter.config)
+    config, others, sites = dict(adapter.config), dict(adapter.others), dict(adapter.sites)
     if not head:
         others = {n: t for n, t in others.items() if n not in adapter.head}
         config["modules_to_save"] = None
         if config.get("task_type") in ("SEQ_CLS", "TOKEN_CLS"):
             # With this task type PEFT expects a head's tensors whatever modules_to_save lists.
             config["task_type"] = None
-    sites = dict(adapter.sites)
     if uniform:
         refuse_unusual(adapter, "padding")
         rank = max(f.rank for f in sites.values())
         sites = {name: _padded(f, rank) for name, f in sites.items()}
     if uniform or adapter.format == "loralib":
-        config |= folded_config(sites)
+        config |= ranked_config({name: f.rank for name, f in sites.items()})
         sites = {name: Factors(f.A, f.scaled_B, 1.0, f.embedding) for name, f in sites.items()}
     tensors = {f"{_PREFIX}{name}": t for name, t in others.items()}
     for name, f in sites.items():
@@ -224,11 +217,6 @@ def _padded(factors: Factors, rank: int) -> Factors:
     A = torch.cat([factors.A, factors.A.new_zeros(extra, factors.A.shape[1])])
     B = torch.cat([factors.B, factors.B.new_zeros(factors.B.shape[0], extra)], dim=1)
     return Factors(A, B, factors.scaling, factors.embedding)
-
-
-def folded_config(sites: Mapping[str, Factors]) -> dict[str, Any]:
-    """Returns the fields of PEFT's configuration that describe these sites once their scaling is in B."""
-    return ranked_config({name: f.rank for name, f in sites.items()})
 
 
 def ranked_config(ranks: Mapping[str, int], scaling: float = 1.0) -> dict[str, Any]:
