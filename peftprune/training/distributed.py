@@ -48,8 +48,7 @@ def exclude_from_ddp(model: nn.Module, parameters: Iterable[nn.Parameter]) -> No
         return
     excluded = {id(p) for p in parameters}
     if not any(p.requires_grad and id(p) not in excluded for p in model.parameters()):
-        device = next(model.parameters()).device
-        model.register_parameter(ANCHOR, nn.Parameter(torch.zeros(1, device=device)))
+        model.register_parameter(ANCHOR, nn.Parameter(torch.zeros(1, device=next(model.parameters()).device)))
     names = [name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in excluded]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
 
@@ -73,8 +72,7 @@ class GradientAverage:
             handle.remove()
         self._handles.clear()
         model._parameters.pop(ANCHOR, None)
-        if hasattr(model, "_ddp_params_and_buffers_to_ignore"):
-            del model._ddp_params_and_buffers_to_ignore
+        model.__dict__.pop("_ddp_params_and_buffers_to_ignore", None)
 
 
 def _average(param: nn.Parameter) -> None:

@@ -38,6 +38,4 @@ def predict(trainer: Trainer, dataset: Sequence[dict[str, Any]]) -> Tensor:
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     if logits is None:
         raise RunError("evaluation: the model returned no logits. Use a model with a classification head")
-    restored = torch.empty_like(torch.as_tensor(logits))
-    restored[torch.as_tensor(order)] = torch.as_tensor(logits)
-    return restored
+    return torch.as_tensor(logits)[torch.as_tensor(order).argsort()]

@@ -48,18 +48,13 @@ def headroom(sites: SiteSet, nonzero_share: Mapping[str, float]) -> float | None
 
     `nonzero_share` is the expected density of "A" and "B" where a budget counts non-zero parameters; empty otherwise.
     """
-    costs = [
-        g[0].d_in * nonzero_share.get("A", 1.0) + g[0].d_out * nonzero_share.get("B", 1.0)
-        for g in sites.groups()
-        if g[0].rank < g[0].max_rank
-    ]
-    return min(costs, default=None)
+    a, b = nonzero_share.get("A", 1.0), nonzero_share.get("B", 1.0)
+    growing = (group[0] for group in sites.groups() if group[0].rank < group[0].max_rank)
+    return min((site.d_in * a + site.d_out * b for site in growing), default=None)
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
-    return sum(
-        v.numel() * v.element_size() for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor)
-    )
+    return sum(v.nbytes for s in optimizer.state.values() for v in s.values() if isinstance(v, Tensor))
 
 
 def release_memory() -> None:
@@ -107,8 +102,7 @@ class BaseCost:
         Raises AttributeError for a configuration without a width of its own.
         """
         share, cost = dict(stream_share or {}), base_linear_cost(model)
-        params = cost["linear_params_per_layer"]
-        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in params.items())
+        linear = sum(n * share.get(stream, 1.0) for (stream, _), n in cost["linear_params_per_layer"].items())
         return cls(round(linear), cost["hidden_size"] * cost["attention_layers"], stream_share=share)
 
     def step_flops(self, tokens: int, length: float, sites: SiteSet, train: bool) -> tuple[float, float]:
@@ -194,8 +188,7 @@ class Ledger:
         self.nonzero_params = counts.nonzero
         self.expanded_params = counts.expanded
         self.head_params = head_parameters(model, sites)
-        frozen = sum(group[0].rank * group[0].frozen_width for group in sites.groups())
-        self.trained_params = counts.stored - frozen
+        self.trained_params = counts.stored - sum(group[0].rank * group[0].frozen_width for group in sites.groups())
 
     def add_baseline(self, model: nn.Module, head: Sequence[str]) -> None:
         """Counts the tensors that a baseline trained outside the head, whose modules end in the given names."""

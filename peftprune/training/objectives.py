@@ -164,8 +164,7 @@ class Generation(Objective):
     """Cross-entropy of the target's tokens; generated texts are scored against the references."""
 
     def __init__(self, task: Task, model: LoadedModel) -> None:
-        self.task = task
-        self.model = model
+        super().__init__(task, model)
         self.collator = text_generation.GenerationCollator(model)
         self.loss = text_generation.loss_for(model.model)
 

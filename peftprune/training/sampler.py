@@ -87,8 +87,7 @@ class PhaseBatchSampler(Sampler[list[int]]):
     def cost(self, step: int) -> tuple[int, int, int]:
         """Returns (examples, tokens, tokens with padding) of an optimizer step."""
         parts = [[self.lengths[i] for i in part] for part in self.micro_batches(step)]
-        tokens = sum(map(sum, parts))
-        return sum(map(len, parts)), tokens, sum(len(part) * max(part) for part in parts)
+        return sum(map(len, parts)), sum(map(sum, parts)), sum(len(part) * max(part) for part in parts)
 
     def _epoch_batches(self, epoch: int) -> list[list[int]]:
         rng = generator(self.seed, "order", epoch)
@@ -139,6 +138,5 @@ def stratified_subset(num_examples: int, strata: Sequence[int] | None, fraction:
         count[c] += 1
     picked = []
     for c, m in members.items():
-        order = torch.randperm(len(m), generator=rng).tolist()
-        picked += [m[i] for i in order[: count[c]]]
+        picked += [m[i] for i in torch.randperm(len(m), generator=rng).tolist()[: count[c]]]
     return sorted(picked)

@@ -121,9 +121,7 @@ def resolve_settings(given: Mapping[str, Any], published: Mapping[str, Any] | No
     searched values do not count. Raises UsageError for unknown names or values out of range.
     """
     known = {f.name for f in fields(TrainingSettings)}
-    unknown = next((name for name in given if name not in known), None)
-    if unknown is not None:
+    if (unknown := next((name for name in given if name not in known), None)) is not None:
         raise UsageError.of("setting", unknown, "does not exist", f"Settings: {', '.join(sorted(known))}")
     stated = {n: v for n, v in (published or {}).items() if n in known and not isinstance(v, tuple)}
-    values = {k: v for layer in (stated, given) for k, v in layer.items() if v is not None}
-    return replace(TrainingSettings(), **values)
+    return replace(TrainingSettings(), **{k: v for layer in (stated, given) for k, v in layer.items() if v is not None})

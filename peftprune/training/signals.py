@@ -8,6 +8,7 @@ DeBERTa's relative positions, is told by its shape and not counted.
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,12 +49,12 @@ class Collectors:
             if site.is_dropped:
                 continue
             if signals & {Signal.INPUT_NORM, Signal.INPUT_MOMENTS, Signal.LABEL_MOMENTS}:
-                self._handles.append(site._layer.register_forward_pre_hook(self._input_hook(site)))
+                self._handles.append(site._layer.register_forward_pre_hook(partial(self._note_input, site)))
             if Signal.OUTPUT_ENERGY in signals:
-                self._handles.append(site._lora_B.register_forward_hook(self._output_hook(site)))
+                self._handles.append(site._lora_B.register_forward_hook(partial(self._note_output, site)))
             if Signal.DELTA_GRADIENT in signals:
-                self._handles.append(site._lora_A.register_forward_pre_hook(self._reading_hook(site)))
-                self._handles.append(site._lora_B.register_forward_hook(self._writing_hook(site)))
+                self._handles.append(site._lora_A.register_forward_pre_hook(partial(self._note_read, site)))
+                self._handles.append(site._lora_B.register_forward_hook(partial(self._note_written, site)))
 
     def arm(self, signals: frozenset[Signal] | None = None) -> None:
         """Starts collecting for one optimizer step: all signals, or those named."""
@@ -86,8 +87,7 @@ class Collectors:
             found[Signal.INPUT_NORM] = {name: total.sqrt() for name, total in found[Signal.INPUT_NORM].items()}
         if Signal.DELTA_GRADIENT in found:
             # As the adapters' gradients are averaged.
-            means = {name: total / world_size() for name, total in found[Signal.DELTA_GRADIENT].items()}
-            found[Signal.DELTA_GRADIENT] = means
+            found[Signal.DELTA_GRADIENT] = {n: s / world_size() for n, s in found[Signal.DELTA_GRADIENT].items()}
         return found
 
     def remove(self) -> None:
@@ -104,62 +104,48 @@ class Collectors:
         self._inputs = None
         self._seen.clear()
 
-    def _input_hook(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            if self._inputs is None:
-                return
-            x = args[0]
-            call = (site.name, self._calls[site.name])
-            self._calls[site.name] += 1
-            if not self._reads_batch(site, x):
-                return
-            leader = self.leader.get(call)
-            if leader is None:
-                leader = next((first for seen, first in self._seen if seen is x), call)
-                self.leader[call] = leader
-                self._seen.append((x, leader))
-            if leader != call:
-                return
-            mask = self._mask(site, x)
-            if Signal.INPUT_NORM in self._wanted:
-                self._add((Signal.INPUT_NORM, *call), _squares_by_feature(x.detach(), mask))
-            if Signal.INPUT_MOMENTS in self._wanted:
-                self._add((Signal.INPUT_MOMENTS, *call), _moments(x.detach(), mask))
-            if Signal.LABEL_MOMENTS in self._wanted:
-                self._add((Signal.LABEL_MOMENTS, *call), _moments(x.detach(), self._labelled(site, x, mask)))
+    def _note_input(self, site: Site, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if self._inputs is None:
+            return
+        x = args[0]
+        call = (site.name, self._calls[site.name])
+        self._calls[site.name] += 1
+        if not self._reads_batch(site, x):
+            return
+        if (leader := self.leader.get(call)) is None:
+            leader = next((first for seen, first in self._seen if seen is x), call)
+            self.leader[call] = leader
+            self._seen.append((x, leader))
+        if leader != call:
+            return
+        mask = self._mask(site, x)
+        if Signal.INPUT_NORM in self._wanted:
+            self._add((Signal.INPUT_NORM, *call), _squares_by_feature(x.detach(), mask))
+        if Signal.INPUT_MOMENTS in self._wanted:
+            self._add((Signal.INPUT_MOMENTS, *call), _moments(x.detach(), mask))
+        if Signal.LABEL_MOMENTS in self._wanted:
+            self._add((Signal.LABEL_MOMENTS, *call), _moments(x.detach(), self._labelled(site, x, mask)))
 
-        return hook
+    def _note_output(self, site: Site, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._inputs is None or Signal.OUTPUT_ENERGY not in self._wanted:
+            return
+        if self._reads_batch(site, output):
+            squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
+            self._add((Signal.OUTPUT_ENERGY, site.name, 0), squares * site.scaling**2)
 
-    def _output_hook(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if self._inputs is None or Signal.OUTPUT_ENERGY not in self._wanted:
-                return
-            if self._reads_batch(site, output):
-                squares = _squares_by_feature(output.detach(), self._mask(site, output)).sum()
-                self._add((Signal.OUTPUT_ENERGY, site.name, 0), squares * site.scaling**2)
+    def _note_read(self, site: Site, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self._read[site.name] = args[0].detach()
 
-        return hook
-
-    def _reading_hook(self, site: Site) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._read[site.name] = args[0].detach()
-
-        return hook
-
-    def _writing_hook(self, site: Site) -> Any:
+    def _note_written(self, site: Site, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         """Sums (∂loss/∂output)ᵀ · input. Activation checkpointing has the gradient only where it recomputes."""
+        x = self._read.pop(site.name)
+        if Signal.DELTA_GRADIENT in self._wanted and output.requires_grad:
+            output.register_hook(partial(self._add_product, site, x))
 
-        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = self._read.pop(site.name)
-            if Signal.DELTA_GRADIENT in self._wanted and output.requires_grad:
-                output.register_hook(lambda gradient: add(x, gradient))
-
-        def add(x: Tensor, gradient: Tensor) -> None:
-            # The layer multiplies B A x by the scaling, and so its gradient.
-            product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float() / site.scaling
-            self._add((Signal.DELTA_GRADIENT, site.name, 0), product)
-
-        return hook
+    def _add_product(self, site: Site, x: Tensor, gradient: Tensor) -> None:
+        # The layer multiplies B A x by the scaling, and so its gradient.
+        product = gradient.flatten(0, -2).float().T @ x.flatten(0, -2).float() / site.scaling
+        self._add((Signal.DELTA_GRADIENT, site.name, 0), product)
 
     def _add(self, key: tuple[Signal, str, int], value: Tensor) -> None:
         self._sums[key] = self._sums[key] + value if key in self._sums else value
@@ -206,8 +192,7 @@ def token_mask(inputs: Mapping[str, Any], stream: str) -> Tensor | None:
 
 def _batch_shape(inputs: Mapping[str, Any], stream: str) -> torch.Size | None:
     """Returns (batch, length) of the tokens that a stream reads; None where the model's inputs do not tell."""
-    mask = token_mask(inputs, stream)
-    if mask is not None:
+    if (mask := token_mask(inputs, stream)) is not None:
         return mask.shape
     prefix = "decoder_" if stream == "decoder" else ""
     given = (inputs.get(f"{prefix}{name}") for name in ("input_ids", "inputs_embeds"))

@@ -51,8 +51,7 @@ def check_form(settings: TrainingSettings, model: LoadedModel) -> None:
 
     Raises UsageError, naming the setting.
     """
-    tokenizer = model.tokenizer
-    if tokenizer.eos_token_id is None:
+    if model.tokenizer.eos_token_id is None:
         cure = "Add an eos_token to the files of the tokenizer"
         raise UsageError.of("model", model.name, "has a tokenizer without an end token", cure)
     both = is_encoder_decoder(model.model)
@@ -116,8 +115,7 @@ def _prompts(dataset: Dataset, model: LoadedModel, settings: TrainingSettings) -
     before, _, after = (settings.prompt or "{source}").partition("{source}")
     tokenizer = model.tokenizer
     # A target after an end token would not continue the prompt.
-    both = is_encoder_decoder(model.model)
-    first, last = _frame(tokenizer) if both else (_frame(tokenizer)[0], [])
+    first, last = _frame(tokenizer) if is_encoder_decoder(model.model) else (_frame(tokenizer)[0], [])
     tail = (tokenizer(after, add_special_tokens=False)["input_ids"] if after else []) + last
     room = settings.max_length - len(first) - len(tail)
     if room < 1:
@@ -205,7 +203,6 @@ def generate(trainer: Trainer, model: LoadedModel, rows: Sequence[Example], sett
     Batches hold prompts of similar length. Of the model's own generation settings only its special tokens are used.
     """
     trained: Any = trainer.model
-    pad = int(model.tokenizer.pad_token_id)
     left = not is_encoder_decoder(model.model)
     config = _generation_config(model, settings)
     device = next(trained.parameters()).device
@@ -215,7 +212,7 @@ def generate(trainer: Trainer, model: LoadedModel, rows: Sequence[Example], sett
     trained.eval()
     for start in range(0, len(order), settings.batch_size):
         chosen = order[start : start + settings.batch_size]
-        ids = _padded([prompts[i] for i in chosen], pad, left=left).to(device)
+        ids = _padded([prompts[i] for i in chosen], int(model.tokenizer.pad_token_id), left=left).to(device)
         mask = _padded([[1] * len(prompts[i]) for i in chosen], 0, left=left).to(device)
         with trainer.accelerator.autocast(), _only_settings(trained, config):
             written = trained.generate(input_ids=ids, attention_mask=mask, generation_config=config)

@@ -151,8 +151,7 @@ class PruningTrainer(Trainer):
             return super().training_step(model, inputs, num_items_in_batch)
         model.eval()
         with torch.no_grad(), self.compute_loss_context_manager():
-            prepared = self._prepare_inputs(inputs)
-            loss = self.compute_loss(model, prepared, num_items_in_batch=num_items_in_batch)
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
         return loss.detach()
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:

@@ -25,6 +25,5 @@ def make_fast(model: nn.Module, seed: int, frozen: torch.dtype | None = None) ->
 
 def begin_step(model: nn.Module, step: int) -> None:
     """Announces an optimizer step, counted from 0, to a model that `make_fast` prepared, wrapped or not."""
-    stream = getattr(getattr(model, "module", model), _STREAM, None)
-    if stream is not None:
+    if (stream := getattr(getattr(model, "module", model), _STREAM, None)) is not None:
         stream.begin_step(step)

@@ -36,8 +36,7 @@ def matmul_attention(
     stream: MaskStream | None
     stream, name = getattr(module, _STREAM, (None, ""))
     causal = attention_mask is None and (getattr(module, "is_causal", False) if is_causal is None else is_causal)
-    more = any(kwargs.get(k) is not None for k in _CHANGING)
-    if not dropout or stream is None or causal or more:
+    if not dropout or stream is None or causal or any(kwargs.get(k) is not None for k in _CHANGING):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )

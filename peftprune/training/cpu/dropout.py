@@ -66,8 +66,7 @@ class MaskStream:
         Each call of a module within a micro-batch has another mask. p, in (0, 1), is rounded to a multiple of 2^-16, at
         least one. The scale is rounded to `dtype` (float32, bfloat16 or float16), as torch's own dropout does.
         """
-        call = self._call(module)
-        source = np.random.PCG64DXSM(stream_seed(self.seed, "dropout", self._step, module, call))
+        source = np.random.PCG64DXSM(stream_seed(self.seed, "dropout", self._step, module, self._call(module)))
         rows, elements = shape[0], math.prod(shape[1:])
         words = np.empty((rows, -(-elements // 4)), np.uint64)
         source.advance(self._first_row * _ROW_STRIDE)
@@ -112,8 +111,7 @@ def use_keyed_dropout(model: nn.Module, stream: MaskStream) -> None:
     """
     found = [(n, m) for n, m in model.named_modules() if type(m) is nn.Dropout and 0 < m.p < 1]
     for name, module in found:
-        keyed = KeyedDropout(module.p, stream, name)
-        model.set_submodule(name, keyed.train(module.training))
+        model.set_submodule(name, KeyedDropout(module.p, stream, name).train(module.training))
 
     def batch_begins(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if module.training:

@@ -1,5 +1,6 @@
 """Hold weights and inputs in the precision in which autocast multiplies them."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,15 +24,10 @@ def keep_frozen_weights_in(model: nn.Module, dtype: torch.dtype) -> None:
         elif isinstance(module, BaseTunerLayer):
             module.cast_input_dtype_enabled = False
         if hasattr(module, "is_causal"):
-            module.register_forward_pre_hook(_narrow(dtype), with_kwargs=True)
+            module.register_forward_pre_hook(partial(_narrow, dtype), with_kwargs=True)
 
 
-def _narrow(dtype: torch.dtype) -> Any:
-    def hook(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if args:
-            return (args[0].to(dtype), *args[1:]), kwargs
-        return args, kwargs | {"hidden_states": kwargs["hidden_states"].to(dtype)}
-
-    return hook
+def _narrow(dtype: torch.dtype, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    if args:
+        return (args[0].to(dtype), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": kwargs["hidden_states"].to(dtype)}
