@@ -105,8 +105,7 @@ def parse_targets(targets: str | Sequence[str]) -> str | list[str]:
     parts = _as_list("target_modules", targets, (str,), "all-linear")
     if isinstance(targets, str) and targets in ("attention", "all-linear"):
         return targets
-    names = [name.strip() for part in parts for name in part.split(",") if name.strip()]
-    if not names:
+    if not (names := [name.strip() for part in parts for name in part.split(",") if name.strip()]):
         cure = "Give attention, all-linear, or names of layers"
         raise UsageError.of("target_modules", targets, "names nothing", cure)
     return names
@@ -166,6 +165,5 @@ def _as_list(field: str, value: Any, kinds: tuple[type, ...], example: str) -> l
 
 
 def _check_distinct(field: str, labels: Sequence[str], cure: str) -> None:
-    repeated = next((label for label in labels if labels.count(label) > 1), None)
-    if repeated is not None:
+    if (repeated := next((label for label in labels if labels.count(label) > 1), None)) is not None:
         raise UsageError.of(field, repeated, "occurs twice", cure)

@@ -54,9 +54,8 @@ def run_arm(
     """Trains, verifies, evaluates, exports and records one arm, from its newest complete checkpoint if there is one.
 
     `config` is the content of the arm's hash, `progress` is called after every step, and `trackers` are named in
-    `training.tracking`. Returns the contents of
-    `result.json`, which is written last. Raises RunError when training fails, the budget is missed, or the disk has no
-    room for the arm.
+    `training.tracking`. Returns the contents of `result.json`, which is written last. Raises RunError when training
+    fails, the budget is missed, or the disk has no room for the arm.
     """
     release_memory()
     started = time.perf_counter()
@@ -166,8 +165,7 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":
-        narrow = inputs.dtype == "bfloat16" and not method.reads_weights
-        make_fast(model, seed, torch.bfloat16 if narrow else None)
+        make_fast(model, seed, torch.bfloat16 if inputs.dtype == "bfloat16" and not method.reads_weights else None)
     return trainer
 
 
@@ -216,8 +214,7 @@ def finish_ledger(plan: ArmPlan, head: Sequence[str], sites: SiteSet, model: Any
         spent, room = ledger.spent(sites, plan.budget, plan.spec)
     else:
         ledger.add_baseline(model, head)
-        ranks = method.finish(model)
-        if ranks is not None:
+        if (ranks := method.finish(model)) is not None:
             ledger.add_baseline(model, head)
             plan = replace(plan, spec=replace(plan.spec, final_ranks=dict(ranks)))
         spent, room = ledger.final_params, plan.unit_left

@@ -15,16 +15,11 @@ def command(request: Mapping[str, Any]) -> str:
     first = [a for a in request["arms"] if not rounds or a["seed"] == seeds[0]]
     whole = math.prod(len(request[part]) for part in ("methods", "tasks", "budgets")) * (1 if rounds else len(seeds))
     tasks, files = request["tasks"], [t["files"] for t in request["tasks"] if t["files"]]
-    unnamed = any(not m["text"] for m in request["methods"])
-    if unnamed or (files and len(tasks) > 1) or len(first) != whole:
+    if any(not m["text"] for m in request["methods"]) or (files and len(tasks) > 1) or len(first) != whole:
         return ""
-    options: list[tuple[str, Any]] = []
-    if files:
-        options += list(files[0].items())
-    elif all(t["named"] for t in tasks):
-        options.append(("task", ",".join(t["name"] for t in tasks)))
-    else:
+    if not files and not all(t["named"] for t in tasks):
         return ""
+    options: list[tuple[str, Any]] = [*files[0].items()] if files else [("task", ",".join(t["name"] for t in tasks))]
     targets = request["target_modules"]
     options += [
         ("methods", ",".join(m["text"] for m in request["methods"])),

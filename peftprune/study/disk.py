@@ -51,8 +51,7 @@ def needed_bytes(trained: int, checkpoints: int) -> int:
 def require_space(folder: Path, model: nn.Module, checkpoints: int) -> None:
     """Raises RunError, which names the space, if an arm's files with its `checkpoints` do not fit on the disk."""
     needed = needed_bytes(sum(p.numel() for p in model.parameters() if p.requires_grad), checkpoints)
-    free = _free(folder)
-    if free < needed:
+    if (free := _free(folder)) < needed:
         raise RunError(
             f"{folder}: {free / 1e6:,.1f} MB are free on the disk, and the arm needs about {needed / 1e6:,.1f} MB. "
             f"Free some, lower checkpoints (0 for none), or name another output_dir; everything finished is kept"

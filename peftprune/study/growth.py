@@ -66,8 +66,7 @@ def _methods(stored: Mapping[str, Any], now: Mapping[str, Any], old: Configs, ne
     texts, labels = {m["label"]: m["text"] for m in stored["methods"]}, {key[2]: c for key, c in old.items()}
     found = []
     for key, config in new.items():
-        label = key[2]
-        if label not in texts:
+        if (label := key[2]) not in texts:
             continue
         text = next(m["text"] for m in now["methods"] if m["label"] == label)
         if (known := labels.get(label)) is None:

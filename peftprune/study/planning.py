@@ -168,8 +168,7 @@ def _least_steps(request: MethodSpec, shapes: Sequence[SiteShape], budget: ArmBu
         except UsageError:
             return False
 
-    enough = next(filter(fits, (budget.total_steps << n for n in range(1, 15))), None)
-    if enough is None:
+    if (enough := next(filter(fits, (budget.total_steps << n for n in range(1, 15))), None)) is None:
         return ""
     return f". It needs at least {bisect_left(range(enough), True, lo=budget.total_steps, key=fits):,} steps"
 

@@ -32,7 +32,6 @@ def published_values(
     run = paper.runs.get((model, task))
     values = paper.published(model, task)
     named = {name: value for name, value in given.items() if value is not None}
-    absent = f"not published for {label} on {model}, {task}"
     found = []
     for name in dict.fromkeys([*_ASKED, *values]):
         value = values.get(name)
@@ -40,7 +39,7 @@ def published_values(
         if name in named:
             value, source = named[name], "given"
         elif value is None:
-            source = absent
+            source = f"not published for {label} on {model}, {task}"
         found.append(PublishedValue(name, list(value) if isinstance(value, tuple) else value, source))
     if run is not None and run.note:
         found.append(PublishedValue("note", run.note, run.source))

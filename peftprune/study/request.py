@@ -52,8 +52,7 @@ class StudyRequest:
 
     def __post_init__(self) -> None:
         in_order(self.methods)
-        cells = len(self.methods) * len(self.budgets) * len(self.tasks)
-        check_arms("seeds", len(self.seeds), len(self.seeds) * cells)
+        check_arms("seeds", len(self.seeds), len(self.seeds) * len(self.methods) * len(self.budgets) * len(self.tasks))
         named = self.named_settings
         lengths = [isinstance(b, Budget) and b.has_length for b in self.budgets.values()]
         # Beside a matched budget with a length, epochs are for a paper's run whose source states none.
@@ -61,8 +60,7 @@ class StudyRequest:
             problem = "is named beside the budget's length of training"
             raise UsageError.of("epochs", named["epochs"], problem, "Keep one of them")
         unread = set.intersection(*(settings_of_other_kinds(t.kind) for t in self.tasks))
-        misplaced = next((name for name in named if name in unread), None)
-        if misplaced is not None:
+        if (misplaced := next((name for name in named if name in unread), None)) is not None:
             cure = f"Leave it out, or add a generation task to {', '.join(t.name for t in self.tasks)}"
             raise UsageError.of(misplaced, named[misplaced], "is for generation tasks only", cure)
 
@@ -90,11 +88,10 @@ class StudyRequest:
         # The default may be more than a model reads; arms with other settings than these are listed as such.
         lengths = [p.settings.max_length for (_, label, _), (_, p) in plans.items() if self.budgets[label] != "paper"]
         settings = replace(self.settings, max_length=max(lengths, default=self.settings.max_length))
-        token = secrets.token_hex(8)
         first = next(iter(setups.values())).setup
         rest = left_out(first.model.model, self.target_modules)
-        work = Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, token)
-        return work, {
+        token = secrets.token_hex(8)
+        return Work(study, tuple(arms), setups, fixed["dtype"], fixed["threads"], device, versions, token), {
             "model": str(self.model),
             "methods": [{"label": s.label, "text": s.text} for s in self.methods],
             "tasks": [lazy.setup.describe() for lazy in setups.values()],
@@ -127,8 +124,7 @@ class StudyRequest:
     def _check_length(self, plans: Mapping[tuple[str, str, str], ArmPlan]) -> None:
         """Raises UsageError, which names the longest arm's length, where all steps together take more than years."""
         steps = len(self.seeds) * sum(plan.budget.total_steps for plan in plans.values())
-        years = steps // _STEPS_A_YEAR
-        if years >= _MOST_YEARS:
+        if (years := steps // _STEPS_A_YEAR) >= _MOST_YEARS:
             (_, label, _), plan = max(plans.items(), key=lambda item: item[1].budget.total_steps)
             budget = self.budgets[label]
             sets_length = isinstance(budget, Budget) and budget.has_length

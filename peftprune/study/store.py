@@ -46,8 +46,7 @@ _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """Returns the hash of a configuration: ten hex digits, independent of the order of its keys."""
-    text = json.dumps(config, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ class ArmFolder:
     def _read(self, name: str, read: Callable[[Path], Any], fits: Callable[[Any], bool]) -> Any:
         """Reads a file that every finished arm has. A damaged one is an error, since the arm would not run again."""
         try:
-            found = read(self.path / name)
-            if not fits(found):
+            if not fits(found := read(self.path / name)):
                 raise ValueError("it holds something else")
         except (OSError, ValueError) as error:
             problem = f"cannot be read ({type(error).__name__})"
@@ -304,8 +302,7 @@ class StudyFolder:
 
     def read_request(self) -> dict[str, Any]:
         """Reads `study.json`. Raises UsageError if it is missing or invalid."""
-        found = _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)
-        if found is None:
+        if (found := _read_valid(self.path / "study.json", STUDY_SCHEMA, _STUDY)) is None:
             problem, cure = "holds no study.json", "Name a folder that compare wrote"
             if os.path.exists(self.path / "study.json"):  # False for a name that is too long
                 problem = "holds no readable study.json: the file is damaged or from another version"

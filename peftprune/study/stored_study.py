@@ -118,8 +118,7 @@ class StoredStudy:
     def cells(self) -> Iterator[Self]:
         """Yields the study restricted to one task and one budget at a time; a study that grew may lack some of them."""
         for task, budget in product(self.tasks, self.budgets):
-            cell = self.only(task=task, budget=budget)
-            if cell.request["arms"]:
+            if (cell := self.only(task=task, budget=budget)).request["arms"]:
                 yield cell
 
     def arms(self) -> Iterator[tuple[dict[str, Any], ArmFolder]]:
@@ -141,8 +140,7 @@ class StoredStudy:
         """
         wanted = {"method": method, "seed": seed, "task": task, "budget": budget}
         given = {name: value for name, value in wanted.items() if value is not None}
-        found = [folder for key, folder in self.arms() if given.items() <= key.items()]
-        if len(found) != 1:
+        if len(found := [folder for key, folder in self.arms() if given.items() <= key.items()]) != 1:
             several = f"{len(found)} arms" if found else "no arm"
             raise KeyError(
                 f"{several} {method!r} with seed {seed}, task {task!r}, budget {budget!r}; methods: {self.methods}, "

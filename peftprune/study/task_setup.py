@@ -44,8 +44,7 @@ class Setup:
     ) -> None:
         check_libraries(task.metrics)
         self.all_examples = {split: len(rows) for split, rows in task.evaluation.items()}
-        limit = settings.max_eval_samples
-        if limit is not None:
+        if (limit := settings.max_eval_samples) is not None:
             chosen = {split: sample(rows, limit, "max_eval_samples") for split, rows in task.evaluation.items()}
             task = replace(task, evaluation=chosen)
         self.task = task

@@ -133,8 +133,7 @@ def _noun_forms(place: str) -> tuple[Form, ...]:
         truth, noun = _noun_truth(quantifier, level, modified), _NOUN_LEVELS[level]
         for text in texts:
             filled = text.replace("<noun>", f"{{{noun}}}").replace("<a noun>", f"{{a_{noun}}}")
-            form = Form(filled + (" {modifier}" if modified else ""), truth, (text, level, modified))
-            forms.append(form)
+            forms.append(Form(filled + (" {modifier}" if modified else ""), truth, (text, level, modified)))
     return tuple(forms)
 
 
@@ -280,8 +279,7 @@ def _weighted_form_pairs(family: Family, rounds: int = 60) -> WeightedPairs:
     weights: dict[tuple[int, int, int], float] = {}
     for (i, premise), (j, hypothesis) in itertools.permutations(enumerate(family.forms), 2):
         differences = sum(a != b for a, b in zip(premise.traits, hypothesis.traits, strict=True))
-        label = family.label(premise, hypothesis)
-        if label is not None and differences <= MAX_DIFFERENCES:
+        if (label := family.label(premise, hypothesis)) is not None and differences <= MAX_DIFFERENCES:
             weights[i, j, label] = SYNONYM_WEIGHT if premise.truth == hypothesis.truth else 1.0
 
     # Forms that can only have one label in a position are taken out of that position.
@@ -312,8 +310,7 @@ def _deal_scenes(kinds: Sequence[Family], rng: random.Random) -> dict[tuple[int,
     dealt: dict[tuple[int, Split], list[object]] = {}
     decks: dict[int, list[object]] = {}
     for number, family in enumerate(kinds):
-        deck = decks.get(id(family.scenes))
-        if deck is None:
+        if (deck := decks.get(id(family.scenes))) is None:
             deck = decks[id(family.scenes)] = rng.sample(family.scenes, len(family.scenes))
         start = 0.0
         for split, share in SHARES.items():
@@ -340,8 +337,7 @@ def generate(seed: int = 0, sizes: dict[Split, int] | None = None) -> dict[Split
         for label in (0, 1):
             wanted = len(pairs)
             for number, family in enumerate(kinds):
-                last = number == len(kinds) - 1
-                wanted = (label + 1) * size // 2 if last else wanted + int(family.share * size / 2)
+                wanted = (label + 1) * size // 2 if number == len(kinds) - 1 else wanted + int(family.share * size / 2)
                 choices, weights = form_pairs[number][label]
                 for _ in range(TRIES * size):
                     if len(pairs) == wanted:

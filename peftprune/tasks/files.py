@@ -94,8 +94,7 @@ def read_tsv(path: Path, header: Sequence[str] | None = None, broken_rows: int =
 def _table(path: Path, names: list[str], rows: list[tuple[int, list[str]]], broken_rows: int = 0) -> Table:
     """Returns rows of fields, with their lines, as a `Table`; a wrong number of fields is an error."""
     _check_names(path, names)
-    broken = [(number, len(row)) for number, row in rows if len(row) != len(names)]
-    if len(broken) > broken_rows:
+    if len(broken := [(number, len(row)) for number, row in rows if len(row) != len(names)]) > broken_rows:
         number, width = broken[0]
         problem = f"has {width} fields in line {number}, but {len(names)} columns"
         raise UsageError.of("file", str(path), problem, "Repair that line; it may hold a stray separator or line end.")
@@ -122,8 +121,7 @@ def _read_text(path: Path) -> str:
             raise UsageError.of("file", str(path), f"has a NUL character in line {line}", "Save it as text in UTF-8.")
         return text
     except UnicodeDecodeError as error:
-        cure = "Save it as UTF-8."
-        raise UsageError.of("file", str(path), f"is not UTF-8 (byte {error.start})", cure) from error
+        raise UsageError.of("file", str(path), f"is not UTF-8 (byte {error.start})", "Save it as UTF-8.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise UsageError.of("file", str(path), f"cannot be read ({error})", "Check the file.") from error
 
@@ -166,8 +164,7 @@ def parse_json(text: str) -> Any:
 
 
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
+    if len(record := dict(pairs)) < len(pairs):
         raise ValueError(f"a name occurs twice: {', '.join(name for name, _ in pairs)}")
     return record
 

@@ -95,8 +95,7 @@ def _annotated(annotations: Any) -> list[str]:
 # --- files ------------------------------------------------------------------------------------------------------------
 def _table_pairs(table: Table, source: str, targets: Sequence[str]) -> list[Pair]:
     texts = table.texts(source)
-    present = [t for t in targets if t in table.columns]
-    if not present:
+    if not (present := [t for t in targets if t in table.columns]):
         cure = f"Its columns: {', '.join(table.columns)}"
         raise UsageError.of("file", str(table.path), f"has no column {' or '.join(targets)}", cure)
     columns = [table.column(target, "label") for target in present]

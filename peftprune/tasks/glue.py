@@ -31,8 +31,7 @@ class GlueInfo(TaskInfo):
     def read_file(self, path: Path, training: bool = False) -> Dataset:
         table = read_tsv(path, self.file_header, self.broken_rows if training else 0)
         cure = f"Put the official {self.folder} file there."
-        missing = [column for column in (*self.columns, self.label_column) if column not in table.columns]
-        if missing:
+        if missing := [column for column in (*self.columns, self.label_column) if column not in table.columns]:
             problem = f"lacks the column {missing[0]!r} (it has {', '.join(table.columns)})"
             raise UsageError.of("file", str(path), problem, cure)
         if not table.rows:

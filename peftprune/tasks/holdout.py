@@ -35,8 +35,7 @@ def carve(task: Task, *, refit: bool = False, select: bool = False, seed: int = 
     final = task if refit else replace(task, train=train)
     if select:
         tuned, final = (replace(t, validation=validation) for t in (tuned, final))
-    about = {"examples": len(validation), "train_examples": len(train), "origin": origin, "refit": refit}
-    return tuned, final, about
+    return tuned, final, {"examples": len(validation), "train_examples": len(train), "origin": origin, "refit": refit}
 
 
 def _drawn(task: Task, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -132,16 +132,14 @@ def _from_folder(info: TaskInfo, data_dir: str | Path | None) -> Task:
     assert info.folder is not None
     assert info.evaluation_files is not None
     candidates = [root / info.folder, root / "glue" / info.folder]
-    folder = next((candidate for candidate in candidates if candidate.is_dir()), None)
-    if folder is None:
+    if (folder := next((candidate for candidate in candidates if candidate.is_dir()), None)) is None:
         places = " and ".join(str(candidate) for candidate in candidates)
         raise _NotFoundError(
             f"the folder of {field}: neither {places} exists. Put the official {info.folder} files there."
         )
     paths: dict[str, Path] = {}
     for file in (info.train_file, *info.evaluation_files.values()):
-        path = info.find_file(folder, file)
-        if path is None:
+        if (path := info.find_file(folder, file)) is None:
             raise _NotFoundError(f"the folder of {field}: {folder / file} is missing. Put the official file there.")
         paths[file] = path
     evaluation = {split: info.read_file(paths[file]) for split, file in info.evaluation_files.items()}

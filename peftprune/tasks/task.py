@@ -63,8 +63,7 @@ class Task:
         Name and source are left out, so that the same data read from a folder or the hub have the same fingerprint.
         """
         digest = hashlib.sha256()
-        head = [self.kind, self.label_names, self.metrics]
-        digest.update(json.dumps(head, ensure_ascii=True).encode())
+        digest.update(json.dumps([self.kind, self.label_names, self.metrics], ensure_ascii=True).encode())
         splits = {"train": self.train, "validation": self.validation} | {
             f"evaluation {name}": data for name, data in self.evaluation.items()
         }

@@ -31,8 +31,7 @@ class Backend:
         if self.workers is not None:
             parse_workers(self.workers)
         if self.name not in get_args(BackendName):
-            known = ", ".join(get_args(BackendName))
-            raise UsageError.of("backend", self.name, "is unknown", f"Backends: {known}")
+            raise UsageError.of("backend", self.name, "is unknown", f"Backends: {', '.join(get_args(BackendName))}")
         for option, names in _USERS.items():
             if getattr(self, option) is not None and self.name not in names:
                 problem = f"has no meaning with backend {self.name!r}"

@@ -125,8 +125,7 @@ def forward_event(line: str, listener: Reporter) -> None:
 
 def _visible_device(index: int) -> dict[str, str]:
     """Returns the environment variable that assigns one of the GPUs to a process."""
-    devices = torch.cuda.device_count()
-    if not devices:
+    if not (devices := torch.cuda.device_count()):
         return {}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(i) for i in range(devices)]

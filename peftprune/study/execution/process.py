@@ -67,8 +67,7 @@ def _read_input(count: int) -> bytes:
     # Unbuffered: a buffer would read past the work, and an exiting interpreter would wait for the buffer's lock.
     found = b""
     while len(found) < count:
-        part = os.read(0, count - len(found))
-        if not part:
+        if not (part := os.read(0, count - len(found))):
             os._exit(1)  # the parent is gone
         found += part
     return found

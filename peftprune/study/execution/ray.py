@@ -226,8 +226,6 @@ def _marker_file(folder: Path) -> Iterator[str]:
 
 
 # --- on the nodes -----------------------------------------------------------------------------------------------------
-
-
 class _EventBuffer:
     """A Ray actor that keeps the tasks' events until the driver takes them."""
 

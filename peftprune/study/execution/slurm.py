@@ -37,8 +37,7 @@ def submit(work: Work, *, tasks: Workers, gpus: float, options: str) -> None:
     Each of the `tasks` trains arms until none is left; "auto" makes one per arm. `gpus` per task may be a fraction;
     `options` are further ones of `sbatch`. Raises RunError if `sbatch` rejects the job.
     """
-    script = write_job(work, tasks=tasks, gpus=gpus, options=options)
-    if script is None:
+    if (script := write_job(work, tasks=tasks, gpus=gpus, options=options)) is None:
         return
     command = ["sbatch", str(script)]
     if shutil.which("sbatch") is None:
@@ -57,8 +56,7 @@ def write_job(work: Work, *, tasks: Workers, gpus: float, options: str) -> Path 
     The script is in a new folder under `slurm/` in the study's folder, where the tasks' logs go too.
     """
     work = replace(work, study=StudyFolder(work.study.path.absolute()))
-    unfinished = work.unfinished()
-    if not unfinished:
+    if not (unfinished := work.unfinished()):
         return None
     array = ",".join(map(str, unfinished)) if tasks == "auto" else f"0-{min(tasks, len(unfinished)) - 1}"
     folder = work.study.path / "slurm" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"

@@ -74,8 +74,7 @@ class StudyArm:
         plan, needed = replace(self.plan, method=self.spec.build()), self.depends_on
         if needed is None:
             return plan
-        result = study.arm(needed.spec.label, needed.seed, needed.hash).result()
-        if result is None:
+        if (result := study.arm(needed.spec.label, needed.seed, needed.hash).result()) is None:
             raise RunError(f"{self.spec.label}: needs the outcome of {needed.spec.label!r}, which failed. Fix it first")
         return plan.after(Outcome.of(result))
 
@@ -147,8 +146,7 @@ class Work:
                 f"device: {device!r} here ({platform.node()}), and the study is planned for {self.device!r}. Plan it "
                 "on a machine like those that train it, or give those the right share of a GPU"
             )
-        other = [f"{n} {versions[n]} for {v}" for n, v in self.versions.items() if versions[n] != v]
-        if other:
+        if other := [f"{n} {versions[n]} for {v}" for n, v in self.versions.items() if versions[n] != v]:
             raise RunError(f"versions: {', '.join(other)} here ({platform.node()}). Install the same ones everywhere")
 
     def run(self, listener: Listener) -> None:
@@ -161,8 +159,7 @@ class Work:
             try:
                 blocked = [arm for arm in waiting if not self.attempt(arm, listener)]
             except OSError as error:
-                explained = storage_error(error, self.study.path)
-                if explained is None:
+                if (explained := storage_error(error, self.study.path)) is None:
                     raise
                 raise explained from error
             if len(blocked) == len(waiting):
@@ -202,8 +199,7 @@ class Work:
             plan, inputs = arm.plan_to_run(self.study), self.setups[arm.task].setup.inputs(arm.plan, self.dtype)
             result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step, self.trackers)
         except Exception as error:
-            explained = storage_error(error, folder.path) or error
-            if explained is not error:
+            if (explained := storage_error(error, folder.path) or error) is not error:
                 explained.__cause__ = error
             # If not even this can be written, the error ends the study, which could store nothing else.
             folder.record_error(explained, arm.spec.label, arm.seed, self.token)
