@@ -71,11 +71,5 @@ def name(ax: Axes, title: str) -> None:
 def write_beside(ax: Axes, text: str, y: float, size: float, shift: float) -> None:
     """Writes text at height `y`, `shift` points to the right of the axes; to the left where it is negative."""
     edge, align = (1.0, "left") if shift > 0 else (0.0, "right")
-    look: dict[str, Any] = {
-        "ha": align,
-        "va": "center",
-        "fontsize": size,
-        "annotation_clip": False,
-        "parse_math": False,
-    }
-    ax.annotate(text, (edge, y), (shift, 0), ax.get_yaxis_transform(), "offset points", **look)
+    look: dict[str, Any] = {"va": "center", "fontsize": size, "annotation_clip": False, "parse_math": False}
+    ax.annotate(text, (edge, y), (shift, 0), ax.get_yaxis_transform(), "offset points", ha=align, **look)

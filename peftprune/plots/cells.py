@@ -45,16 +45,9 @@ def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) 
     # Thin lines separate neighbouring cells of similar value, but would hide very flat cells.
     line = to_rgba(LIGHT_INK) if rows <= _MOST_LINED_ROWS else CLEAR
     edges = np.where(np.isnan(values).ravel()[:, None], CLEAR, line)
-    return ax.pcolormesh(
-        np.arange(columns + 1),
-        np.arange(rows + 1),
-        np.ma.masked_invalid(values),
-        vmin=vmin,
-        vmax=vmax,
-        cmap=colormaps[cmap].with_extremes(bad=CLEAR),
-        edgecolors=edges,
-        linewidth=0.4,
-    )
+    x, y, known = np.arange(columns + 1), np.arange(rows + 1), np.ma.masked_invalid(values)
+    look: dict[str, Any] = {"cmap": colormaps[cmap].with_extremes(bad=CLEAR), "edgecolors": edges, "linewidth": 0.4}
+    return ax.pcolormesh(x, y, known, vmin=vmin, vmax=vmax, **look)
 
 
 def label_grid(ax: Axes, layer_labels: Sequence[object], kind_labels: Sequence[str], *, title: str = "") -> None:

@@ -49,12 +49,15 @@ def learning_curves(
         at, _ = as_steps(steps, None)
         grid = _by_seed(label, losses, len(at))
         means = grid.mean(axis=0).filled(np.nan)
+        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2, "markevery": marked(means, i, len(series))}
         if chosen and label in chosen:
             ring = np.isclose(at, chosen[label], rtol=1e-9)
-            look: dict[str, Any] = {"edgecolors": series_style(i)["color"], "linewidths": 1.4, "zorder": 4}
+            look: dict[str, Any] = {"edgecolors": style["color"], "linewidths": 1.4, "zorder": 4}
             drawn.scatter(at[ring], means[ring], 90, facecolors="none", **look)
-        marks = marked(means, i, len(series))
-        _draw_seeds(drawn, i, label if grid.count() else f"{label} (no result)", at, grid, markevery=marks)
+        drawn.plot(at, means, label=label if grid.count() else f"{label} (no result)", **style)
+        if len(grid) > 1:
+            least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
+            drawn.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
     _mark_phases(drawn, list(series), phases or {})
     drawn.margins(x=0.02)
     drawn.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -76,15 +79,6 @@ def _by_seed(label: str, losses: Any, n: int) -> np.ma.MaskedArray[Any, np.dtype
             raise UsageError.of(f"series[{label!r}]", len(row), problem, f"There are {n} steps")
         grid[seed, : len(row)] = np.ma.filled(np.ma.asarray(row, dtype=float), np.nan)
     return np.ma.masked_invalid(grid)
-
-
-def _draw_seeds(ax: Axes, index: int, label: str, at: Any, grid: Any, **style: Any) -> None:
-    """Draws the mean of (seeds, n) masked values as the series of this index, and a band over their range."""
-    style = series_style(index) | {"linewidth": 1.1, "markersize": 4.2} | style
-    ax.plot(at, grid.mean(axis=0).filled(np.nan), label=label, **style)
-    if len(grid) > 1:
-        least, most = grid.min(axis=0).filled(np.nan), grid.max(axis=0).filled(np.nan)
-        ax.fill_between(at, least, most, facecolor=style["color"], alpha=0.18, linewidth=0, zorder=1.5)
 
 
 def _mark_phases(ax: Axes, labels: Sequence[str], phases: Mapping[str, Sequence[Phase]]) -> None:

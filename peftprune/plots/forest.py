@@ -119,7 +119,9 @@ def _outcome(difference: float, low: float, high: float, verdict: str, lines: in
     """Returns numbers and verdict in at most `lines` lines; the numbers are left out first, since they are drawn."""
     if math.isnan(difference):
         return verdict
-    digits = _digits([v for v in (difference, low, high) if math.isfinite(v)])
+    largest = max((abs(v) for v in (difference, low, high) if math.isfinite(v)), default=0.0)
+    # Three significant digits of the largest value.
+    digits = min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 2
     numbers = f"{difference:+.{digits}f}"
     if math.isfinite(low) and math.isfinite(high):
         numbers += f" [{low:+.{digits}f}, {high:+.{digits}f}]"
@@ -129,9 +131,3 @@ def _outcome(difference: float, low: float, high: float, verdict: str, lines: in
     if lines < 2:
         return fit(verdict, _OUTCOME_WIDTH, 1)
     return f"{numbers}\n{fit(verdict, _OUTCOME_WIDTH, lines - 1)}"
-
-
-def _digits(values: Sequence[float]) -> int:
-    """Returns the decimals that show three significant digits of the largest value."""
-    largest = max(map(abs, values), default=0.0)
-    return min(6, max(0, 2 - math.floor(math.log10(largest)))) if largest > 0 else 2

@@ -203,19 +203,10 @@ def _quality(frames: Frames) -> Figure | None:
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         task, metric = rows[["task", "metric"]].iloc[0]
         what = measure(frames.study, task, metric)
-        plots.quality_against_parameters(
-            ax,
-            rows["params"].to_numpy(),
-            rows["mean"].to_numpy(),
-            rows["low"].to_numpy(),
-            rows["high"].to_numpy(),
-            rows["method"].tolist(),
-            pareto=rows["pareto"].to_numpy(),
-            metric=metric,
-            higher_is_better=what.higher_is_better,
-            limits=what.limits,
-            legend=False,
-        )
+        scale: dict[str, Any] = {"metric": metric, "higher_is_better": what.higher_is_better, "limits": what.limits}
+        sizes, means, lows, highs = (rows[name].to_numpy() for name in ("params", "mean", "low", "high"))
+        methods, best = rows["method"].tolist(), rows["pareto"].to_numpy()
+        plots.quality_against_parameters(ax, sizes, means, lows, highs, methods, pareto=best, legend=False, **scale)
 
     frame = frames.frontier[frames.frontier["params"] > 0]
     found = {str(task): rows for task, rows in frame.groupby("task", sort=False)}
@@ -240,16 +231,10 @@ def _differences(frames: Frames) -> Figure | None:
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         metric, placed = str(rows["metric"].iloc[0]), rows.set_index("method").reindex(others)
-        plots.forest(
-            ax,
-            others,
-            *(placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm")),
-            detectable=placed["detectable"].to_numpy(),
-            verdicts=placed["verdict"].fillna("").tolist(),
-            margin=frames.margins.get(metric),
-            metric=metric,
-            baseline=frames.baseline,
-        )
+        about: dict[str, Any] = {"metric": metric, "baseline": frames.baseline, "margin": frames.margins.get(metric)}
+        ends = (placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm"))
+        limits, verdicts = placed["detectable"].to_numpy(), placed["verdict"].fillna("").tolist()
+        plots.forest(ax, others, *ends, detectable=limits, verdicts=verdicts, **about)
 
     # The tables hold these notes; a figure has no room for them.
     worded = in_words(frames.against.drop(columns=["effect", "learned"], errors="ignore"))

@@ -171,11 +171,9 @@ def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
         *_unfinished(runs),
         *_learned(frames, cell),
     )
-    headline = (
-        without_verdict(frames, cell) or _headlines(findings, exempt(runs), frames.baseline)
-        if findings
-        else _nothing_compared(cell, runs, frames.baseline)
-    )
+    headline = without_verdict(frames, cell) or _headlines(findings, exempt(runs), frames.baseline)
+    if not findings:
+        headline = _nothing_compared(cell, runs, frames.baseline)
     return Answer(cell_title(cell), headline, findings, limits)
 
 
@@ -394,10 +392,8 @@ def undertuned_line(frames: Frames, cell: StoredStudy) -> list[str]:
     if cell.request.get("tuning"):
         return []
     low = undertuned(cell, in_cell(frames.learned, cell), in_cell(frames.history, cell))
-    names = listed([f"{method} ({why})" for method, why in low.items()])
-    return [f"At this one learning rate, these may be undertuned: {names}. --tune gives each method its own."] * bool(
-        low
-    )
+    who = listed([f"{method} ({why})" for method, why in low.items()])
+    return [f"At this one learning rate, these may be undertuned: {who}. --tune gives each method its own."] * bool(low)
 
 
 def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:
@@ -406,12 +402,8 @@ def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:
     if not reached:
         return []
     sizes, baseline = cell.request["rounds"]["seeds"], cell.request["rounds"]["baseline"]
-    open_ = reached[baseline].open and reached[baseline].seeds < sizes[-1]
-    early = [
-        f"{method} after {at.seeds} seeds"
-        for method, at in reached.items()
-        if not at.open and at.seeds < sizes[-1] and method != baseline
-    ]
+    before = {method: at for method, at in reached.items() if at.seeds < sizes[-1]}
+    early = [f"{method} after {at.seeds} seeds" for method, at in before.items() if not at.open and method != baseline]
     found = [
         f"Looks after {listed([str(n) for n in sizes])} seeds, fixed before the first. p and intervals hold over all "
         "of them (Lan and DeMets’ spending of O’Brien and Fleming’s type, within Holm’s procedure)."
@@ -420,7 +412,7 @@ def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:
         found.append(
             f"Stopped early: {listed(early)}. The difference of a method that stops early is overstated a little."
         )
-    if open_:
+    if baseline in before and reached[baseline].open:
         found.append("The last look has not come: the same command trains the next round.")
     elif len(ledger := in_cell(frames.ledger, cell)):
         steps = ledger.groupby("method")["steps"]

@@ -76,20 +76,14 @@ class Table:
     detail: str = ""
 
 
-def table(
-    caption: str,
-    rows: pd.DataFrame | Sequence[Record],
-    columns: Sequence[Column],
-    *,
-    frame: str = "",
-    place: str = "",
-    note: str = "",
-    detail: str = "",
-) -> Table:
-    """Lays out rows. The index of a frame becomes the rows' keys, so a part of a frame keeps its place in the whole."""
+def table(caption: str, rows: pd.DataFrame | Sequence[Record], columns: Sequence[Column], **about: str) -> Table:
+    """Lays out rows; `about` holds further fields of `Table`.
+
+    The index of a frame becomes the rows' keys, so a part of a frame keeps its place in the whole.
+    """
     named = zip(rows.index, rows.to_dict("records"), strict=True) if isinstance(rows, pd.DataFrame) else enumerate(rows)
     shown = (Row(str(key), tuple(column.cell(record) for column in columns)) for key, record in named)
-    return Table(caption, tuple(columns), tuple(shown), frame, place, note, detail)
+    return Table(caption, tuple(columns), tuple(shown), **about)
 
 
 def with_reference(shown: Table, rows: pd.DataFrame) -> Table:

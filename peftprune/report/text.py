@@ -48,10 +48,8 @@ def overview_parts(frames: Frames) -> Iterator[Table | str]:
     for cell in frames.study.cells():
         yield overview(frames, cell)
         split, seeds = cell.request["tasks"][0]["evaluation_split"], len(request["seeds"])
-        yield (
-            f"Reported on: {split}. {seeds} seed(s), {request['sites']} sites, {request['dtype']}, "
-            f"{request['threads']} thread(s)."
-        )
+        run = f"{seeds} seed(s), {request['sites']} sites, {request['dtype']}, {request['threads']} thread(s)"
+        yield f"Reported on: {split}. {run}."
         yield from notes(frames, cell)
         yield from rounds_in_words(frames, cell)
         if (chosen := study_table("choices", in_cell(frames.choices, cell))) is not None:
@@ -75,9 +73,8 @@ def overview_text(frames: Frames, width: int) -> str:
 
 def overview_html(frames: Frames) -> str:
     """Returns the overview as a fragment of HTML."""
-    return "\n".join(
-        f"<p>{escape(part)}</p>" if isinstance(part, str) else _html_table(part) for part in overview_parts(frames)
-    )
+    parts = overview_parts(frames)
+    return "\n".join(f"<p>{escape(part)}</p>" if isinstance(part, str) else _html_table(part) for part in parts)
 
 
 def _html_table(shown: Table) -> str:

@@ -53,15 +53,9 @@ def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequ
 def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> str:
     name, key = chosen.result["label"], chosen.key
     base, task = _hub_name(chosen.cell.request["model"]), KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
+    about: dict[str, Any] = {"task_type": task, "dataset_type": key["task"], "dataset_name": key["task"]}
     results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=key["task"],
-            dataset_name=key["task"],
-            dataset_split=row["split"],
-            metric_type=row["metric"],
-            metric_value=row["value"],
-        )
+        EvalResult(**about, dataset_split=row["split"], metric_type=row["metric"], metric_value=row["value"])
         for row in found
     ]
     data = ModelCardData(

@@ -60,13 +60,11 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     """Returns the tables of one task and budget; None where there is nothing to show."""
     title = cell_title(cell)
     differences = in_words(in_cell(frames.against, cell))
+    others = ("mcnemar", "decisions", "stability", "choices")
     return {
         "title": title,
         "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
         "differences": study_table("against", differences, title),
         "detectable": detectable(differences),
-        **{
-            name: study_table(name, in_cell(getattr(frames, name), cell), title)
-            for name in ("mcnemar", "decisions", "stability", "choices")
-        },
+        **{name: study_table(name, in_cell(getattr(frames, name), cell), title) for name in others},
     }

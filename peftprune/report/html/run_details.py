@@ -15,9 +15,7 @@ from peftprune.study.stored_study import StoredStudy
 
 _TERA, _MEGA = 1e-12, 1e-6
 _HELD = {
-    **{
-        f"{name}_params": count(f"{name}_params") for name in ("peak", "final", "nonzero", "unique", "expanded", "head")
-    },
+    **{f"{n}_params": count(f"{n}_params") for n in ("peak", "final", "nonzero", "unique", "expanded", "head")},
     "optimizer_bytes": number("optimizer_bytes", 2, "optimizer MB", factor=_MEGA),
     "adapter_bytes": number("adapter_bytes", 2, "adapter file MB", factor=_MEGA),
     "base_bytes": number("base_bytes", 1, "frozen weights MB", factor=_MEGA),
@@ -69,9 +67,7 @@ def setup_tables(study: StoredStudy) -> list[Table]:
         about["seconds per matrix product"] = {d: f"{s:.1e}" for d, s in request["product_seconds"].items()}
     if request.get("left_out"):
         about["left out"] = request["left_out"]
-    tasks = [
-        t | {"splits": {split: f"{n:,}" for split, n in t["evaluation_examples"].items()}} for t in request["tasks"]
-    ]
+    tasks = [t | {"splits": {s: f"{n:,}" for s, n in t["evaluation_examples"].items()}} for t in request["tasks"]]
     found = [
         facts("Study", "study", about),
         table("Tasks", tasks, _TASK_COLUMNS, frame="tasks"),
