@@ -147,13 +147,8 @@ def tested(stored: Predictions, method: str, baseline: str, what: Measure, pair:
     # An early look needs more replicates to reach its level, that of the first step of Holm's procedure.
     wanted = 4 / (pair.look.nominal(0.05 / max(1, len(stored) - 1)) or 1)
     enough = math.ceil(wanted) if _RESAMPLES < wanted <= _MOST_RESAMPLES else _RESAMPLES
-    found = stats.paired_bootstrap(
-        a,
-        b,
-        references=references,
-        metric=metric,
-        resamples=_SLOW_RESAMPLES if METRICS[what.name].sums is None else enough,
-    )
+    resamples = _SLOW_RESAMPLES if METRICS[what.name].sums is None else enough
+    found = stats.paired_bootstrap(a, b, references=references, metric=metric, resamples=resamples)
     return Tested(found, pair.look, seeds)
 
 

@@ -51,17 +51,14 @@ class Frames:
     costs = cached_property(lambda self: costs(self.study))
     decisions = cached_property(lambda self: decisions(self.study))
     looks = cached_property(lambda self: looks(self.study))
-    against = cached_property(
-        lambda self: self._marked(against(self.study, self.runs, self.baseline, self.margins, self.looks))
-    )
+    against = cached_property(lambda self: self._marked(against(*self._compared)))
     decomposition = cached_property(lambda self: decompositions(self.study, self.runs, self.baseline))
     mcnemar = cached_property(lambda self: mcnemar(self.study, self.baseline))
-    pooled = cached_property(
-        lambda self: self._marked(pooled(self.study, self.runs, self.baseline, self.margins, self.looks))
-    )
+    pooled = cached_property(lambda self: self._marked(pooled(*self._compared)))
     average_ranks = cached_property(lambda self: with_learned(average_ranks(self.study, self.runs), self.learned))
     frontier = cached_property(lambda self: frontier(self.study, self.runs, self.table))
     stability = cached_property(lambda self: stability(self.study))
+    _compared = property(lambda self: (self.study, self.runs, self.baseline, self.margins, self.looks))
 
     def _marked(self, frame: pd.DataFrame) -> pd.DataFrame:
         return with_learned(with_effect(frame, self.decisions), self.learned)

@@ -125,12 +125,8 @@ def undertuned(cell: StoredStudy, found: pd.DataFrame, history: pd.DataFrame) ->
     first and the last fifth of its logged values, and its range is the highest minus the lowest; both are means over
     seeds.
     """
-    methods = by_method(found)
-    reasons = {
-        row["method"]: row["learned"]
-        for row in methods.to_dict("records")
-        if row["state"] == NOTHING and "answers" in row["learned"]
-    }
+    idle = [row for row in by_method(found).to_dict("records") if row["state"] == NOTHING]
+    reasons = {row["method"]: row["learned"] for row in idle if "answers" in row["learned"]}
     heads = {key["method"] for key, _, result in cell.finished() if not result["ledger"]["final_params"]}
     losses = {m: [arm["loss"] for _, arm in rows.groupby("seed")] for m, rows in history.groupby("method", sort=False)}
     ranges = [arm.max() - arm.min() for m in heads & losses.keys() for arm in losses[m]]

@@ -27,10 +27,7 @@ def wanted_seeds(study: StoredStudy) -> dict[Key, int]:
     The baseline goes on with any pair.
     """
     sizes = study.request["rounds"]["seeds"]
-    return {
-        key: sizes[min(max(1, reached.look.number + reached.open), len(sizes)) - 1]
-        for key, reached in looks(study).items()
-    }
+    return {key: sizes[min(max(1, at.look.number + at.open), len(sizes)) - 1] for key, at in looks(study).items()}
 
 
 def _cell(cell: StoredStudy) -> dict[Key, Reached]:

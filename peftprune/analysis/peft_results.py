@@ -37,10 +37,8 @@ class PeftResults:
         self.skipped = dict(skipped)
         self._results = dict(results)
         seeds = {file: result["run_info"]["train_config"].get("seed") for file, result in results.items()}
-        self._keys = {
-            file: {"task": self.task, "budget": "", "method": label, "seed": seeds[file]}
-            for file, label in _labels(results).items()
-        }
+        cell = {"task": self.task, "budget": ""}
+        self._keys = {f: {**cell, "method": label, "seed": seeds[f]} for f, label in _labels(results).items()}
 
     @property
     def metrics(self) -> list[str]:

@@ -51,9 +51,7 @@ def pooled(
         tested: list[dict[str, Any]] = []
         pairs: list[tuple[stats.Look, Floats, Floats]] = []
         for method in [m for m in study.methods if m not in exempt(runs[runs["budget"] == budget])]:
-            known = [
-                (reached or {}).get((task, budget, m), Reached()) for task in study.tasks for m in (method, baseline)
-            ]
+            known = [(reached or {}).get((t, budget, m), Reached()) for t in study.tasks for m in (method, baseline)]
             look, seeds, *_ = min(known, key=lambda one: one.seeds)
             both = scores[[method, baseline]].dropna()
             both = both[both.index.get_level_values("seed") < seeds]

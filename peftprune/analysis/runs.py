@@ -82,11 +82,8 @@ def site_rows(study: StoredStudy) -> pd.DataFrame:
 
 def ledger_rows(study: StoredStudy) -> pd.DataFrame:
     """Returns one row per finished arm with every field of its ledger except the seconds per phase."""
-    rows = [
-        {**key, **{name: value for name, value in result["ledger"].items() if name != "phase_seconds"}}
-        for key, _, result in study.finished()
-    ]
-    return pd.DataFrame(rows, columns=None if rows else KEY)
+    rows = [{**key, **result["ledger"]} for key, _, result in study.finished()]
+    return pd.DataFrame(rows, columns=None if rows else KEY).drop(columns="phase_seconds", errors="ignore")
 
 
 def exempt(runs: pd.DataFrame) -> set[str]:

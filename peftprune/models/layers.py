@@ -85,11 +85,8 @@ def discover_sites(model: nn.Module, target_modules: str | Sequence[str] = "atte
         raise UsageError.of("target_modules", target_modules, "is not a known choice", cure)
     else:
         chosen = _named(model, linears, target_modules)
-    kinds = _kinds(linears)
-    layers = _layers(linears)
-    return tuple(
-        SiteShape(item.name, layers[item.name], kinds[item.name], item.d_in, item.d_out, item.stream) for item in chosen
-    )
+    kinds, layers = _kinds(linears), _layers(linears)
+    return tuple(SiteShape(m.name, layers[m.name], kinds[m.name], m.d_in, m.d_out, m.stream) for m in chosen)
 
 
 def left_out(model: nn.Module, target_modules: str | Sequence[str]) -> str | None:
@@ -124,9 +121,8 @@ def head_modules(model: nn.Module) -> tuple[str, ...]:
     if language_model_head(model) is not None:
         return ()
     prefix = getattr(model, "base_model_prefix", "")
-    return tuple(
-        name for name, child in model.named_children() if name != prefix and next(child.parameters(), None) is not None
-    )
+    children = [(name, child) for name, child in model.named_children() if name != prefix]
+    return tuple(name for name, child in children if next(child.parameters(), None) is not None)
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -157,11 +153,8 @@ def base_linear_cost(model: nn.Module) -> dict[str, Any]:
             crosses = not CROSS_ATTENTION_NAMES.isdisjoint(item.name.split("."))
             attentions |= {(item.stack, item.layer, False), (item.stack, item.layer, crosses)}
     config: Any = model.config
-    return {
-        "linear_params_per_layer": dict(params),
-        "hidden_size": int(config.hidden_size),
-        "attention_layers": len(attentions),
-    }
+    sizes = {"hidden_size": int(config.hidden_size), "attention_layers": len(attentions)}
+    return {"linear_params_per_layer": dict(params), **sizes}
 
 
 def _linear_layers(model: nn.Module) -> list[_Linear]:
@@ -248,17 +241,11 @@ def _suffixes(linears: Sequence[_Linear]) -> Mapping[str, str]:
     where the blocks differ.
     """
     inside = [item for item in linears if item.layer is not None] or list(linears)
-    locals_per_stack: dict[Stream, dict[str, None]] = {}
+    by_stack: dict[Stream, dict[str, None]] = {}
     for item in inside:
-        locals_per_stack.setdefault(item.stack, {})[item.local] = None
-    shared = {
-        stack: Counter(ending for local in names for ending in _endings(local))
-        for stack, names in locals_per_stack.items()
-    }
-    return {
-        item.name: next((end for end in _endings(item.local) if shared[item.stack][end] == 1), item.local)
-        for item in inside
-    }
+        by_stack.setdefault(item.stack, {})[item.local] = None
+    shared = {stack: Counter(end for local in names for end in _endings(local)) for stack, names in by_stack.items()}
+    return {m.name: next((end for end in _endings(m.local) if shared[m.stack][end] == 1), m.local) for m in inside}
 
 
 def _endings(name: str) -> list[str]:

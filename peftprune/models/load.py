@@ -88,17 +88,15 @@ def _load_cached(name: str, num_labels: int | None, form: BaseForm) -> LoadedMod
     """`num_labels` is None for the language-model head."""
     auto = auto_class(name, read_config(name), writes_text=num_labels is None)
     weights = find_weights(name)
-    held = form.arguments()
     head = {} if num_labels is None else {"num_labels": num_labels, "ignore_mismatched_sizes": True}
+    held = form.arguments() | head
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(weights.source, **weights.arguments)
         # transformers draws the head from the global random state: a fixed one is set for as long.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(0)
             # A head of another width may be in the checkpoint; other tensors of another shape are refused.
-            model, report = auto.from_pretrained(
-                weights.source, output_loading_info=True, **held, **head, **weights.arguments
-            )
+            model, report = auto.from_pretrained(weights.source, output_loading_info=True, **held, **weights.arguments)
     except Exception as error:
         raise _cannot_load(name, weights, error) from error
     untrained = _untrained(name, model, report)

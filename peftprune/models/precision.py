@@ -82,8 +82,7 @@ def _multiply(load_in: LoadIn, dtype: Any, device_map: str | None) -> None:
 def keep_head_exact(model: Module, head: tuple[str, ...]) -> None:
     """Holds the trained task head in float32, whatever the precision of the base model."""
     for name in head:
-        module = model.get_submodule(name).float()
-        module.register_forward_pre_hook(_in_float32)
+        model.get_submodule(name).float().register_forward_pre_hook(_in_float32)
 
 
 def _in_float32(module: Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

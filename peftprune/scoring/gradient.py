@@ -27,8 +27,7 @@ class SmoothedSensitivity:
     """
 
     def __init__(self, beta1: float = 0.85, beta2: float = 0.85) -> None:
-        self.beta1 = beta1
-        self.beta2 = beta2
+        self.beta1, self.beta2 = beta1, beta2
         self.mean: dict[str, Tensor] = {}
         self.uncertainty: dict[str, Tensor] = {}
 
@@ -64,8 +63,7 @@ class SmoothedSensitivity:
         return {"mean": dict(self.mean), "uncertainty": dict(self.uncertainty)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.mean = dict(state["mean"])
-        self.uncertainty = dict(state["uncertainty"])
+        self.mean, self.uncertainty = dict(state["mean"]), dict(state["uncertainty"])
 
 
 class TripletSensitivity:

@@ -25,9 +25,8 @@ def rank_magnitude(A: Tensor, B: Tensor, form: Form = "hadamard") -> Tensor:
     if form != "hadamard":
         raise UsageError.of("form", form, "is unknown", 'Give "hadamard" or "outer"')
     if A.shape[1] != B.shape[0]:
-        raise UsageError.of(
-            "form", form, f"multiplies A {tuple(A.shape)} and B {tuple(B.shape)} elementwise", 'Give "outer"'
-        )
+        problem = f"multiplies A {tuple(A.shape)} and B {tuple(B.shape)} elementwise"
+        raise UsageError.of("form", form, problem, 'Give "outer"')
     return (B.T * A).abs().sum(1)
 
 

@@ -39,35 +39,30 @@ def _class_features(predictions: Floats, references: Floats) -> Floats:
     return np.concatenate([predicted & is_class, predicted, is_class], axis=1).astype(float)
 
 
-def _split(sums: Floats) -> tuple[Floats, Floats, Floats]:
-    hits, predicted, present = np.split(sums, 3, axis=-1)
-    return hits, predicted, present
-
-
 def _ratio(top: Floats, bottom: Floats) -> Floats:
     """Returns the ratio, and 0 where the denominator is 0, as the functions in `peftprune.stats.metrics` do."""
     return np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
 
 
 def _accuracy(sums: Floats) -> Floats:
-    hits, _, present = _split(sums)
+    hits, _, present = np.split(sums, 3, axis=-1)
     return hits.sum(-1) / present.sum(-1)
 
 
 def _f1(sums: Floats) -> Floats:
     """Returns F1 of class 1, the second class: `_class_features` always counts 0 and 1, and no class precedes them."""
-    hits, predicted, present = (part[..., 1] for part in _split(sums))
+    hits, predicted, present = (part[..., 1] for part in np.split(sums, 3, axis=-1))
     return _ratio(2 * hits, predicted + present)
 
 
 def _f1_macro(sums: Floats) -> Floats:
-    hits, predicted, present = _split(sums)
+    hits, predicted, present = np.split(sums, 3, axis=-1)
     occurring = (predicted + present > 0).sum(-1)
     return _ratio(2 * hits, predicted + present).sum(-1) / occurring
 
 
 def _matthews(sums: Floats) -> Floats:
-    hits, predicted, present = _split(sums)
+    hits, predicted, present = np.split(sums, 3, axis=-1)
     total = present.sum(-1)
     covariance = hits.sum(-1) * total - (predicted * present).sum(-1)
     spread = (total**2 - (predicted**2).sum(-1)) * (total**2 - (present**2).sum(-1))

@@ -49,7 +49,12 @@ def resample(
     if sums is not None:
         return _by_sums(models, truth, sums, resamples, rng)
     assert metric is not None
-    return _by_calls(models, truth, METRICS[metric].compute if isinstance(metric, str) else metric, resamples, rng)
+    compute = METRICS[metric].compute if isinstance(metric, str) else metric
+    resampled = np.empty((resamples, len(models)))
+    for i in range(resamples):
+        drawn = rng.integers(0, len(truth), size=len(truth))
+        resampled[i] = [compute(predictions[drawn], truth[drawn]) for predictions in models]
+    return np.array([compute(predictions, truth) for predictions in models], dtype=float), resampled
 
 
 def _sums(metric: MetricLike | None) -> SumMetric | None:
@@ -76,13 +81,3 @@ def _by_sums(
     chunks = [min(rows, resamples - start) for start in range(0, resamples, rows)]
     drawn = [evaluate(rng.multinomial(n, counts / n, size=size).astype(float)) for size in chunks]
     return evaluate(counts.astype(float)), np.concatenate(drawn)
-
-
-def _by_calls(
-    models: Floats, truth: Floats, metric: Callable[[Floats, Floats], float], resamples: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    resampled = np.empty((resamples, len(models)))
-    for i in range(resamples):
-        drawn = rng.integers(0, len(truth), size=len(truth))
-        resampled[i] = [metric(predictions[drawn], truth[drawn]) for predictions in models]
-    return np.array([metric(predictions, truth) for predictions in models], dtype=float), resampled

@@ -71,8 +71,7 @@ class Site:
         self.shape = shape
         self.name, self.layer, self.kind = shape.name, shape.layer, shape.kind
         self.d_in, self.d_out, self.unit_cost, self.max_rank = shape.d_in, shape.d_out, shape.unit_cost, shape.max_rank
-        self._layer = layer
-        self._adapter = adapter
+        self._layer, self._adapter = layer, adapter
 
     @property
     def _lora_A(self) -> Any:
