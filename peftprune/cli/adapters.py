@@ -55,23 +55,12 @@ def export(
     if best == (method is not None):
         problem = "is named beside --best" if best else "is missing"
         raise UsageError.of("method", method, problem, "Give --method LABEL or --best, and only one of them")
-    done = peftprune.Comparison.load(study).export(
-        out,
-        method=method or "best",
-        seed=seed,
-        format=format,
-        task=task,
-        budget=budget,
-        uniform=uniform,
-        head=not no_head,
-        overwrite=overwrite,
-        push_to_hub=push_to_hub,
-    )
-    typer.echo(f"Chosen: {done.chosen}")
-    for note in done.notes:
-        typer.echo(note)
+    arm: dict[str, Any] = {"method": method or "best", "seed": seed, "task": task, "budget": budget}
+    form: dict[str, Any] = {"format": format, "uniform": uniform, "head": not no_head}
+    done = peftprune.Comparison.load(study).export(out, **arm, **form, overwrite=overwrite, push_to_hub=push_to_hub)
     sizes = ", ".join(f"{name} {size:,}" for name, size in done.sizes.items())
-    typer.echo(f"Bytes of weights by format: {sizes}")
+    for line in (f"Chosen: {done.chosen}", *done.notes, f"Bytes of weights by format: {sizes}"):
+        typer.echo(line)
     if done.url is not None:
         typer.echo(f"Uploaded: {done.url}")
     typer.echo(str(done.path))

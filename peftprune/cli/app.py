@@ -217,10 +217,8 @@ def compare(
             if not frames.allocation.empty:
                 result.plot_ranks(result.path / "ranks.png")
                 print(f"Rank allocations: {result.path / 'ranks.png'}")
-            print(
-                "All columns: the same command with --wide. Report with plots and an explorer: "
-                f"peftprune report {folder}"
-            )
+            page = f"peftprune report {folder}"
+            print(f"All columns: the same command with --wide. Report with plots and an explorer: {page}")
     finally:
         sys.stdout.write(shown.getvalue())
     for arm, message in result.failures.items():

@@ -60,9 +60,7 @@ def with_common(command: Callable[..., dict[str, Any] | None]) -> Callable[..., 
             raise typer.Exit(1)
 
     signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-        for name, kind in COMMON.items()
-    ]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    added = [inspect.Parameter(name, keyword, default=False, annotation=kind) for name, kind in COMMON.items()]
     wrapped.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
     return wrapped

@@ -60,11 +60,9 @@ def show_states(
     """Prints arms' states, the number of arms in each state, among `counted` if given, and the minutes left."""
     names = ("task", "budget", "method", "seed", "state")
     columns = [*map(plain, names), plain("step", "checkpoint at step"), plain("error")]
-    counts = {
-        state: sum(row["state"] == state for row in counted or states)
-        for state in ("done", "training", "interrupted", "failed", "waiting")
-    }
-    note = ", ".join(f"{n} {state}" for state, n in counts.items())
+    found = [row["state"] for row in counted or states]
+    order = ("done", "training", "interrupted", "failed", "waiting")
+    note = ", ".join(f"{found.count(state)} {state}" for state in order)
     if minutes is not None:
         note += f". About {minutes:.0f} minutes left" if minutes < 90 else f". About {minutes / 60:.1f} hours left"
     print_table(table("Arms", states, columns, note=note))
@@ -81,12 +79,8 @@ def show_plans(plans: Mapping[str, Mapping[str, Any]], model: str) -> None:
         }
         for label, plan in plans.items()
     ]
-    columns = [
-        plain("method"),
-        *map(count, ("peak_params", "final_params", "head_params")),
-        plain("steps", "steps per phase"),
-        column("compute", "adapter compute", str),
-    ]
+    columns = [plain("method"), *map(count, ("peak_params", "final_params", "head_params"))]
+    columns += [plain("steps", "steps per phase"), column("compute", "adapter compute", str)]
     if any(plan["exemption"] for plan in plans.values()):
         columns.append(plain("exemption"))
     note = "adapter compute: the run's adapter multiply-adds, relative to the final ranks at every step."
@@ -133,18 +127,10 @@ def show_dry_run(found: Mapping[str, Any]) -> None:
 def show_tasks(tasks: Sequence[TaskInfo]) -> None:
     """Prints one row per task."""
     rows = [vars(t) | {"evaluation": ", ".join(f"{n:,}" for n in t.evaluation_sizes.values())} for t in tasks]
-    columns = [
-        plain("name", "task"),
-        plain("kind"),
-        count("train_size", "train"),
-        *map(plain, ("evaluation", "metrics")),
-    ]
-    columns.append(plain("evaluation_split", "reported split"))
-    note = (
-        "Your own files: peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL "
-        "[--kind generation]"
-    )
-    print_table(table("Tasks", rows, columns, note=note))
+    columns = [plain("name", "task"), plain("kind"), count("train_size", "train")]
+    columns += [*map(plain, ("evaluation", "metrics")), plain("evaluation_split", "reported split")]
+    own = "peftprune compare --train-file F --test-file F --text COL[,COL2] --label COL [--kind generation]"
+    print_table(table("Tasks", rows, columns, note=f"Your own files: {own}"))
 
 
 def _value(value: Any) -> str:

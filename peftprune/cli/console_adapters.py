@@ -8,16 +8,9 @@ from peftprune.report.table import column, count, number, percent, plain, table
 
 def show_inspection(found: Inspection) -> None:
     """Prints one row per site, the totals, and the cost of pruning further."""
-    columns = [
-        plain("site"),
-        plain("shape"),
-        count("rank"),
-        number("effective_rank", 2, "effective"),
-        column("norm", None, "{:.4g}".format),
-        column("largest", None, "{:.4g}".format),
-        percent("density", digits=0),
-        percent("half_energy", "upper half"),
-    ]
+    columns = [*map(plain, ("site", "shape")), count("rank"), number("effective_rank", 2, "effective")]
+    columns += [column(name, None, "{:.4g}".format) for name in ("norm", "largest")]
+    columns += [percent("density", digits=0), percent("half_energy", "upper half")]
     if any(found.sites["shared_with"]):
         columns.append(plain("shared_with", "shares with"))
     sites = [row | {"shape": f"{row['d_out']}×{row['d_in']}"} for row in found.sites.to_dict("records")]
@@ -37,14 +30,9 @@ def show_inspection(found: Inspection) -> None:
         print_text(f"Note: {text}")
     if found.further.empty:
         return
-    columns = [
-        column("rank", "budget", "rank={}".format),
-        count("params"),
-        percent("kept_energy", "kept energy"),
-        percent("uniform_energy", "if uniform"),
-        percent("worst_energy", "least kept"),
-        plain("worst_site", "at"),
-    ]
+    columns = [column("rank", "budget", "rank={}".format), count("params")]
+    columns += [percent("kept_energy", "kept energy"), percent("uniform_energy", "if uniform")]
+    columns += [percent("worst_energy", "least kept"), plain("worst_site", "at")]
     note = (
         "kept energy: share of the squared norm of ΔW that remains when the largest singular values of all sites are "
         "kept; if uniform: when every site is cut to the rank; least kept: at the site that then loses most."

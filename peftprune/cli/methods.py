@@ -39,11 +39,8 @@ def _planned(plan: Mapping[str, Any], signals: Sequence[str]) -> tuple[str, str,
     """Returns the cells of a method's plan: phases, initial size, and what it uses."""
     if "error" in plan:
         return f"cannot be planned: {plan['error']}", "–", "–"
-    total = sum(p["steps"] for p in plan["phases"])
-    phases = [
-        f"{p['name']} {p['steps'] / total:.0%}" + (" (no training)" if p["kind"] != "train" else "")
-        for p in plan["phases"]
-    ]
+    run = sum(p["steps"] for p in plan["phases"])
+    phases = [f"{p['name']} {p['steps'] / run:.0%}{' (no training)' * (p['kind'] != 'train')}" for p in plan["phases"]]
     uses = [*signals, *(word for word in ("penalty", "multipliers") if plan[word])]
     uses += [f"a gate per {plan['gate']}"] * (plan["gate"] != "none") + [f"frozen {name}" for name in plan["frozen"]]
     size = "–" if plan["initial_size"] is None else f"{plan['initial_size']:.2f}×"

@@ -46,11 +46,9 @@ def read_study_file(path: str | Path) -> dict[str, Any]:
             cure = f"{did_you_mean(name, known)}Known: {', '.join(known)}"
             raise UsageError.of(f"{file.name}: argument", name, "does not exist", cure)
     values = {name: _number(file, name, value) if name in NUMBERS else value for name, value in found.items()}
-    for name, build in (("task", Task.from_files), ("budget", Budget)):
+    for name, make in (("task", Task.from_files), ("budget", Budget)):
         given = values.get(name)
-        values[name] = (
-            [_built(name, build, v) for v in given] if isinstance(given, list) else _built(name, build, given)
-        )
+        values[name] = [_built(name, make, v) for v in given] if isinstance(given, list) else _built(name, make, given)
     return {name: value for name, value in values.items() if value is not None}
 
 

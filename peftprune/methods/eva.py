@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +66,9 @@ class EVA(RankPruningStrategy):
         ]
 
     def start(self, view: StepView) -> None:
-        check_memory([site.shape for site in view.sites.values()], _available(next(iter(view.sites.values())).A.device))
+        device = next(iter(view.sites.values())).A.device
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+        check_memory([site.shape for site in view.sites.values()], int(free))
 
     def observe(self, view: StepView) -> None:
         first: dict[int, str] = {}
@@ -133,9 +133,3 @@ def check_memory(sites: Sequence[SiteShape], available: int) -> None:
         )
         cure = "Name target_modules with narrower or fewer inputs, such as attention, use a machine with more memory,"
         raise UsageError.of("eva", widest.name, problem, f"{cure} or leave eva out")
-
-
-def _available(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)

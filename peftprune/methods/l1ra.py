@@ -71,16 +71,12 @@ class L1RA(RankPruningStrategy):
     def decide(self, view: StepView) -> PruningPlan:
         scale = 1.0 if view.budget.paper else max(1.0, self.config.full_steps / view.total_steps)
         loss = self.config.gate_lr * self.config.l1 * scale
-        gates = {name: self._shrunk(site.gate, loss) for name, site in view.sites.items()}
+        gates = {name: site.gate for name, site in view.sites.items() if site.gate is not None}
+        gates = {name: scoring.soft_threshold(c, loss).clamp(0.0, 1.0) for name, c in gates.items()}
         every = max(1, int(self.config.update_share * view.total_steps))
         if view.step % every == 0 and view.step < view.total_steps:
             return self._reassign(gates, view)
         return PruningPlan(assign={name: {"gate": c} for name, c in gates.items()}, reason="shrank the gates")
-
-    @staticmethod
-    def _shrunk(gate: Tensor | None, loss: float) -> Tensor:
-        assert gate is not None
-        return scoring.soft_threshold(gate, loss).clamp(0.0, 1.0)
 
     def _reassign(self, gates: Mapping[str, Tensor], view: StepView) -> PruningPlan:
         smallest = dict(zip(gates, torch.stack([c.min() for c in gates.values()]).tolist(), strict=True))

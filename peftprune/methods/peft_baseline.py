@@ -161,10 +161,11 @@ class PeftBaseline(Baseline):
             raise NotImplementedError("an encoder-decoder that classifies takes no virtual tokens")
         known = {f.name for f in fields(cls)}
         names = [s.name for s in given.sites]
+        norms = [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
         derived = {
             "task_type": task_type_of(model),
             "modules_to_save": list(given.head) or None,
-            "target_modules": _norms(model) if self.kind == "LN_TUNING" else names,
+            "target_modules": norms if self.kind == "LN_TUNING" else names,
             "feedforward_modules": [s.name for s in given.sites if s.d_in > s.d_out],
             f"{self.kind.lower()}_dropout": given.lora_dropout,
             "num_virtual_tokens": getattr(self.config, "num_virtual_tokens", None),
@@ -231,10 +232,6 @@ def _declared(field: Field[Any], kind: str) -> tuple[str, Any]:
     annotation = plain if plain in _TYPES else "object"
     none = " | None" if default is None or plain != text else ""
     return f"{annotation}{none}", option(default, help=about, later=True)
-
-
-def _norms(model: Module) -> list[str]:
-    return [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
 
 
 @cache

@@ -76,8 +76,7 @@ class MethodSpec:
             return self
         if self.instance is None:
             return replace(self, options={**self.options, **options})
-        config = vars(self.instance.config) | options
-        return replace(self, instance=None, options=config)
+        return replace(self, instance=None, options=vars(self.instance.config) | options)
 
     def build(self) -> Method:
         """Returns a new method object, so that arms share no state. Raises UsageError for invalid options."""
