@@ -33,6 +33,7 @@ from peftprune.study.growth import arm_key
 from peftprune.study.packed import unpack
 from peftprune.study.progress import Reporter
 from peftprune.study.request import StudyRequest
+from peftprune.study.size import header
 from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 from peftprune.study.tuning import TrialsLeftError, Tuning, carved, parse_tuning, tuned
@@ -418,7 +419,8 @@ def compare(
     def trained(work: Work, asked: Mapping[str, Any], folder: StudyFolder) -> Comparison:
         configs = {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms}
         asked = {**asked, "arms": [arm for arm in asked["arms"] if arm_key(arm) in configs]}
-        with folder.registered(asked, configs), Reporter(work.total_steps, enabled=progress) as reporter:
+        reporter = Reporter(work.total_steps, progress, header(work, asked))
+        with folder.registered(asked, configs), reporter:
             called.backend.run(replace(work, trackers=called.trackers), reporter)
         stored_margin = folder.read_request().get("margin")
         return Comparison(folder.path, asked if stored_margin is None else {**asked, "margin": stored_margin})

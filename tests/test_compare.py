@@ -56,6 +56,18 @@ def small(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Comparis
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+def test_progress_begins_with_what_is_trained(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare("lora", tmp_path, tiny_bert, seeds=1)
+    capsys.readouterr()
+    compare("lora", tmp_path, tiny_bert, seeds=2, progress=True, workers=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "tiny, budget rank=4,steps=6: 2 arms, 1 to train, 12 steps." in said
+    assert "float32, 1 thread(s) an arm; " in said
+    assert "12/12" in said
+
+
 def test_the_table_has_one_row_a_method_and_the_documented_columns(small: Comparison) -> None:
     table = small.table()
     metrics = [f"{m}_{n}" for m in ("accuracy", "f1") for n in ("mean", "std", "low", "high")]

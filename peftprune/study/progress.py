@@ -15,10 +15,12 @@ class Reporter:
     """A bar for the study's steps with the time left, and one for every arm in training.
 
     A reporter is the `Listener` of one process; `new_listener` returns one for another process. `steps` are those of
-    all arms together. Unless `enabled` says otherwise, progress is shown only on a terminal.
+    all arms together, and `header` is the first line. Unless `enabled` says otherwise, progress is shown only on a
+    terminal.
     """
 
-    def __init__(self, steps: int, enabled: bool | None = None) -> None:
+    def __init__(self, steps: int, enabled: bool | None = None, header: str = "") -> None:
+        self._header = header
         self._attach(_Display(steps, sys.stderr.isatty() if enabled is None else enabled))
 
     def _attach(self, display: _Display) -> None:
@@ -34,6 +36,8 @@ class Reporter:
         return other
 
     def __enter__(self) -> Reporter:
+        if self._header:
+            self._display.print(self._header)
         self._display.progress.start()
         return self
 

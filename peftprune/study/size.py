@@ -1,7 +1,9 @@
 """The size of a study before it is trained: its arms and their steps."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from peftprune.study.execution.work import Work
 from peftprune.study.tuning import EXTENSIONS, Tuning
 
 
@@ -24,6 +26,14 @@ def tuning_size(tuning: Tuning | None, steps: Mapping[str, int], seeds: int) -> 
         "steps": (trials + seeds) * total,
         "most_steps": (most + seeds) * total,
     }
+
+
+def header(work: Work, asked: Mapping[str, Any]) -> str:
+    """Returns what is trained, in one line, from the work and the request as `study.json` stores it."""
+    names = [part["name"] for part in asked["tasks"]] + [f"budget {part['label']}" for part in asked["budgets"]]
+    arms = f"{len(work.ordered)} arms, {len(work.unfinished())} to train, {work.total_steps:,} steps"
+    machine = "{processor}, {cores} cores".format_map(asked["hardware"])
+    return f"{', '.join(names)}: {arms}. {asked['model']}, {work.dtype}, {work.threads} thread(s) an arm; {machine}."
 
 
 def size_in_words(size: Mapping[str, int], seconds: float | None = None) -> str:

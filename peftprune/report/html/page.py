@@ -1,5 +1,6 @@
 """The page: the values that the template shows, and the rendered HTML."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from peftprune.study.paths import located
 from peftprune.study.stored_study import StoredStudy
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_NAMED = 5
+"""Methods that a title names; of more it says the number."""
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
@@ -31,13 +34,17 @@ def render(study: StoredStudy, baseline: str | None = None, margin: Margin | Non
     return environment.get_template("report.html.j2").render(**context, **parts)
 
 
+def _few(methods: Sequence[str]) -> str:
+    return listed(methods) if len(methods) <= _NAMED else f"{len(methods)} methods"
+
+
 def _context(frames: Frames) -> dict[str, Any]:
     study = frames.study
     cells = list(study.cells())
     arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
         "study": study,
-        "title": f"{listed(study.methods)} on {listed(study.tasks)}",
+        "title": f"{_few(study.methods)} on {listed(study.tasks)}",
         "question": question(study, frames.baseline),
         "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
