@@ -15,7 +15,7 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 import peftprune
-from peftprune.analysis.audit import _request
+from peftprune.analysis.audit import _request, audit
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.looks import looks, wanted_seeds
 from peftprune.cli.app import app
@@ -138,6 +138,26 @@ def test_an_audit_misses_no_seed_of_a_method_that_was_decided_early(whole: Compa
     cut = [problem for problem in _request(partial(whole, wanted | {early: 3})) if "has no arm with seed" in problem]
     assert len(cut) == 1
     assert cut[0].endswith(f"{early[2]}: has no arm with seed [3]")
+
+
+def test_an_audit_takes_a_study_whose_next_round_has_not_begun(
+    whole: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peftprune.analysis.audit._arm", lambda *_: ())
+    stored = Comparison(shutil.copytree(whole.path, tmp_path / "part"), whole.request)
+    for key, arm in stored.arms():
+        if key["seed"] >= 4:
+            shutil.rmtree(arm.path)
+
+    def untrained() -> list[str]:
+        return [problem for problem in audit(stored) if "no result" in problem or "no arm with seed" in problem]
+
+    assert untrained() == []
+    shutil.rmtree(stored.arm("cut-near", 3).path)
+    assert len(untrained()) == 1, "a seed of the first round is missing"
+    shutil.copytree(whole.arm("cut-near", 3).path, stored.arm("cut-near", 3).path)
+    shutil.copytree(whole.arm("plain", 4).path, stored.arm("plain", 4).path)
+    assert len(untrained()) >= len(METHODS) - 1, "the others lack the seed that one method has"
 
 
 def test_a_look_waits_for_every_arm_of_its_round_or_its_divergence(whole: Comparison, tmp_path: Path) -> None:

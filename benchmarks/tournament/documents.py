@@ -81,7 +81,7 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
         "controls": _answers(result, name, metric, CONTROLS),
         "trials": len(result.tuning()),
         "arms": len(result.runs()),
-        "failed": [row["method"] for row in rows if row["status"] != "done"],
+        "failed": [row["method"] for row in rows if "failed" in row["status"]],
         "looks": [line for cell in result.cells() for line in rounds_in_words(Frames(result), cell)],
         "advice": _advice(rows),
     }
@@ -130,7 +130,7 @@ def _rows(result: Comparison, task: str, metric: str) -> list[dict[str, Any]]:
             | {name: row[name] for name in ("method", "seeds", "final_params", "peak_params", "exemption", "status")}
             | {"against": against.get(method), "chosen": chosen[method], "cost": cost}
         )
-    return sorted(rows, key=lambda row: (row["status"] != "done", -(row["mean"] or 0)))
+    return sorted(rows, key=lambda row: -(row["mean"] or 0))
 
 
 def _answers(result: Comparison, task: str, metric: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
@@ -164,4 +164,4 @@ def _signed(value: float) -> str:
 
 
 def _interval(row: Mapping[str, Any]) -> str:
-    return f"{_signed(row['low_holm'])} to {_signed(row['high_holm'])}"
+    return f"{_signed(row['low'])} to {_signed(row['high'])}"

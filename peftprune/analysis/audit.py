@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Container, Iterator, Mapping
+from itertools import groupby, product
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,14 @@ def audit(study: StoredStudy) -> list[str]:
     share a table; and, in a tuned study, the choices against the trials and the final arms against the choices.
     """
     study = study.snapshot(whole=True)
-    found = list(_request(study))
+    coming = _coming(study)
+    found = list(_request(study, coming))
     budgets: dict[tuple[str, str], set[tuple[Any, ...]]] = defaultdict(set)
     for (key, arm), asked in zip(study.arms(), study.request["arms"], strict=True):
         result = arm.result()
         if result is None:
+            if (key["task"], key["budget"], key["seed"]) in coming:
+                continue
             error = arm.error()
             if not (error or {}).get("diverged"):
                 found.append(f"{study.name(key)}: has no result ({(error or {'error': 'not trained'})['error']})")
@@ -57,10 +60,20 @@ def sealed(study: StoredStudy) -> tuple[int, int]:
     return sum("digests" in r for _, r in results), sum(any(a.adapter.glob("*.safetensors")) for a, _ in results)
 
 
-def _request(study: StoredStudy) -> Iterator[str]:
+def _coming(study: StoredStudy) -> set[tuple[str, str, int]]:
+    """Returns the seeds that a study in rounds is still to train: beyond the first round, and of no finished arm."""
+    if "rounds" not in study.request:
+        return set()
+    first, *_, last = study.request["rounds"]["seeds"]
+    seeds = product(study.tasks, study.budgets, range(first, last))
+    return set(seeds) - {(key["task"], key["budget"], key["seed"]) for key, _, _ in study.finished()}
+
+
+def _request(study: StoredStudy, coming: Container[tuple[str, str, int]] = ()) -> Iterator[str]:
     """Yields methods that lack a seed which another method of their cell has, and arms that the request leaves out.
 
-    In a study in rounds a method lacks what its looks ask for: those that are decided early have fewer seeds.
+    In a study in rounds a method lacks what its looks ask for, without the seeds that are `coming`: those that are
+    decided early have fewer.
     """
     wanted = wanted_seeds(study) if "rounds" in study.request else {}
     for cell in study.cells():
@@ -70,8 +83,9 @@ def _request(study: StoredStudy) -> Iterator[str]:
         for method in cell.methods:
             count = wanted.get((cell.tasks[0], cell.budgets[0], method))
             missing = (set().union(*seeds.values()) if count is None else set(range(count))) - seeds[method]
-            if missing:
-                yield f"{cell.tasks[0]}, {cell.budgets[0]}, {method}: has no arm with seed {sorted(missing)}"
+            task, budget = cell.tasks[0], cell.budgets[0]
+            if missing := {seed for seed in missing if (task, budget, seed) not in coming}:
+                yield f"{task}, {budget}, {method}: has no arm with seed {sorted(missing)}"
     named = {arm.path.name for _, arm in study.arms()}
     for folder in sorted((study.path / "arms").glob("*")):
         if folder.name not in named and ArmFolder(folder).result() is not None:
