@@ -21,7 +21,9 @@ from peftprune.study.packed import unpack
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
 README = Path("README.md")
-FIGURES = ("differences", "rates", "ranks", "quality", "decomposition")
+FIGURES = ("rates", "ranks")
+ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora")
+"""The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -48,7 +50,7 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
                 for kind in FIGURES:
                     path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
                     path.parent.mkdir(exist_ok=True)
-                    study["result"].plot(kind, path)
+                    (_allocators(study["result"]) if kind == "ranks" else study["result"]).plot(kind, path)
     return [str(name) for name in changed]
 
 
@@ -107,6 +109,12 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
     if by_verdict["worse"]:
         found.append(f"Worse than LoRA: {', '.join(by_verdict['worse'])}.")
     return "\n".join(found)
+
+
+def _allocators(result: Comparison) -> Comparison:
+    methods = [m for m in result.request["methods"] if m["label"] in ALLOCATORS]
+    arms = [arm for arm in result.request["arms"] if arm["label"] in ALLOCATORS]
+    return Comparison(result.path, {**result.request, "methods": methods, "arms": arms})
 
 
 def opened(packed: Path, folder: Path) -> Comparison:
