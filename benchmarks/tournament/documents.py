@@ -65,7 +65,8 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
     metric = result.primary[name]
     request = result.request
     clear = pilot.against("lora").iloc[0]
-    rows = _rows(result, name, metric)
+    against = result.against("lora")
+    rows = _rows(result, against, name, metric)
     return {
         "name": name,
         "result": result,
@@ -79,8 +80,8 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
         "first": rows[0],
         "lora": next(row for row in rows if row["method"] == "lora"),
         "pilot": {"difference": -clear["difference"], "detectable": clear["detectable"], "seeds": clear["seeds"]},
-        "claims": _answers(result, name, metric, CLAIMS),
-        "controls": _answers(result, name, metric, CONTROLS),
+        "claims": _answers(result, against, metric, CLAIMS),
+        "controls": _answers(result, against, metric, CONTROLS),
         "trials": len(result.tuning()),
         "arms": len(result.runs()),
         "failed": [row["method"] for row in rows if "failed" in row["status"]],
@@ -123,9 +124,9 @@ def opened(packed: Path, folder: Path) -> Comparison:
     return Comparison.load(folder)
 
 
-def _rows(result: Comparison, task: str, metric: str) -> list[dict[str, Any]]:
+def _rows(result: Comparison, compared: pd.DataFrame, task: str, metric: str) -> list[dict[str, Any]]:
     """Returns one row per method, the best mean first."""
-    against = {row["method"]: row for row in _records(result.against("lora")) if row["metric"] == metric}
+    against = {row["method"]: row for row in _records(compared) if row["metric"] == metric}
     chosen = {c["label"]: c for c in result.request["tuning"]["chosen"] if c["task"] == task}
     tuning = result.tuning().groupby("method")["flops"].sum()
     rows = []
@@ -141,24 +142,26 @@ def _rows(result: Comparison, task: str, metric: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -(row["mean"] or 0))
 
 
-def _answers(result: Comparison, task: str, metric: str, questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Returns each question with its difference, interval and verdict, as far as the study has both methods."""
+def _answers(
+    result: Comparison, against: pd.DataFrame, metric: str, questions: Sequence[Question]
+) -> list[dict[str, Any]]:
+    """Returns each question with its difference, interval and verdict, as far as the study has both methods.
+
+    Those about LoRA are rows of the study's table; any other is a comparison of its own.
+    """
     found = []
-    frames: dict[str, pd.DataFrame] = {}
     for question in questions:
         if not {question.method, question.baseline} <= set(result.methods):
             continue
-        if question.baseline not in frames:
-            frames[question.baseline] = result.against(question.baseline)
-        frame = frames[question.baseline]
-        rows = _records(frame[(frame["metric"] == metric) & (frame["method"] == question.method)])
-        if rows:
-            held = rows[0]["verdict"].startswith(question.holds)
-            refuted = rows[0]["verdict"].startswith(
-                ("worse", "equivalent") if question.holds[0] == "better" else "worse"
-            )
-            answer = "holds" if held else "does not hold" if refuted else "open"
-            found.append({"question": question, "row": rows[0], "answer": answer})
+        frame = against
+        if question.baseline != "lora":
+            pair = result.between(question.method, question.baseline)
+            frame = Comparison(pair.path, pair.request).against(question.baseline)
+        row = _records(frame[(frame["metric"] == metric) & (frame["method"] == question.method)])[0]
+        refuting = ("worse", "equivalent") if question.holds[0] == "better" else "worse"
+        held, refuted = row["verdict"].startswith(question.holds), row["verdict"].startswith(refuting)
+        answer = "holds" if held else "does not hold" if refuted else "open"
+        found.append({"question": question, "row": row, "answer": answer})
     return found
 
 
