@@ -83,7 +83,7 @@ def study_with(error: Exception, work: Work, monkeypatch: pytest.MonkeyPatch) ->
     """Run a study whose second arm fails before it trains, the first being done."""
     heard = Heard()
 
-    def run(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, progress: Any) -> Any:
+    def run(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, *rest: Any) -> Any:
         raise error
 
     monkeypatch.setattr(queue, "run_arm", run)

@@ -131,7 +131,7 @@ def test_a_checkpoint_is_written_only_where_the_loss_is_logged(
     steps: int, checkpoints: int, tiny_bert: Path, tmp_path: Path
 ) -> None:
     arm = make_arm("lora", tmp_path, tiny_bert, budget=f"rank=2,steps={steps}", checkpoints=checkpoints)
-    arguments = peftprune.study.arm._arguments(arm.plan, arm.inputs, 0, tmp_path)
+    arguments = peftprune.study.arm._arguments(arm.plan, arm.inputs, 0, tmp_path, {})
     assert arguments.save_steps % arguments.logging_steps == 0
     assert steps / (checkpoints + 1) - 1 < arguments.save_steps < steps / checkpoints + arguments.logging_steps + 1
 

@@ -101,7 +101,7 @@ def test_run_arm_trains_its_arm_and_what_that_depends_on(
     assert done.stdout.splitlines() == ["dora, seed 0: done"]
     assert [work.folder(arm).result() is not None for arm in work.ordered] == [False, True]
 
-    def broken(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, progress: Any) -> Any:
+    def broken(plan: Any, inputs: Any, seed: int, folder: ArmFolder, config: Any, *rest: Any) -> Any:
         raise RunError("out of luck")
 
     monkeypatch.setattr(queue, "run_arm", broken)

@@ -69,7 +69,8 @@ class _Resolver:
                 for member in group:
                     self._drop(member)
         for name, group, rank in self._entries(plan.reinit, alive=False):
-            if not 1 <= rank <= (most := self.sites[name].max_rank):
+            most = self.sites[name].max_rank
+            if not 1 <= rank <= most:
                 raise RunError(f"plan.reinit[{name!r}]: {rank} is outside 1..{most}. Use drop for none")
             self._change("reinit", group, rank, rank)
         for names in plan.share:

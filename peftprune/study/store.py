@@ -248,6 +248,7 @@ class StudyFolder:
         presence = FileLock(self.path / f".at-work-{secrets.token_hex(4)}")
         with FileLock(self.path / ".lock"):
             if request is not None:
+                self._others_are_active()  # removes what killed processes left
                 self.write_request(self.grown(request, configs or {}))
             presence.acquire()
         try:
