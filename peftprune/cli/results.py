@@ -134,15 +134,23 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     All other arms are finished, so the study's own command trains these alone. Raises UsageError where no command can
     repeat the study, and RunError where versions or device differ from the stored ones.
     """
+    from peftprune.analysis.looks import wanted_seeds
     from peftprune.study.command import command
     from peftprune.study.paths import located
     from peftprune.study.seal import digests
-    from peftprune.study.store import TRIALS
+    from peftprune.study.store import TRIALS, StudyFolder
     from peftprune.study.stored_study import StoredStudy
     from peftprune.study.task_setup import hardware
     from peftprune.study.versions import package_versions
 
     study = StoredStudy.load(folder)
+    seeds = sorted({key["seed"] for key, _, _ in study.finished()})
+    if "rounds" in study.request and max(wanted_seeds(study).values()) > len(seeds):
+        # Its own command would go on with the next round.
+        arms = [arm for arm in study.request["arms"] if arm["seed"] in seeds]
+        fixed = {name: value for name, value in study.request.items() if name not in ("rounds", "schema")}
+        StudyFolder(folder).write_request({**fixed, "seeds": seeds, "arms": arms})
+        study = StoredStudy.load(folder)
     request = located(study.request, original)
     if data_dir is not None:
         request = {**request, "data_dir": str(data_dir)}
