@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def test_tensorboard_shows_ranks_falling_and_results_stay_the_same(
     digests = [[result["digests"] for *_, result in study.finished()] for study in (tracked, plain)]
     assert digests[0] == digests[1]
     assert not (plain.path / tracking.FOLDER).exists()
+    assert not {"TENSORBOARD_LOGGING_DIR", "WANDB_RUN_GROUP"} & set(os.environ), "the next study would take its group"
 
 
 def test_unknown_trackers_are_refused(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

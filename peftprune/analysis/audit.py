@@ -72,19 +72,18 @@ def _coming(study: StoredStudy) -> set[tuple[str, str, int]]:
 def _request(study: StoredStudy, coming: Container[tuple[str, str, int]] = ()) -> Iterator[str]:
     """Yields methods that lack a seed which another method of their cell has, and arms that the request leaves out.
 
-    In a study in rounds a method lacks what its looks ask for, without the seeds that are `coming`: those that are
-    decided early have fewer.
+    In a study in rounds a method needs the seeds that its looks ask for, fewer where it is decided early. Those that
+    are `coming` may be missing.
     """
     wanted = wanted_seeds(study) if "rounds" in study.request else {}
     for cell in study.cells():
-        seeds: dict[str, set[int]] = defaultdict(set)
+        (task,), (budget,), seeds = cell.tasks, cell.budgets, defaultdict[str, set[int]](set)
         for key, _ in cell.arms():
             seeds[key["method"]].add(key["seed"])
         for method in cell.methods:
-            count = wanted.get((cell.tasks[0], cell.budgets[0], method))
-            missing = (set().union(*seeds.values()) if count is None else set(range(count))) - seeds[method]
-            task, budget = cell.tasks[0], cell.budgets[0]
-            if missing := {seed for seed in missing if (task, budget, seed) not in coming}:
+            count = wanted.get((task, budget, method))
+            needed = set().union(*seeds.values()) if count is None else set(range(count))
+            if missing := {seed for seed in needed - seeds[method] if (task, budget, seed) not in coming}:
                 yield f"{task}, {budget}, {method}: has no arm with seed {sorted(missing)}"
     named = {arm.path.name for _, arm in study.arms()}
     for folder in sorted((study.path / "arms").glob("*")):

@@ -351,12 +351,13 @@ def status(
         searching = not (study / "study.json").exists() and (study / TRIALS).exists()
         found = peftprune.Comparison.load(study / TRIALS if searching else study)
         states = arm_states(found)
-        if watch and states != before:
-            tables.show_progress(states, minutes_left(found, states), None if searching else Frames(found, whole=True))
+        left = minutes_left(found, states)
         if not watch:
-            tables.show_states(states, minutes_left(found, states))
+            tables.show_states(states, left)
+        elif states != before:
+            tables.show_progress(states, left, None if searching else Frames(found, whole=True))
         if not watch or not any(row["state"] in ("training", "waiting") for row in states):
-            return {"arms": states, "minutes_left": minutes_left(found, states)}
+            return {"arms": states, "minutes_left": left}
         before = states
         time.sleep(_REFRESH)
 

@@ -39,23 +39,26 @@ def _callbacks(trackers: Sequence[str]) -> list[TrainerCallback]:
 class Tracking:
     """The runs of one arm in its trackers. Results do not depend on them: they read what the trainer logs.
 
-    The environment variables are those that transformers' callbacks read; what the user has set stays.
+    While it is entered, the environment variables that transformers' callbacks read name the study; a group or
+    experiment that the user has set stays.
     """
 
     def __init__(self, trackers: Sequence[str], arm: Path) -> None:
         study = arm.parents[1]
-        os.environ.setdefault("WANDB_RUN_GROUP", study.name)
-        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", study.name)
+        groups = {"WANDB_RUN_GROUP": study.name, "MLFLOW_EXPERIMENT_NAME": study.name}
+        self._environment = {name: value for name, value in groups.items() if trackers and name not in os.environ}
         if "tensorboard" in trackers:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = str(study / FOLDER / arm.name)
+            self._environment["TENSORBOARD_LOGGING_DIR"] = str(study / FOLDER / arm.name)
+        self._before = {name: os.environ.get(name) for name in self._environment}
         self.names = {"run_name": arm.name, "project": study.name}
         """What the arm's `TrainingArguments` take."""
-        self._wandb = "wandb" in trackers
-        self._callbacks = _callbacks(trackers)
+        self._trackers = tuple(trackers)
+        self._callbacks: list[TrainerCallback] = []
         self._given: tuple[Any, ...] = ()
 
     def __enter__(self) -> None:
-        pass
+        os.environ.update(self._environment)
+        self._callbacks = _callbacks(self._trackers)
 
     def log(self, trainer: Trainer, logs: Mapping[str, float], sites: SiteSet | None = None) -> None:
         """Logs values, and the ranks of `sites` with the parameters that they cost."""
@@ -70,7 +73,12 @@ class Tracking:
         for callback in self._callbacks:
             if self._given:
                 callback.on_train_end(*self._given)
-        if self._wandb:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if "wandb" in self._trackers:
             import_module("wandb").finish()  # else the next arm of this process would log to the same run
 
 

@@ -38,7 +38,7 @@ def recommend(
     """Writes an arm's final ranks as `adapter_config.json`, `lora_config.py`, `axolotl.yaml` and `llamafactory.yaml`.
 
     The arguments are those of `export`: seed, task and budget. A packed study has all that is read. Raises UsageError
-    if there is no such arm, it has no LoRA ranks, or its sites share adapters, which PEFT cannot express.
+    where no such arm exists, and where the arm has no LoRA ranks or shares adapters, which PEFT cannot express.
     """
     import yaml
     from peft import LoraConfig
