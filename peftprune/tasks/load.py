@@ -1,4 +1,4 @@
-"""Load named tasks: generated, from a folder, or from the hub."""
+"""Load named tasks: bundled, from a folder, or from the hub."""
 
 import logging
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.strategy.lazy import Dataset, datasets
-from peftprune.tasks import entailment_mini
 from peftprune.tasks.base import TEXT_COLUMNS, TaskInfo, make_dataset
+from peftprune.tasks.files import read_table
 from peftprune.tasks.generation import GENERATION
 from peftprune.tasks.glue import GLUE
 from peftprune.tasks.task import Task
@@ -27,14 +27,17 @@ TASKS: dict[str, TaskInfo] = {
         name="entailment-mini",
         kind="classification",
         metrics=("accuracy",),
-        train_size=entailment_mini.SIZES["train"],
-        evaluation_sizes={"test": entailment_mini.SIZES["test"]},
+        train_size=3000,
+        evaluation_sizes={"test": 1000},
         evaluation_split="test",
         columns=("premise", "hypothesis"),
-        label_names=entailment_mini.LABEL_NAMES,
+        label_names=("entailment", "not_entailment"),
     ),
 }
 """Name to task."""
+
+ENTAILMENT_MINI = Path(__file__).with_name("entailment_mini.parquet")
+"""Pairs with their split; labels are computed, see benchmarks/entailment_mini."""
 
 
 class _NotFoundError(Exception):
@@ -57,22 +60,21 @@ def _key(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").strip()
 
 
-def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -> Task:
+def load_task(name: str, *, data_dir: str | Path | None = None) -> Task:
     """Loads a named task.
 
     Sources, in this order: the folder `data_dir` or, without one, that in the environment variable PEFTPRUNE_DATA; then
     the hub, or only its local cache when offline.
 
     `data_dir` has the official GLUE layout (it holds `RTE/train.tsv` and so on), or is the parent of a folder `glue`
-    that has; for generation tasks it holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on, possibly compressed. The
-    seed is that of a generated task; other tasks ignore it.
+    that has; for generation tasks it holds `e2e/trainset.csv`, `gsm8k/train.jsonl` and so on, possibly compressed.
 
     Raises UsageError for an unknown task, a folder that does not exist, a broken file, or data found nowhere: the
     message then lists what was tried and what would help.
     """
     info = task_info(name)
     if info.hub_path is None:
-        return _generated(info, seed)
+        return _bundled(info)
     tried: list[str] = []
     for find in (lambda: _from_folder(info, data_dir), lambda: _from_hub(info)):
         try:
@@ -90,13 +92,14 @@ def load_task(name: str, *, data_dir: str | Path | None = None, seed: int = 0) -
     )
 
 
-def _generated(info: TaskInfo, seed: int) -> Task:
-    def dataset(pairs: list[entailment_mini.Pair]) -> Dataset:
-        texts = [[pair.premise for pair in pairs], [pair.hypothesis for pair in pairs]]
-        return make_dataset(texts, [pair.label for pair in pairs], info.label_names)
-
-    splits = {split: dataset(pairs) for split, pairs in entailment_mini.generate(seed).items()}
-    return _task(info, splits["train"], {"test": splits["test"]}, f"generated, seed {seed}", splits["validation"])
+def _bundled(info: TaskInfo) -> Task:
+    names, columns = info.label_names, (*info.columns, "label", "split")
+    rows = list(zip(*(read_table(ENTAILMENT_MINI).columns[name] for name in columns), strict=True))
+    splits = {}
+    for name in ("train", "validation", "test"):
+        *texts, labels, _ = zip(*(row for row in rows if row[-1] == name), strict=True)
+        splits[name] = make_dataset(texts, labels, names)
+    return _task(info, splits["train"], {"test": splits["test"]}, "generated, seed 0", splits["validation"])
 
 
 def _task(

@@ -1,4 +1,4 @@
-"""`entailment-mini`: a generated natural-language-inference task that needs no download.
+"""`entailment-mini`: a natural-language-inference task that needs no download.
 
 A pair is (premise, hypothesis); the label says whether the hypothesis must be true whenever the premise is. Labels are
 computed. Each family of sentences has a small set of *worlds* (who did what), a sentence form is true in some of them,
@@ -32,7 +32,7 @@ Split = Literal["train", "validation", "test"]
 Words = dict[str, str]
 """Slots of a form and their words, such as {"narrow": "poodle", "past": "slept"}."""
 
-LEXICON: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
+LEXICON: dict[str, Any] = json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 """The words, and the templates of sentences under quantifiers.
 
 `nouns` are trees of three levels: every leaf is a kind of its middle noun and every middle noun a kind of the root. No
@@ -41,7 +41,6 @@ other relation may hold between nouns of one tree (no leaf under two middles), s
 symmetric (no "met", no "married"). `name_pairs` are pairs, so that a sentence about one name belongs to one pair only.
 """
 
-LABEL_NAMES = ("entailment", "not_entailment")
 SIZES: dict[Split, int] = {"train": 3000, "validation": 500, "test": 1000}
 SHARES: dict[Split, float] = {"train": 0.66, "validation": 0.12, "test": 0.22}
 """Split to its share of the scenes."""

@@ -1,0 +1,1 @@
+"""How the pairs of the task entailment-mini were generated; the package carries them as a file."""
