@@ -315,6 +315,8 @@ def test_the_example_is_a_finished_study_to_look_at(tmp_path: Path, monkeypatch:
     assert audit(study) == []
     assert not re.search(r'"/\w', (EXAMPLE / "study.json").read_text()), "a path of the machine that trained it"
     assert "is not empty" in CliRunner().invoke(app, ["example"]).output
+    run = CliRunner().invoke(app, ["export", "runs/example", "--best", "--out", "adapter"])
+    assert "as in the example and in packed studies" in re.sub(r"\s+", " ", run.output)
 
 
 def test_reused_arms_are_not_trained_again(study: Path, finished: Path, tmp_path: Path, tiny_bert: Path) -> None:

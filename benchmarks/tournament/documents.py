@@ -21,7 +21,14 @@ from peftprune.study.packed import unpack
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
 README = Path("README.md")
-FIGURES = ("rates", "ranks")
+FIGURES = {
+    "differences": "Difference to LoRA with its corrected interval; the band is the margin",
+    "quality": "Score against parameters",
+    "rates": "Validation score by learning rate",
+    "ranks": "Final ranks of the methods that allocate them, mean over seeds",
+    "decomposition": "What of AdaLoRA's gain its ranks explain, their place, and its start and training",
+}
+"""Kind of figure to its caption; the last needs the controls `transplant` and `shuffled`."""
 ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora")
 """The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -38,7 +45,7 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
         studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
-        text = environment.get_template("findings.md.j2").render(studies=studies)
+        text = environment.get_template("findings.md.j2").render(studies=studies, claims=CLAIMS)
         readme = (root / README).read_text()
         table = environment.get_template("table.md.j2").render(study=studies[0])
         new = {FINDINGS: text, README: _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", readme)}
@@ -47,7 +54,7 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
             for name in changed:
                 (root / name).write_text(new[name])
             for study in studies:
-                for kind in FIGURES:
+                for kind in study["figures"]:
                     path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
                     path.parent.mkdir(exist_ok=True)
                     (_allocators(study["result"]) if kind == "ranks" else study["result"]).plot(kind, path)
@@ -67,6 +74,7 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
     clear = pilot.against("lora").iloc[0]
     against = result.against("lora")
     rows = _rows(result, against, name, metric)
+    counts = [row["seeds"] for row in rows]
     return {
         "name": name,
         "result": result,
@@ -85,7 +93,11 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
         "trials": len(result.tuning()),
         "arms": len(result.runs()),
         "failed": [row["method"] for row in rows if "failed" in row["status"]],
+        "figures": {
+            kind: text for kind, text in FIGURES.items() if kind != "decomposition" or "transplant" in result.methods
+        },
         "looks": [line for cell in result.cells() for line in rounds_in_words(Frames(result), cell)],
+        "seeds": f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0]),
         "advice": _advice(rows),
     }
 
@@ -100,16 +112,14 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
     if by_verdict["better"]:
         found = [f"Within the budget, better than LoRA: {', '.join(by_verdict['better'])}."]
     else:
-        found = [
-            "No method within the budget is better than LoRA with certainty: plain LoRA at its own rate is the choice."
-        ]
+        found = ["No method within the budget is certainly better than LoRA: plain LoRA at its own rate is the choice."]
     if by_verdict["equivalent"]:
         found.append(f"As good as LoRA: {', '.join(by_verdict['equivalent'])}.")
     if by_verdict["not worse"]:
         found.append(f"Not worse than LoRA by more than the margin: {', '.join(by_verdict['not worse'])}.")
     if by_verdict["worse"]:
         found.append(f"Worse than LoRA: {', '.join(by_verdict['worse'])}.")
-    return "\n".join(found)
+    return " ".join(found)
 
 
 def _allocators(result: Comparison) -> Comparison:

@@ -99,8 +99,9 @@ def export(
     target = check_out(Path(out), overwrite, study.path)
     source = chosen.folder.adapter
     if not (source / METADATA_FILE).is_file():
-        cure = "Delete the arm's folder and run the same compare again"
-        raise UsageError.of("adapter", str(source), "is missing or incomplete", cure)
+        cure = f"Delete {str(source.parent)!r} and run the same compare again, without reuse"
+        problem = "is incomplete" if source.is_dir() else "is missing, as in the example and in packed studies"
+        raise UsageError.of("adapter", str(source), problem, cure)
     write = {"peft": _peft, "native": _native, "merged": _merged}[format]
     with write_folder(target) as aside:
         done = write(chosen, aside, uniform, head)
