@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import huggingface_hub
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +23,9 @@ from peftprune import load_adapter
 from peftprune.comparison import Comparison
 from peftprune.errors import RunError, UsageError
 from peftprune.report.export.choose import choose
+from peftprune.report.export.hub_results import write_eval_results
 from peftprune.stats import score_interval
+from peftprune.tasks import TASKS
 from tests.helpers import DEFAULTS, classification_task, make_arm, regression_task, save_model, stored_logits
 from tests.stored import store
 from tests.test_contract import SETTINGS, STRATEGIES
@@ -249,6 +253,39 @@ def test_the_card_says_what_it_is(small: Comparison, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "allocation.png").read_bytes().startswith(b"\x89PNG")
     facts = json.loads((tmp_path / "out" / "peftprune.json").read_text())
     assert (facts["method"], facts["task"], facts["format"]) == ("lora-drop", "tiny", "peft")
+
+
+def test_a_task_of_the_hub_is_reported_as_the_hub_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Comparison.load(Path(__file__).parent / "data" / "stored_study" / "study")
+    task = stored.request["tasks"][0]
+    given = dict(stored.request) | {"tasks": [task | {"name": "rte", "named": True}]}
+    arms = [arm | {"task": "rte"} for arm in stored.request["arms"]]
+    study = Comparison(stored.path, given | {"arms": arms})
+    sizes = {"evaluation_sizes": {"test": 20}, "hub_splits": {"test": "validation"}}
+    monkeypatch.setitem(TASKS, "rte", replace(TASKS["rte"], **sizes))
+    study.export(tmp_path / "out", method="lorpa")
+    metrics = choose(study, "lorpa", "best").result["metrics"]
+    (file,) = (tmp_path / "out" / ".eval_results").iterdir()
+    (entry,) = huggingface_hub.parse_eval_result_entries(yaml.safe_load(file.read_text()))
+    assert (file.name, entry.dataset_id, entry.task_id) == ("rte.yaml", "nyu-mll/glue", "rte")
+    assert entry.value == metrics["accuracy"]
+    assert entry.notes is not None
+    assert entry.notes.startswith("accuracy, from 0 to 1, on official dev (20 examples). lorpa, seed ")
+    results = huggingface_hub.ModelCard.load(tmp_path / "out" / "README.md").data.eval_results
+    assert {r.metric_type: r.metric_value for r in results} == metrics
+    for result in results:
+        assert (result.dataset_type, result.dataset_config) == ("nyu-mll/glue", "rte")
+        assert (result.dataset_name, result.dataset_split) == ("rte", "validation")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_own_data_and_samples_are_not_reported_to_the_hub(named: bool, tmp_path: Path) -> None:
+    stored = store(tmp_path / "study", methods=["plain"])
+    task = stored.request["tasks"][0]
+    examples = {"evaluation_examples": dict(TASKS["rte"].evaluation_sizes)} if not named else {}
+    study = Comparison(stored.path, dict(stored.request) | {"tasks": [task | examples | {"named": named}]})
+    write_eval_results(choose(study, "plain"), tmp_path)
+    assert not (tmp_path / ".eval_results").exists()
 
 
 def test_an_interval_of_one_model_holds_its_score() -> None:

@@ -22,6 +22,7 @@ from peftprune.models.packaged import OFFLINE_MODEL
 from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.base_model import auto_class, load_base, num_labels
 from peftprune.report.export.choose import Chosen, choose
+from peftprune.report.export.hub_results import write_eval_results
 from peftprune.report.export.model_card import write_card
 from peftprune.study.stored_study import StoredStudy
 
@@ -72,7 +73,7 @@ def export(
     overwrite: bool = False,
     push_to_hub: str | None = None,
 ) -> Exported:
-    """Writes one finished arm as an adapter or a merged model, with a model card.
+    """Writes one finished arm as an adapter or a merged model, with a model card and its score as the hub reads it.
 
     Args:
         out: folder to write; it is written completely or not at all.
@@ -114,6 +115,7 @@ def export(
         facts = {**read_json(source / METADATA_FILE), **chosen.key, "format": format, **done.facts}
         write_json(aside / METADATA_FILE, facts)
         write_card(chosen, aside, form=format, how=done.how, facts=done.notes)
+        write_eval_results(chosen, aside)
     url = None if push_to_hub is None else push(target, push_to_hub)
     notes, difference = tuple(done.notes), done.facts.get("largest_output_difference")
     return Exported(target, chosen.key, chosen.words, format, done.sizes, notes, difference, url)

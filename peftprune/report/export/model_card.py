@@ -13,6 +13,7 @@ from peftprune.analysis.predictions import measure, sample
 from peftprune.analysis.runs import KEY
 from peftprune.models.bundled import HUB_NAMES
 from peftprune.report.export.choose import Chosen
+from peftprune.report.export.hub_results import on_hub
 from peftprune.report.figures import save
 from peftprune.stats import score_interval
 from peftprune.stats.metrics import METRICS
@@ -54,8 +55,17 @@ def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> st
     name, key = chosen.result["label"], chosen.key
     base, task = _hub_name(chosen.cell.request["model"]), KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
     about: dict[str, Any] = {"task_type": task, "dataset_type": key["task"], "dataset_name": key["task"]}
+    splits: Mapping[str, str] = {}
+    if info := on_hub(chosen):
+        about |= {"dataset_type": info.hub_path, "dataset_config": info.hub_config}
+        splits = info.hub_splits or splits
     results = [
-        EvalResult(**about, dataset_split=row["split"], metric_type=row["metric"], metric_value=row["value"])
+        EvalResult(
+            **about,
+            dataset_split=splits.get(row["split"], row["split"]),
+            metric_type=row["metric"],
+            metric_value=row["value"],
+        )
         for row in found
     ]
     data = ModelCardData(
