@@ -21,6 +21,7 @@ from peftprune.study.packed import EXAMPLE, pack, unpack
 from peftprune.study.seal import digests
 from peftprune.study.store import ArmFolder, config_hash
 from tests.helpers import texts
+from tests.report_studies import Page
 
 Tamper = Callable[[Path], None]
 
@@ -301,6 +302,30 @@ def test_a_folder_of_studies_is_audited_study_by_study(study: Path, tmp_path: Pa
     empty = CliRunner().invoke(app, ["audit", str(tmp_path / "none")])
     assert empty.exit_code == 2
     assert "holds no study.json" in empty.stderr
+
+
+def test_a_leaderboard_shows_studies_that_pass_and_names_the_others(study: Path, tmp_path: Path) -> None:
+    pack(study, tmp_path / "all" / "packed")
+    forged = Path(shutil.copytree(study, tmp_path / "all" / "forged"))
+    in_result(lambda r: r["metrics"].update(accuracy=0.99))(forged)
+    words = ["leaderboard", str(study), str(tmp_path / "all"), "--out", str(tmp_path / "site")]
+    run = CliRunner().invoke(app, words)
+    assert run.exit_code == 1, run.output
+    reason = next(problem for problem in audit(Comparison.load(forged)) if "by its predictions" in problem)
+    assert f"refused: {forged}: {reason}" in run.stderr
+    page = Page((tmp_path / "site" / "index.html").read_text())
+    assert str(forged) not in page.text
+    table = Comparison.load(study).table()
+    for name in (study, tmp_path / "all" / "packed"):
+        assert page.texts.count(str(name)) == len(table)
+    shown = [float(number.value) for number in page.numbers if number.column == "score_mean"]
+    assert shown == 2 * sorted(table["accuracy_mean"], reverse=True)
+    for rate in table["learning_rate"]:
+        assert f"learning_rate={rate:g}" in page.text
+    run = CliRunner().invoke(app, ["leaderboard", str(forged), "--out", str(tmp_path / "none")])
+    assert run.exit_code == 2
+    assert reason in run.stderr
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_example_is_a_finished_study_to_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from peftprune.analysis.frames import Frames
 from peftprune.comparison import Comparison
 from peftprune.report import write_report
+from peftprune.report.html.leaderboard import render
 from tests.report_studies import Failing, broad
+from tests.stored import store
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = ("background-networking", "component-update", "sync", "quic")
@@ -317,3 +320,35 @@ def test_the_contents_lead_to_their_sections(tab: Tab) -> None:
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
     assert page.url.endswith("#verdict")
+
+
+# --- the leaderboard --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def leaderboard(study: Comparison, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stored = store(tmp_path_factory.mktemp("stored"), methods=["plain", "flat", "x-head"], tasks=["rte", "mrpc"])
+    path = tmp_path_factory.mktemp("leaderboard") / "index.html"
+    path.write_text(render({"runs/broad": Frames(study), "runs/stored": Frames(stored)}))
+    return path
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_the_leaderboard_filters_and_sorts(browser: Any, leaderboard: Path, width: int) -> None:
+    tab = Tab(browser, leaderboard, viewport={"width": width, "height": 900})
+    page = tab.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.inner_text("#filter-status") == "16 of 16 rows"
+    page.select_option('select[name="study"]', "runs/stored")
+    page.select_option('select[name="task"]', "rte")
+    rows = page.locator("tbody tr:visible")
+    assert [text.split("\n")[0] for text in rows.locator("th").all_inner_texts()] == ["plain", "x-head", "flat"]
+    assert rows.nth(1).locator("th small").inner_text() == "cannot meet a budget"
+    assert "learned nothing" in rows.nth(2).inner_text()
+    for order in ("descending", "ascending"):
+        page.click("thead button:text-is('score')")
+        assert page.locator(f"th[aria-sort='{order}'] >> text=score").count() == 1
+        scores = rows.locator('[data-column="score_mean"]').evaluate_all("c => c.map((x) => Number(x.dataset.value))")
+        assert scores == sorted(scores, reverse=order == "descending")
+    assert tab.trouble == []
+    tab.context.close()

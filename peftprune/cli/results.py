@@ -1,4 +1,4 @@
-"""The commands for finished studies: example, recommend, pack and audit."""
+"""The commands for finished studies: example, recommend, leaderboard, pack and audit."""
 
 import os
 import random
@@ -23,7 +23,7 @@ _ELSEWHERE = 0.05
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    for command in (example, recommend, pack, audit):
+    for command in (example, recommend, leaderboard, pack, audit):
         app.command()(with_common(command))
 
 
@@ -63,6 +63,24 @@ def example(
     return {"path": str(folder)}
 
 
+def leaderboard(
+    studies: Annotated[list[Path], typer.Argument(help="Folders of studies, packed or not, or of several.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it gets one file, index.html.")],
+) -> dict[str, Any]:
+    """Write one page with the methods of several studies, to filter and sort. It needs no network.
+
+    Each study is audited first. One that contradicts itself is left out and named, and the exit code is 1.
+    """
+    from peftprune.report.html.leaderboard import write_leaderboard
+
+    path, refused = write_leaderboard(studies, out)
+    problems = [f"refused: {name}: {why}" for name, why in refused.items()]
+    for text in problems:
+        typer.echo(text, err=True)
+    typer.echo(str(path))
+    return {"path": str(path), "problems": problems}
+
+
 def pack(
     study: Annotated[Path, typer.Argument(help="Folder of a study that `compare` wrote.")],
     out: Annotated[Path, typer.Option(help="Folder to write; a packed study there is replaced.")],
@@ -91,10 +109,11 @@ def audit(
     files must be those that the run sealed. An arm that is trained again must have the same bits; with another
     processor or number of cores, metrics within 0.05.
     """
-    inside = [] if (study / "study.json").exists() else sorted(f.parent for f in study.glob("*/study.json"))
+    from peftprune.study.packed import studies_in
+
     facts: dict[str, Any] = {"finished": 0, "sealed": 0, "adapters": 0, "trained_again": [], "problems": []}
-    for path in inside or [study]:
-        name = f"{path.name}: " if inside else ""
+    for path in studies_in(study):
+        name = f"{path.name}: " if path != study else ""
         for fact, value in _audit(path, arms, data_dir).items():
             facts[fact] += [name + text for text in value] if isinstance(value, list) else value
     problems = facts["problems"]

@@ -244,12 +244,12 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, referenc
     return with_reference(shown, references)
 
 
-def overview(frames: Frames, cell: StoredStudy) -> Table:
-    """Lays out one task and budget for a terminal: the best score first, the baseline and the reference among them.
+def standings(frames: Frames, cell: StoredStudy) -> pd.DataFrame:
+    """Returns the table of one task and budget beside the differences in its primary metric, the best score first.
 
-    Score, difference in the primary metric, parameters and verdict always stand; the rest where there is room.
+    `standing` is the verdict in few words, or what stands for it; the reference is a row without one.
     """
-    metric, *others = cell.metrics
+    metric = cell.metrics[0]
     rows = in_cell(frames.against, cell)
     rows = rows[rows["metric"] == metric]
     states = dict(by_method(in_cell(frames.learned, cell))[["method", "state"]].itertuples(index=False, name=None))
@@ -268,7 +268,16 @@ def overview(frames: Frames, cell: StoredStudy) -> Table:
     # An object holds whole numbers beside rows that have none.
     main = pd.concat([main.astype(object), in_cell(frames.references, cell).assign(standing="").astype(object)])
     higher = measure(cell, cell.tasks[0], metric).higher_is_better
-    main = main.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+    return main.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+
+
+def overview(frames: Frames, cell: StoredStudy) -> Table:
+    """Lays out one task and budget for a terminal: the best score first, the baseline and the reference among them.
+
+    Score, difference in the primary metric, parameters and verdict always stand; the rest where there is room.
+    """
+    metric, *others = cell.metrics
+    main = standings(frames, cell)
     columns = [
         plain("method"),
         score(metric, 3),

@@ -78,6 +78,12 @@ def unpack(packed: Path, study: Path, *, request: bool = False) -> None:
             StudyFolder(study / part).write_request(StudyFolder(packed / part).read_request())
 
 
+def studies_in(folder: Path) -> list[Path]:
+    """Returns the folders of the studies in a folder; the folder itself where it is one, or holds none."""
+    inside = [] if (folder / "study.json").exists() else sorted(f.parent for f in folder.glob("*/study.json"))
+    return inside or [folder]
+
+
 def readable(study: Path, folder: Path) -> Path:
     """Returns the folder of a study that may be a packed one, which is then written to `folder`."""
     if not is_packed(study):

@@ -26,12 +26,17 @@ _NAMED = 5
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
+    return fill("report", **_context(Frames(study, baseline, margin, whole=True)))
+
+
+def fill(name: str, **context: Any) -> str:
+    """Returns the page of a template and its script, with the report's style."""
     layout: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, **layout)
     # Style and script need no escaping: they hold nothing of the study.
-    parts = {name: Markup((_TEMPLATES / f"report.{name}").read_text(encoding="utf-8")) for name in ("css", "js")}
-    context = _context(Frames(study, baseline, margin, whole=True))
-    return environment.get_template("report.html.j2").render(**context, **parts)
+    files = {"css": "report.css", "js": f"{name}.js"}
+    parts = {part: Markup((_TEMPLATES / file).read_text(encoding="utf-8")) for part, file in files.items()}
+    return environment.get_template(f"{name}.html.j2").render(**context, **parts)
 
 
 def _few(methods: Sequence[str]) -> str:
