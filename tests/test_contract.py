@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adalora-peft": {"every": 3, "warmup": 0.15},
     "increlora": {"warmup": 0.15, "final": 0.3},
     "elalora": {"every": 3, "exchanged": 2, "warmup": 0.15},
+    "flexlora": {"every": 3, "exchanged": 2, "warmup": 0.15},
     "reverse": {"sample": 0.25, "probe_passes": 2.0, "threshold": 0.6},
     "top-layers": {},
     "shuffled": {"of": "prilora"},

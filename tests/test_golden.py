@@ -18,6 +18,7 @@ from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.dylora import DyLoRA
 from peftprune.methods.elalora import ElaLoRA
 from peftprune.methods.eva import EVA
+from peftprune.methods.flexlora import FlexLoRA
 from peftprune.methods.increlora import IncreLoRA
 from peftprune.methods.l1ra import L1RA
 from peftprune.methods.lorpa import LoRPA
@@ -142,6 +143,22 @@ def test_elalora() -> None:
                 ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, kept(plan, sites), strict=True)}
                 events.append([step, kept(plan, sites), list(ranks.values())])
         assert events == expected["events"]
+
+
+def test_flexlora() -> None:
+    """With positive gates: of gates of both signs the released code removes the smallest signed value."""
+    for run, expected in compared("flexlora", cases.flexlora):
+        strategy, budget, phases = run_of(FlexLoRA, run, every=run.every, exchanged=run.amount)
+        ranks, events = {f"s{i}": run.rank for i in range(run.sites)}, []
+        for step in range(1, run.steps + 1):
+            phase = next(p for p in phases if step <= p.stop)
+            sites = triplet_sites("flexlora", run, step, ranks)
+            plan = strategy.decide(view(sites, step, phase, budget))
+            if not plan.is_empty:
+                ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, kept(plan, sites), strict=True)}
+                entropies = pytest.approx([plan.scores[n] for n in sites], rel=1e-5)
+                events.append([step, entropies, kept(plan, sites), list(ranks.values())])
+        assert expected == events
 
 
 def test_increlora() -> None:

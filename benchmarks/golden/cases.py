@@ -49,7 +49,11 @@ def components(method: str, case: int, step: int, site: int, rank: int, width: i
     """Returns a square site's tensors, whose number of components follows from the decisions so far."""
     draw = Draw(method, case, step, site)
     shapes = 2 * [(rank, width), (width, rank), (rank,)]
-    return Components(*(draw.tensor(*shape) for shape in shapes))
+    tensors = [draw.tensor(*shape) for shape in shapes]
+    if method == "flexlora":
+        # Where all gates are positive, the smallest one is also the smallest in magnitude.
+        tensors[2] = tensors[2].abs()
+    return Components(*tensors)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,13 @@ def elalora(case: int) -> Run:
     draw = Draw("elalora", case)
     rank = draw.whole(3, 4)
     return Run(case, 7, rank, rank, 8, 15, 3, 3, draw.whole(2, 3), draw.whole(1, 3))
+
+
+def flexlora(case: int) -> Run:
+    """`amount` sites lose, and as many gain, a component in the first round."""
+    draw = Draw("flexlora", case)
+    rank = draw.whole(5, 6)
+    return Run(case, 2 * draw.whole(3, 4), rank, rank, 12, 15, 3, 3, draw.whole(2, 3), draw.whole(1, 3))
 
 
 def increlora(case: int) -> Run:

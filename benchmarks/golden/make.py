@@ -177,6 +177,39 @@ def elalora() -> list[Any]:
     return [run(cases.elalora(i)) for i in range(cases.COUNT)]
 
 
+# --- FlexLoRA -------------------------------------------------------------------------------------------------------
+
+
+def flexlora() -> list[Any]:
+    """Returns, for each round, the step, each site's entropy before it, the components that stay, and the ranks."""
+    stand_in("pandas")
+    released = importlib.import_module("loralib.flexlora")
+
+    def run(case: cases.Run) -> list[Any]:
+        model, events = triplets(case, "flexlora"), []
+        with contextlib.redirect_stdout(io.StringIO()):
+            allocator = released.RankAllocator(
+                model, case.warmup, case.final, case.every, case.steps, b=case.amount, enable_scheduler=True
+            )
+            for step in range(1, case.steps + 1):
+                for index, layer in enumerate(model):
+                    refill(model, case, "flexlora", step, index, len(layer.lora_E))
+                before = [layer.lora_E.detach().clone() for layer in model]
+                _, moved = allocator.update_and_mask(model, step)
+                if moved:
+                    # One site of rank 1, whose entropy is not a number, is still above all others.
+                    entropies = torch.tensor([allocator.compute_matrix_importance("", E) for E in before])
+                    check_distinct(entropies.nan_to_num(1.0))
+                    kept = [
+                        [k for k, e in enumerate(E) if e in layer.lora_E]
+                        for E, layer in zip(before, model, strict=True)
+                    ]
+                    events.append([step, entropies.nan_to_num(1.0).tolist(), kept, [len(x.lora_E) for x in model]])
+        return events
+
+    return [run(cases.flexlora(i)) for i in range(cases.COUNT)]
+
+
 # --- IncreLoRA ------------------------------------------------------------------------------------------------------
 
 
@@ -387,6 +420,7 @@ RELEASED: dict[str, tuple[Callable[[], list[Any]], str, str, str]] = {
     "lorpa": (lorpa, "JuHyng/LoRPA", "", "prune.py"),
     "adalora": (adalora, "QingruZhang/AdaLoRA", "loralib", "loralib/loralib/adalora.py"),
     "elalora": (elalora, "HuandongChang/ElaLoRA", "loralib", "loralib/loralib/elalora.py"),
+    "flexlora": (flexlora, "Chongjie-Si/Subspace-Tuning", "loralib", "loralib/loralib/flexlora.py"),
     "increlora": (increlora, "FeiyuZhang98/IncreLoRA", "loralib", "loralib/loralib/increlora.py"),
     "weightlora": (weightlora, "Vepricov/Weight_Lora", "src", "src/optimizers.py"),
     "sora": (sora, "TsinghuaC3I/SoRA", "src", "src/sparse_optimizer.py"),

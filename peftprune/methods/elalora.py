@@ -6,7 +6,7 @@ from peftprune.errors import UsageError
 from peftprune.methods.global_cut import units_left
 from peftprune.methods.published_settings import published_runs
 from peftprune.methods.svd_components import SVDStrategy, gated_spec, new_components, share_of_scores
-from peftprune.strategy import ArmBudget, Options, PhaseRange, PruningPlan, SiteShape, StepView, option
+from peftprune.strategy import ArmBudget, Options, PhaseRange, PruningPlan, Site, SiteShape, StepView, option
 from peftprune.strategy.lazy import Tensor, torch
 from peftprune.strategy.spec import AdapterSpec, PaperSettings
 
@@ -68,7 +68,7 @@ class ElaLoRA(SVDStrategy):
         if exchange.steps <= every:
             problem = f"has no round between warmup and final, steps {exchange.start + 1} to {exchange.stop - 1}"
             cure = "Lower it, or train for more steps"
-            raise UsageError.of("elalora.every", self.config.every, problem, cure)
+            raise UsageError.of(f"{self.name}.every", self.config.every, problem, cure)
         return gated_spec(budget.solve(sites))
 
     def paper(self) -> PaperSettings:
@@ -80,7 +80,7 @@ class ElaLoRA(SVDStrategy):
         last = phase.name == "exchange" and view.step == phase.stop
         if phase.name == "final" or last:
             return PruningPlan()
-        self.sensitivity.update(view.sites)
+        self.learn(view)
         if phase.name == "full":
             return PruningPlan()
         exchanged = self.config.exchanged
@@ -90,6 +90,10 @@ class ElaLoRA(SVDStrategy):
         if (view.step - phase.start) % self._every(phase) or exchanged == 0:
             return PruningPlan()
         return self._exchange(view, exchanged)
+
+    def learn(self, view: StepView) -> None:
+        """Takes in the weights and gradients of a step."""
+        self.sensitivity.update(view.sites)
 
     def _every(self, exchange: PhaseRange) -> int:
         return self.config.every or max(1, exchange.steps // 20)
@@ -101,14 +105,12 @@ class ElaLoRA(SVDStrategy):
         return PruningPlan()
 
     def _exchange(self, view: StepView, exchanged: int) -> PruningPlan:
-        scores = self.scores(view)
-        nominated = self._nominated(scores)
-        exchanged = min(exchanged, len(nominated) // 2)
+        going, strongest, scores = self.choose(view, exchanged)
         cut: dict[str, set[int]] = {}
-        for name, index, _ in nominated[:exchanged]:
+        for name, index in going:
             cut.setdefault(name, set()).add(index)
         kept = {n: [i for i in range(s.rank) if i not in cut.get(n, ())] for n, s in view.sites.items() if s.rank}
-        grow = self._growth(view, kept, [name for name, _, _ in reversed(nominated)])
+        grow = self._growth(view, kept, strongest)
         for name, indices in kept.items():
             if name in cut:
                 self.sensitivity.keep(name, indices)
@@ -117,13 +119,21 @@ class ElaLoRA(SVDStrategy):
         return PruningPlan(
             keep={name: kept[name] for name in cut},
             grow=grow,
-            assign={
-                n: new_components(view.sites[n], kept[n], extra, view.rng, orthonormal=True)
-                for n, extra in grow.items()
-            },
-            scores=share_of_scores(scores),
-            reason=f"cut {exchanged} components, added {sum(grow.values())}",
+            assign={n: self.enlarged(view.sites[n], kept[n], extra, view.rng) for n, extra in grow.items()},
+            scores=scores,
+            reason=f"cut {len(going)} components, added {sum(grow.values())}",
         )
+
+    def choose(self, view: StepView, exchanged: int) -> tuple[list[tuple[str, int]], list[str], dict[str, float]]:
+        """Returns the components that go, the sites in the order in which they grow, and scores for the trace."""
+        scores = self.scores(view)
+        nominated = self._nominated(scores)
+        going = [(name, index) for name, index, _ in nominated[: min(exchanged, len(nominated) // 2)]]
+        return going, [name for name, _, _ in reversed(nominated)], share_of_scores(scores)
+
+    def enlarged(self, site: Site, kept: Sequence[int], extra: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """Returns the tensors of a site that keeps some components and gets `extra` new ones."""
+        return new_components(site, kept, extra, rng, orthonormal=True)
 
     def _nominated(self, scores: Mapping[str, Tensor]) -> list[tuple[str, int, float]]:
         """Returns each site's lowest components as (site, index, score), in ascending score."""

@@ -29,6 +29,7 @@ _BUILT_IN = {
     "adalora-peft": "peftprune.methods.adalora_peft:AdaLoRAPeft",
     "increlora": "peftprune.methods.increlora:IncreLoRA",
     "elalora": "peftprune.methods.elalora:ElaLoRA",
+    "flexlora": "peftprune.methods.flexlora:FlexLoRA",
     "sora": "peftprune.methods.sora:SoRA",
     "weightlora": "peftprune.methods.weightlora:WeightLoRA",
     "dylora": "peftprune.methods.dylora:DyLoRA",

@@ -71,11 +71,17 @@ def check_shares(method: Method) -> None:
 
 
 def new_components(
-    site: Site, kept: Sequence[int], extra: int, rng: torch.Generator, *, orthonormal: bool = False
+    site: Site,
+    kept: Sequence[int],
+    extra: int,
+    rng: torch.Generator,
+    *,
+    std: float = INITIAL_STD,
+    orthonormal: bool = False,
 ) -> dict[str, Tensor]:
     """Returns "A", "B" and "gate" of a site that a plan cuts to `kept` and grows by `extra` components, at least 1.
 
-    New gates are 0, so that the function does not change; new rows of A and columns of B are drawn from N(0, 0.02²).
+    New gates are 0, so that the function does not change; new rows of A and columns of B are drawn from N(0, std²).
     With `orthonormal` they have length 1 and are orthogonal to the others (exactly where those are orthonormal), as in
     ElaLoRA. The components that stay come first.
     """
@@ -88,8 +94,8 @@ def new_components(
             A = torch.cat([A, _direction(A, rng)])
             B = torch.cat([B, _direction(B.T, rng).T], 1)
     else:
-        A = torch.cat([A, init_normal("A", site.shape, extra, INITIAL_STD, rng).to(A)])
-        B = torch.cat([B, init_normal("B", site.shape, extra, INITIAL_STD, rng).to(B)], 1)
+        A = torch.cat([A, init_normal("A", site.shape, extra, std, rng).to(A)])
+        B = torch.cat([B, init_normal("B", site.shape, extra, std, rng).to(B)], 1)
     assert gate is not None
     return {"A": A, "B": B, "gate": torch.cat([gate[index], gate.new_zeros(extra)])}
 

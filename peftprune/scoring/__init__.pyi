@@ -7,6 +7,7 @@ from .gradient import SmoothedSensitivity as SmoothedSensitivity
 from .gradient import TripletSensitivity as TripletSensitivity
 from .gradient import sensitivity as sensitivity
 from .magnitude import balancing_rotation as balancing_rotation
+from .magnitude import gate_entropy as gate_entropy
 from .magnitude import rank_magnitude as rank_magnitude
 from .magnitude import update_svd as update_svd
 from .penalty import orthogonality as orthogonality

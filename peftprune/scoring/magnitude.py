@@ -1,5 +1,6 @@
 """Scores from the adapter's weights alone, and the singular values of an update B A."""
 
+import math
 from typing import Literal
 
 import torch
@@ -54,3 +55,16 @@ def balancing_rotation(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     U, values, V = update_svd(A, B)
     inverse = torch.where(values > 0, values.rsqrt(), 0)
     return values, inverse[:, None] * (U.T @ B.to(U)), (A.to(V) @ V.T) * inverse
+
+
+def gate_entropy(gate: Tensor) -> float:
+    """Returns how evenly a site uses its components, from 0 to 1: −Σ p log p / log r with shares p = gate² / Σ gate².
+
+    One component alone has entropy 1, and gates (r,) that are all 0 have entropy 0; both are conventions.
+
+    Source: Liu et al., ICLR 2026, arXiv 2601.22905 (FlexLoRA), and its code.
+    """
+    if len(gate) == 1:
+        return 1.0
+    energy = gate.double().square()
+    return float(torch.special.entr(energy / energy.sum()).sum()) / math.log(len(gate)) if bool(gate.any()) else 0.0
