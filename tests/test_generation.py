@@ -372,6 +372,29 @@ def test_a_decoder_learns_on_real_descriptions(stories: Path, tmp_path: Path) ->
 
 
 @pytest.mark.shared_data
+@pytest.mark.filterwarnings("ignore")  # the harness warns of its own dependencies
+def test_the_evaluation_harness_loads_what_is_exported(stories: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    given = {"max_length": 160, "max_new_tokens": 4, "learning_rate": 5e-3}
+    trained_on("e2e", stories, tmp_path / "study", "lorpa(initial_rank=16)", **given)
+    study = peftprune.Comparison.load(tmp_path / "study")
+    study.export(tmp_path / "adapter", method="lorpa", head=False)
+    study.export(tmp_path / "merged", method="lorpa", format="merged")
+    asked = [Instance("loglikelihood", {}, ("Once upon a time there was a little girl named", " Lily"), 0)]
+
+    def score(**model: object) -> float:
+        model = {name: str(folder) for name, folder in model.items()}
+        return float(HFLM(**model, device="cpu", batch_size=1).loglikelihood(asked)[0][0])
+
+    adapted = score(pretrained=stories, peft=tmp_path / "adapter")
+    assert adapted == pytest.approx(score(pretrained=tmp_path / "merged"), abs=1e-3)
+    assert abs(adapted - score(pretrained=stories)) > 0.01
+
+
+@pytest.mark.shared_data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["e2e", "dialogsum"])
 @pytest.mark.parametrize("architecture", ["bart", "t5", "stories"])
