@@ -360,6 +360,7 @@ def test_published_settings_hold_under_the_papers_budget(method, model, task, ra
     [
         ("lorpa", "roberta-base", "rte", {}, r"^learning_rate: \[3e-05, 5e-05, 7e-05, 9e-05\] are searched by JuHyng/"),
         ("lorpa", "roberta-base", "stsb", {}, r"^learning_rate: \[0\.0002, 0\.0003, 0\.0004\] .*--learning-rate\)$"),
+        ("dora-dynamic", "roberta-base", "cola", {}, r"^learning_rate: \[0\.0001, 0\.000148, 0\.000219\] are searched"),
         ("lorpa", "deberta-v3-base", "rte", {}, "^learning_rate: None is not published for lorpa on deberta"),
         ("eva", "roberta-base", "rte", {"learning_rate": 1e-3}, r"^batch_size: None .* Give batch_size=… \(--batch"),
         ("lora", "roberta-base", "rte", {"learning_rate": 1e-3, "batch_size": 8}, "^epochs: None is not published for"),
@@ -377,7 +378,7 @@ def test_released_settings_can_be_set_and_name_their_file(method):
     for (model, task), run in load(method)().paper().runs.items():
         resolve_settings({n: v for n, v in run.values.items() if n != "rank" and not isinstance(v, tuple)})
         assert task_info(task).name == task
-        assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{7} \S+\.(sh|json)", run.source), (model, task)
+        assert re.match(r"[\w-]+/[\w-]+@[0-9a-f]{7} \S+\.(sh|json|py)", run.source), (model, task)
 
 
 @pytest.mark.parametrize("method", ["adalora", "increlora", "elalora"])

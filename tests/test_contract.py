@@ -37,6 +37,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "delete": {"sample": 0.25, "probe_passes": 2.0, "threshold": 0.6},
     "adalora": {"every": 3, "warmup": 0.15},
     "adalora-peft": {"every": 3, "warmup": 0.15},
+    "dora-dynamic": {"every": 3},
     "increlora": {"warmup": 0.15, "final": 0.3},
     "elalora": {"every": 3, "exchanged": 2, "warmup": 0.15},
     "flexlora": {"every": 3, "exchanged": 2, "warmup": 0.15},

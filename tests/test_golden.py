@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.golden import cases
 from peftprune.methods.adalora import AdaLoRA
+from peftprune.methods.dora_dynamic import DoRADynamic
 from peftprune.methods.dylora import DyLoRA
 from peftprune.methods.elalora import ElaLoRA
 from peftprune.methods.eva import EVA
@@ -28,7 +29,7 @@ from peftprune.methods.weightlora import WeightLoRA
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.phases import PhaseRange, resolve_phases
 from peftprune.strategy.signal import Signal
-from peftprune.strategy.sites import SiteShape
+from peftprune.strategy.sites import LiveTensors, SiteShape
 from peftprune.strategy.view import StepView
 
 DATA = Path(__file__).parent / "data" / "golden"
@@ -143,6 +144,36 @@ def test_elalora() -> None:
                 ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, kept(plan, sites), strict=True)}
                 events.append([step, kept(plan, sites), list(ranks.values())])
         assert events == expected["events"]
+
+
+def test_dora_dynamic() -> None:
+    """Where a decision is due to prune none, the released code prunes one and ours does not."""
+    for run, expected in compared("dora-dynamic", cases.dora_dynamic):
+        strategy, budget, phases = run_of(DoRADynamic, run, every=run.every, initial_ratio=run.rank / run.target)
+        ranks, events = {f"s{i}": run.rank for i in range(run.sites)}, []
+        for step in range(1, run.steps - run.final + 1):
+            phase = next(p for p in phases if step <= p.stop)
+            sites = triplet_sites("dora-dynamic", run, step, ranks)
+            shown = view(sites, step, phase, budget)
+            penalty = strategy.penalty({n: LiveTensors(s.A, s.B, s.gate) for n, s in sites.items()})
+            plan = strategy.decide(shown)
+            if plan.zero:
+                masks = [plan.zero.get(n, {"gate": torch.zeros(run.rank, dtype=torch.bool)})["gate"] for n in sites]
+                events.append([step, [(~mask).nonzero().flatten().tolist() for mask in masks]])
+        assert penalty is not None
+        assert float(penalty) == pytest.approx(0.1 * expected["penalty"], rel=1e-5)
+        for values, theirs in zip(strategy.scores(shown).values(), expected["scores"], strict=True):
+            torch.testing.assert_close(values.float(), torch.tensor(theirs), rtol=1e-5, atol=0)
+        events.append([step, kept(strategy.end_phase(shown), sites)])
+        whole, spare = run.sites * run.rank, run.sites * (run.rank - run.target)
+
+        def due(step: int, run: cases.Run = run, spare: int = spare) -> bool:
+            progress = (step - run.warmup) / (run.steps - run.warmup - run.final)
+            return int(spare * progress**3) > 0
+
+        theirs = [event for event in expected["events"] if due(event[0])]
+        assert all(sum(map(len, row)) == whole - 1 for step, row in expected["events"] if not due(step))
+        assert events == theirs
 
 
 def test_flexlora() -> None:
@@ -279,13 +310,13 @@ def test_every_data_file_is_tested_and_names_its_source() -> None:
     for method in METHODS:
         found = golden(method)
         assert len(found["cases"]) == cases.COUNT >= 50
-        assert f"test_{method}" in globals()
+        assert f"test_{method.replace('-', '_')}" in globals()
         assert found["repository"].rpartition("/")[2] in load(method).source or method in ("eva", "dylora")
 
 
 def test_the_document_names_every_data_file() -> None:
     text = (Path(__file__).parents[1] / "docs" / "fidelity.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \| (\d+ \| .+ \| \w[\w.]*) \|$", text, re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (\d+ \| .+ \| \w[\w.]*) \|$", text, re.MULTILINE))
     expected = {}
     for method in METHODS:
         found = golden(method)

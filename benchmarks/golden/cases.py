@@ -79,6 +79,14 @@ def adalora(case: int) -> Run:
     return Run(case, *shape, 15, 3, 3, draw.whole(2, 3), 0)
 
 
+def dora_dynamic(case: int) -> Run:
+    """Sites start at `rank`; `target` is the mean rank at the end. Decisions fall on multiples of `every`."""
+    draw = Draw("dora-dynamic", case)
+    every = draw.whole(1, 3)
+    shape = draw.whole(2, 4), draw.whole(4, 6), draw.whole(2, 3), draw.whole(6, 8)
+    return Run(case, *shape, 8 * every + 4, 2 * every, 4, every, 0)
+
+
 def elalora(case: int) -> Run:
     """`amount` components are exchanged in the first round."""
     draw = Draw("elalora", case)

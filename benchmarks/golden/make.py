@@ -177,6 +177,51 @@ def elalora() -> list[Any]:
     return [run(cases.elalora(i)) for i in range(cases.COUNT)]
 
 
+# --- DoRA with dynamic rank -----------------------------------------------------------------------------------------
+
+
+def dora_dynamic() -> list[Any]:
+    """Returns, for each decision, the step and each site's components outside the mask; last scores and penalty."""
+    stand_in("aenum")
+    sys.modules["aenum"].Enum = type("Enum", (), {"__members__": ()})  # type: ignore[attr-defined]
+    sys.modules["aenum"].NoAlias = None  # type: ignore[attr-defined]
+    for name in ("Finetune_Config", "Global_Config", "Tokenize_Config"):
+        sys.modules[name] = MagicMock()
+    sys.modules["Global_Config"].Dataset_Name_Enum = sys.modules["aenum"].Enum  # type: ignore[attr-defined]
+    released = importlib.import_module("Finetune_Utils")
+
+    def run(case: cases.Run) -> dict[str, Any]:
+        config = SimpleNamespace(
+            linear_name_to_apply_lora_list=["site"], adaptive_lora_start_rank=case.rank, lora_dropout=0.0, lora_alpha=1,
+            adaptive_lora_end_avg_rank=case.target, adaptive_lora_start_prune_step_ratio=case.warmup / case.steps,
+            adaptive_lora_end_prune_step_ratio=case.final / case.steps, adaptive_lora_sensitivity_beta=0.9,
+            adaptive_lora_prune_interval_step=case.every, adaptive_lora_eps=1e-8,
+        )  # fmt: skip
+        layers = {f"site{i}": nn.Linear(case.width, case.width, bias=False) for i in range(case.sites)}
+        model = released.Adaptive_Lora_Model_Wrapper(
+            config, nn.ModuleDict({"model": nn.ModuleDict(layers)}), case.steps, main_process_flag=False
+        )
+        sites, events = list(model.model.model.values()), []
+        last = case.steps - case.final
+        for step in range(1, last + 1):
+            assert model.get_prune_step(step) == (step - case.warmup, last - case.warmup)
+            for index, site in enumerate(sites):
+                found = cases.components("dora-dynamic", case.case, step, index, case.rank, case.width)
+                site.lora_a_linear.weight.data = found.A.clone()
+                site.lora_b_linear.weight.data = found.B.clone()
+                site.lora_scaler.data = found.gate.clone()
+            penalty = model.regularization_loss(step).item()
+            model.prune_lora_scaler(step)
+            kept = [site.lora_scaler.nonzero().flatten().tolist() for site in sites]
+            if sum(map(len, kept)) < case.sites * case.rank:
+                check_distinct(torch.cat(list(model.sensitivity_score_dict.values())))
+                events.append([step, kept])
+        scores = [score.tolist() for score in model.sensitivity_score_dict.values()]
+        return {"events": events, "scores": scores, "penalty": penalty}
+
+    return [run(cases.dora_dynamic(i)) for i in range(cases.COUNT)]
+
+
 # --- FlexLoRA -------------------------------------------------------------------------------------------------------
 
 
@@ -419,6 +464,12 @@ def eva() -> list[Any]:
 RELEASED: dict[str, tuple[Callable[[], list[Any]], str, str, str]] = {
     "lorpa": (lorpa, "JuHyng/LoRPA", "", "prune.py"),
     "adalora": (adalora, "QingruZhang/AdaLoRA", "loralib", "loralib/loralib/adalora.py"),
+    "dora-dynamic": (
+        dora_dynamic,
+        "MIkumikumi0116/DoRA",
+        "Src/Finetune_And_Benchmark",
+        "Src/Finetune_And_Benchmark/Finetune_Utils.py",
+    ),
     "elalora": (elalora, "HuandongChang/ElaLoRA", "loralib", "loralib/loralib/elalora.py"),
     "flexlora": (flexlora, "Chongjie-Si/Subspace-Tuning", "loralib", "loralib/loralib/flexlora.py"),
     "increlora": (increlora, "FeiyuZhang98/IncreLoRA", "loralib", "loralib/loralib/increlora.py"),

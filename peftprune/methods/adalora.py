@@ -89,7 +89,7 @@ class AdaLoRA(SVDStrategy):
         final = self.config.final
         if round((1 - final) * budget.total_steps) < 2:
             problem = f"leaves no step to score components in, out of {budget.total_steps}"
-            raise UsageError.of("adalora.final", final, problem, "Train for more steps, or lower final")
+            raise UsageError.of(f"{self.name}.final", final, problem, "Train for more steps, or lower final")
         return super().phases(budget)
 
     def paper(self) -> PaperSettings:
@@ -97,11 +97,11 @@ class AdaLoRA(SVDStrategy):
 
     def observe(self, view: StepView) -> None:
         if self.config.order == "before":
-            self._score(view)
+            self.score(view)
 
     def decide(self, view: StepView) -> PruningPlan:
         if self.config.order == "after":
-            self._score(view)
+            self.score(view)
         phase = view.phase
         if phase.name == "final":
             # Pruned components are still there only with cut="end".
@@ -111,9 +111,14 @@ class AdaLoRA(SVDStrategy):
         scores = self.scores(view)
         initial = sum(site.rank * site.unit_cost for site in view.sites.values())
         progress = (view.step - phase.start) / (phase.stop - phase.start)
-        limit = int(scoring.cubic_decay(initial, view.budget.params, progress))
-        plan = self._mask(view, keep_within(scores, view, limit), "masked to the budget of this step")
+        plan = self._mask(
+            view, keep_within(scores, view, self.limit(view, initial, progress)), "masked to the budget of this step"
+        )
         return replace(plan, scores=share_of_scores(scores))
+
+    def limit(self, view: StepView, initial: int, progress: float) -> int:
+        """Returns the parameters that are left at a progress from 0 to 1."""
+        return int(scoring.cubic_decay(initial, view.budget.params, progress))
 
     def end_phase(self, view: StepView) -> PruningPlan:
         if view.phase.name == "pruning":
@@ -125,7 +130,8 @@ class AdaLoRA(SVDStrategy):
             return replace(plan, scores=share_of_scores(scores))
         return self._cut(view) if view.phase.name == "final" and self.kept else PruningPlan()
 
-    def _score(self, view: StepView) -> None:
+    def score(self, view: StepView) -> None:
+        """Takes in the weights and gradients of a step before the last decision."""
         decided = view.phase.name == "final" or (view.phase.name == "pruning" and view.step == view.phase.stop)
         if not decided:
             self.sensitivity.update(view.sites)

@@ -27,6 +27,7 @@ _BUILT_IN = {
     "squeeze": "peftprune.methods.squeeze:Squeeze",
     "adalora": "peftprune.methods.adalora:AdaLoRA",
     "adalora-peft": "peftprune.methods.adalora_peft:AdaLoRAPeft",
+    "dora-dynamic": "peftprune.methods.dora_dynamic:DoRADynamic",
     "increlora": "peftprune.methods.increlora:IncreLoRA",
     "elalora": "peftprune.methods.elalora:ElaLoRA",
     "flexlora": "peftprune.methods.flexlora:FlexLoRA",

@@ -8,6 +8,7 @@ from .gradient import TripletSensitivity as TripletSensitivity
 from .gradient import sensitivity as sensitivity
 from .magnitude import balancing_rotation as balancing_rotation
 from .magnitude import gate_entropy as gate_entropy
+from .magnitude import norm_shares as norm_shares
 from .magnitude import rank_magnitude as rank_magnitude
 from .magnitude import update_svd as update_svd
 from .penalty import orthogonality as orthogonality

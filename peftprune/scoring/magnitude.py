@@ -57,6 +57,18 @@ def balancing_rotation(A: Tensor, B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return values, inverse[:, None] * (U.T @ B.to(U)), (A.to(V) @ V.T) * inverse
 
 
+def norm_shares(A: Tensor, B: Tensor, gate: Tensor) -> Tensor:
+    """Returns the Frobenius norm of each component of B · diag(gate) · A as a share of that of their sum, (r,).
+
+    Shares can exceed 1, because components can cancel. They are 0 where the sum is.
+
+    Source: Mao et al., ACL 2024, arXiv 2405.17357 (DoRA, dynamic rank), and its code.
+    """
+    rows, columns = (A * gate[:, None]).double(), B.double()
+    total = ((rows @ rows.T) * (columns.T @ columns)).sum().clamp(min=0).sqrt()
+    return rows.norm(dim=1) * columns.norm(dim=0) / (total + 1e-8)
+
+
 def gate_entropy(gate: Tensor) -> float:
     """Returns how evenly a site uses its components, from 0 to 1: −Σ p log p / log r with shares p = gate² / Σ gate².
 
