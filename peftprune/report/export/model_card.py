@@ -45,13 +45,28 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
 def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
     """Writes `README.md`, with code that loads the folder (`how`) and sentences (`facts`), and draws existing ranks."""
-    drawn = _draw(chosen, folder / PLOT_FILE)
-    found = scores(chosen)
-    text = "\n\n".join([f"---\n{_header(chosen, form, found)}\n---", *_body(chosen, how, facts, found, drawn)])
-    ModelCard(text + "\n", ignore_metadata_errors=True).save(folder / CARD_FILE)
+    found, frames, task = scores(chosen), Frames(chosen.cell), chosen.cell.request["tasks"][0]
+    card = ModelCard.from_template(
+        _metadata(chosen, form, found),
+        template_path=str(Path(__file__).with_name("model_card.md.j2")),
+        result=chosen.result,
+        key=chosen.key,
+        request=chosen.cell.request,
+        evaluation_split=task["evaluation_split"],
+        learned=frames.learned.set_index(KEY)["learned"][tuple(chosen.key[name] for name in KEY)],
+        scores=found,
+        among=len(chosen.among),
+        primary=chosen.primary,
+        over_seeds=[frames.table.iloc[0][f"{chosen.primary}_{part}"] for part in ("mean", "low", "high")],
+        how=how,
+        facts=facts,
+        settings=json.dumps(chosen.result["settings"], indent=1),
+        plot=PLOT_FILE if _draw(chosen, folder / PLOT_FILE) else None,
+    )
+    card.save(folder / CARD_FILE)
 
 
-def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> str:
+def _metadata(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> ModelCardData:
     name, key = chosen.result["label"], chosen.key
     base, task = _hub_name(chosen.cell.request["model"]), KINDS[chosen.cell.request["tasks"][0]["kind"]].pipeline
     about: dict[str, Any] = {"task_type": task, "dataset_type": key["task"], "dataset_name": key["task"]}
@@ -68,7 +83,7 @@ def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> st
         )
         for row in found
     ]
-    data = ModelCardData(
+    return ModelCardData(
         base_model=base,
         library_name="transformers" if form == "merged" else "peft",
         model_name=f"{name} on {key['task']}",
@@ -76,58 +91,6 @@ def _header(chosen: Chosen, form: str, found: Sequence[Mapping[str, Any]]) -> st
         tags=["lora", "peftprune", chosen.result["method"]],
         eval_results=results,
     )
-    return str(data.to_yaml())
-
-
-def _body(chosen: Chosen, how: str, facts: Sequence[str], found: Sequence[Mapping[str, Any]], drawn: bool) -> list[str]:
-    key, result = chosen.key, chosen.result
-    ledger, request = result["ledger"], chosen.cell.request
-    of_run = {
-        "Base model": request["model"],
-        "Method": result["method"] + (f" (label {result['label']})" if result["label"] != result["method"] else ""),
-        "Budget": f"{key['budget']}: {result['budget']['params']:,} adapter parameters allowed",
-        "Adapter parameters": f"{ledger['final_params']:,} (largest during training: {ledger['peak_params']:,})",
-        "Head parameters": f"{ledger['head_params']:,}",
-        "Task": f"{key['task']}, reported on {request['tasks'][0]['evaluation_split']}",
-        "Seed": str(key["seed"]),
-        "Training": f"{ledger['steps']:,} steps, {ledger['samples']:,} examples, {ledger['seconds']:.0f} s",
-    }
-    if result["exemption"]:
-        of_run["Exempt from the budget"] = result["exemption"]
-    marks = Frames(chosen.cell).learned.set_index(KEY)["learned"]
-    if words := marks[tuple(key[name] for name in KEY)]:
-        of_run["Learned"] = words
-    parts = [f"# {result['label']} on {key['task']}", _table(("", ""), list(of_run.items()))]
-    rows = [(row["metric"], row["split"], f"{row['value']:.4f}", _interval(row)) for row in found]
-    parts += ["## Scores", _table(("metric", "split", "score", "95 % interval"), rows)]
-    parts.append("The interval resamples examples: it describes this model, not other seeds.")
-    parts += _over_seeds(chosen)
-    parts += ["## Use", f"```python\n{how}\n```", *facts]
-    if drawn:
-        parts += ["## Ranks", f"![Rank of each adapted layer]({PLOT_FILE})"]
-    parts += ["## Versions", _table(("package", "version"), list(request["versions"].items()))]
-    parts += ["## Settings", f"```json\n{json.dumps(result['settings'], indent=1)}\n```"]
-    return parts
-
-
-def _over_seeds(chosen: Chosen) -> list[str]:
-    if len(chosen.among) < 2:
-        return []
-    row = Frames(chosen.cell).table.iloc[0]
-    mean, low, high = (row[f"{chosen.primary}_{part}"] for part in ("mean", "low", "high"))
-    return [
-        f"This seed has the best {chosen.primary} of {len(chosen.among)} on the split that it is reported on, so its "
-        f"score is optimistic. Mean over the seeds: {mean:.4f}, with Student's 95 % interval {low:.4f} to {high:.4f}."
-    ]
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    return "–" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _draw(chosen: Chosen, path: Path) -> bool:
