@@ -20,6 +20,7 @@ from peftprune.methods.dylora import DyLoRA
 from peftprune.methods.elalora import ElaLoRA
 from peftprune.methods.eva import EVA
 from peftprune.methods.flexlora import FlexLoRA
+from peftprune.methods.gora import GoRA
 from peftprune.methods.increlora import IncreLoRA
 from peftprune.methods.l1ra import L1RA
 from peftprune.methods.lorpa import LoRPA
@@ -301,6 +302,31 @@ def test_eva() -> None:
             if rows:
                 cosines = (plan.assign[name]["A"] * torch.tensor(rows)).sum(1).abs()
                 assert float(cosines.min()) > 0.99
+
+
+def test_gora(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importances, ranks where rounding and limits leave nothing over, and the first B under the released scaling."""
+    for case, expected in compared("gora", cases.gora):
+        starts = iter(case.A)
+        monkeypatch.setattr("peftprune.adapters.initial.init_lora_A", lambda *_, starts=starts: next(starts))
+        sites = {}
+        for i, (weight, rank) in enumerate(zip(case.weights, case.ranks, strict=True)):
+            d_out, d_in = weight.shape
+            sites[f"s{i}"] = site(f"s{i}", torch.zeros(case.uniform, d_in), torch.zeros(d_out, case.uniform))
+            sites[f"s{i}"].base_weight, sites[f"s{i}"].scaling = weight, 16 / rank**0.5
+        strategy, budget = GoRA(batches=2), budget_of(case.uniform * sum(s.unit_cost for s in sites.values()), 20)
+        phase = phases_of(strategy, budget)[0]
+        for step in (1, 2):
+            gradients = {n: found[step - 1] for n, found in zip(sites, case.gradients, strict=True)}
+            shown = view(sites, step, phase, budget, {Signal.DELTA_GRADIENT: gradients})
+            strategy.observe(shown)
+        plan = strategy.end_phase(shown)
+        assert list(plan.reinit.values()) == expected["ranks"]
+        weights = torch.tensor([v / s.unit_cost for v, s in zip(expected["importances"], sites.values(), strict=True)])
+        torch.testing.assert_close(torch.tensor(list(plan.scores.values())), weights / weights.sum(), rtol=1e-5, atol=0)
+        for name, B in zip(sites, expected["B"], strict=True):
+            # The released code inverts A Aᵀ, which is worse conditioned than A.
+            assert float((plan.assign[name]["B"] - torch.tensor(B)).norm()) < 1e-3 * float(torch.tensor(B).norm())
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------

@@ -211,6 +211,36 @@ def eva(case: int) -> Inputs:
     return Inputs([draw.tensor(24, width) * s for s in scales], draw.whole(1, 3), [1.0, 1.5, 2.0][case % 3])
 
 
+@dataclass(frozen=True)
+class Probe:
+    """GoRA: each site's weight, its gradients in two batches and a possible A; the uniform rank; and the ranks.
+
+    Gradients are scaled so that importances pay for whole ranks, which spend the budget exactly.
+    """
+
+    weights: list[Tensor]
+    gradients: list[list[Tensor]]
+    A: list[Tensor]
+    uniform: int
+    ranks: list[int]
+
+
+def gora(case: int) -> Probe:
+    draw = Draw("gora", case)
+    probe = Probe([], [], [], uniform=3, ranks=[])
+    for _ in range(draw.whole(1, 2)):
+        # Two sites of one shape share what six units of rank cost.
+        d_out, d_in, more = draw.whole(5, 6), draw.whole(7, 8), draw.whole(0, 2)
+        for rank in (3 + more, 3 - more):
+            weight, first, second = (draw.tensor(d_out, d_in) for _ in range(3))
+            size = rank * (d_in + d_out) / float((weight * (first + second)).abs().mean())
+            probe.weights.append(weight)
+            probe.gradients.append([size * first, size * second])
+            probe.A.append(draw.tensor(rank, d_in))
+            probe.ranks.append(rank)
+    return probe
+
+
 def products(case: int, step: int, site: int, rank: int, width: int) -> tuple[Tensor, Tensor, Components]:
     """Returns a layer's inputs (3, width), the weights of its outputs in the loss (3, width), and its components."""
     draw = Draw("increlora-inputs", case, step, site)

@@ -461,6 +461,44 @@ def eva() -> list[Any]:
     return [run(cases.eva(i)) for i in range(cases.COUNT)]
 
 
+# --- GoRA -----------------------------------------------------------------------------------------------------------
+
+
+def gora() -> list[Any]:
+    """Returns the importance and rank of each site, and its first B, as the scripts set the options."""
+    folder = ModuleType("common.lora_modules")
+    folder.__path__ = [str(Path(sys.path[0]) / "common" / "lora_modules")]
+    sys.modules["common.lora_modules"] = folder
+    stand_in("bitsandbytes")
+    for name in ("common.lora_modules.adalomo", "common.utils", "common.utils.utils"):
+        sys.modules[name] = MagicMock()
+    released = importlib.import_module("common.lora_modules.gora")
+
+    def run(case: cases.Probe) -> dict[str, Any]:
+        options = SimpleNamespace(
+            global_rank=0, world_size=1, device="cpu", lora_rank=case.uniform, gora_importance_type="union_mean",
+            gora_scale_importance=False, gora_softmax_importance=False, gora_features_func=None,
+            gora_allocate_stretagy="moderate", gora_min_rank=case.uniform // 2, gora_max_rank=4 * case.uniform,
+        )  # fmt: skip
+        model = nn.ModuleList()
+        for weight, gradients in zip(case.weights, case.gradients, strict=True):
+            config = released.LoRAConfig(weight.shape[1], weight.shape[0], lora_rank=case.uniform, lora_scaler=16)
+            layer = released.LinearWithGoRA(config, gora_rank_stablize=True, gora_dynamic_scaling=True)
+            layer.weight.data = weight.clone()
+            layer.weight.grad_stored, layer.weight.iters = sum(gradients), len(gradients)
+            model.append(layer)
+        _, _, ranks, importances, _ = released.get_allocated_rank(model, options)
+        assert list(ranks.values()) == case.ranks
+        for layer, rank, A in zip(model, case.ranks, case.A, strict=True):
+            layer._init_weight = lambda _, layer=layer, A=A: layer.weight_a.data.copy_(A)
+            layer.weight.grad_stored /= layer.weight.iters
+            layer.dynamic_init(case.uniform, rank, scaling_by_lr=True, lr=0.05)
+        found = {"importances": list(importances.values()), "ranks": list(ranks.values())}
+        return found | {"B": [layer.weight_b.tolist() for layer in model]}
+
+    return [run(cases.gora(i)) for i in range(cases.COUNT)]
+
+
 RELEASED: dict[str, tuple[Callable[[], list[Any]], str, str, str]] = {
     "lorpa": (lorpa, "JuHyng/LoRPA", "", "prune.py"),
     "adalora": (adalora, "QingruZhang/AdaLoRA", "loralib", "loralib/loralib/adalora.py"),
@@ -477,6 +515,7 @@ RELEASED: dict[str, tuple[Callable[[], list[Any]], str, str, str]] = {
     "sora": (sora, "TsinghuaC3I/SoRA", "src", "src/sparse_optimizer.py"),
     "l1ra": (l1ra, "raul-singh/L1RA", "src", "src/l1ra/tuner/model.py"),
     "dylora": (dylora, "huawei-noah/Efficient-NLP", "DyLoRA", "DyLoRA/loralib/layers.py"),
+    "gora": (gora, "hhnqqq/MyTransformers", "", "common/lora_modules/gora.py"),
     "eva": (eva, "huggingface/peft", "", "src/peft/tuners/lora/eva.py"),
 }
 """Method to its runner, the repository, the folder that its modules are imported from, and the file."""
