@@ -214,9 +214,8 @@ class _Call(NamedTuple):
         backend.check()
         specs, rounds = parse(given["methods"], errors), arguments.parse_rounds(given["seeds"])
         seeds = arguments.parse_seeds(rounds[-1] if rounds else given["seeds"])
-        tuning = parse_tuning(
-            given["tune"], given["trials"], given["tuning_seeds"], given["refit"], methods=specs, seeds=seeds
-        )
+        about_tuning = (given[name] for name in ("tune", "trials", "tuning_seeds", "refit"))
+        tuning = parse_tuning(*about_tuning, methods=specs, seeds=seeds, how=given["tuning"])
         request = StudyRequest(
             methods=specs,
             budgets=arguments.parse_budgets(given["budget"]),
@@ -309,6 +308,7 @@ def compare(
     trials: int | None = None,
     tuning_seeds: int | str | Sequence[int] = 1,
     refit: bool = False,
+    tuning: Literal["grid", "halving"] = "grid",
     reuse: str | Path | None = None,
     report_to: str | Sequence[str] | None = None,
     progress: bool | None = None,
@@ -384,6 +384,8 @@ def compare(
         trials: number of points of `log(low, high)`, at least 2.
         tuning_seeds: seeds of every trial, as for `seeds`, and others than those. A number of them begins at 10,000.
         refit: train the final arms on the validation data too. Default: only on the rest of the training data.
+        tuning: "grid", the default, trains every trial to its end. "halving" pauses all after a third of their steps;
+            the better half of each method's, rounded up, goes on, and rates beyond an edge are trained to their end.
         reuse: a packed study (`peftprune pack`). Its finished arms that this call asks for are not trained again, if
             model, data, options, versions, dtype and threads are the same; they have no adapter.
         report_to: experiment trackers, "tensorboard", "wandb", "trackio" or "mlflow", or several: one run per arm, with

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,7 +17,9 @@ import pytest
 from matplotlib.collections import PathCollection
 
 import peftprune
+from peftprune.analysis.audit import audit
 from peftprune.analysis.frames import Frames
+from peftprune.analysis.status import arm_states
 from peftprune.analysis.tuning import expected_best, half_decades, trial_means
 from peftprune.comparison import Comparison
 from peftprune.errors import DivergedError, RunError, UsageError
@@ -25,14 +29,15 @@ from peftprune.report.html.page import _cell_tables
 from peftprune.study import tuning as searching
 from peftprune.study.command import command
 from peftprune.study.execution import work as queue
+from peftprune.study.packed import pack, unpack
 from peftprune.study.size import size_in_words, tuning_size
 from peftprune.study.store import ArmFolder
 from peftprune.study.tuning import Choice, Tuning, choose, parse_tuning, search, trials_of
 from peftprune.tasks import Task
 from peftprune.tasks.base import make_dataset
 from peftprune.tasks.holdout import carve
-from tests.helpers import classification_task, same, texts
-from tests.killing import Heard, left_in
+from tests.helpers import NEGATIVE, POSITIVE, WORDS, classification_task, same, texts
+from tests.killing import Heard, left_by, left_in
 from tests.reference import tuning as reference
 
 RATES = "learning_rate=1e-3,3e-3,1e-2"
@@ -50,8 +55,15 @@ def compare(methods: Any, folder: Path, model: Path, **settings: Any) -> Compari
     return peftprune.compare(methods, model=model, output_dir=folder, **(SETTINGS | given | settings))
 
 
-def parsed(tune: Any, trials: Any = None, seeds: Any = 1, refit: Any = False) -> Tuning:
-    found = parse_tuning(tune, trials, seeds, refit, parse(f"lora,{LORPA}"), (0, 1))
+def parsed(
+    tune: Any,
+    trials: Any = None,
+    seeds: Any = 1,
+    refit: Any = False,
+    how: str = "grid",
+    methods: str = f"lora,{LORPA}",
+) -> Tuning:
+    found = parse_tuning(tune, trials, seeds, refit, parse(methods), (0, 1), how)
     assert found is not None
     return found
 
@@ -87,6 +99,9 @@ def parsed(tune: Any, trials: Any = None, seeds: Any = 1, refit: Any = False) ->
         ({"tune": None, "refit": True}, ("refit", "without tune")),
         ({"tune": None, "trials": 8}, ("trials", "without tune")),
         ({"tune": None, "seeds": 3}, ("tuning_seeds", "without tune")),
+        ({"tune": None, "how": "halving"}, ("tuning", "without tune")),
+        ({"tune": RATES, "how": "third"}, ("tuning", "'third'", "halving")),
+        ({"tune": RATES, "how": "halving", "methods": f"{LORPA},shuffled(of='lorpa')"}, ("tuning", "shuffled", "grid")),
     ],
 )
 def test_a_wrong_request_is_refused(given: dict[str, Any], parts: tuple[str, ...]) -> None:
@@ -216,7 +231,10 @@ def test_validation_data_of_the_task_is_taken_as_it_is() -> None:
 
 
 class Scored:
-    """A study whose scores are a function of method, rate and seed; None for a diverged trial."""
+    """A study whose scores are a function of method, rate and seed; None for a diverged trial.
+
+    Those after a third of the steps are the same.
+    """
 
     def __init__(self, request: Any, score: Callable[[str, float, int], float | None]) -> None:
         self.request, self._score = request, score
@@ -236,6 +254,9 @@ class Scored:
             def result(self) -> Any:
                 return None if score is None else {"metrics": {"accuracy": score}}
 
+            def paused(self) -> Any:
+                return self.result()
+
             def error(self) -> Any:
                 return {"error": "not finite", "diverged": True} if score is None else None
 
@@ -243,9 +264,9 @@ class Scored:
 
 
 def searched(
-    score: Callable[[str, float, int], float | None], seeds: int = 1, tune: str = RATES
+    score: Callable[[str, float, int], float | None], seeds: int = 1, tune: str = RATES, how: str = "grid"
 ) -> tuple[dict[str, Choice], list[int]]:
-    """The choices, and the number of arms of each round."""
+    """The choices, and the number of arms of each round that train to their end."""
     from peftprune.study.arguments import parse_budgets
     from peftprune.study.request import StudyRequest
     from peftprune.training.settings import resolve_settings
@@ -256,10 +277,10 @@ def searched(
     rounds = []
 
     def run(asked: Any) -> Any:
-        rounds.append(len(asked.methods) * len(asked.seeds))
+        rounds.append((len(asked.methods) - len(asked.paused)) * len(asked.seeds))
         return Scored(asked, score)
 
-    found = search(parsed(tune, seeds=seeds), request, run)
+    found = search(parsed(tune, seeds=seeds, how=how), request, run)
     return {label: choice for (_, _, label), choice in found.items()}, rounds
 
 
@@ -313,6 +334,23 @@ def test_a_diverged_trial_is_the_worst_one() -> None:
     lost, _ = searched(lambda method, rate, seed: None if method == "lorpa" else peak(rate, 3e-3))
     assert lost["lorpa"].score is None
     assert lost["lorpa"].edge == ""
+
+
+def test_by_halving_as_many_trials_of_each_method_go_on_and_new_points_train_to_their_end() -> None:
+    best = {"lora": 3e-3, "lorpa": 3e-2}
+    tune = "learning_rate=1e-4,3e-4,1e-3,3e-3,1e-2"
+    grid, whole = searched(lambda method, rate, seed: peak(rate, best[method]), 2, tune)
+    found, rounds = searched(lambda method, rate, seed: peak(rate, best[method]), 2, tune, "halving")
+    assert (whole, rounds) == ([20, 24, 28], [0, 12, 16, 20])
+    assert {label: (choice.point, choice.score) for label, choice in found.items()} == {
+        label: (choice.point, choice.score) for label, choice in grid.items()
+    }
+    assert {(choice.trials, choice.stopped) for choice in found.values()} == {(7, 2)}
+    # Ties go on at the lower rates, diverged trials last, and where nothing differs nothing is added.
+    found, rounds = searched(lambda method, rate, seed: 0.5, how="halving")
+    assert (found["lora"].point["learning_rate"], rounds) == (1e-3, [0, 4])
+    found, _ = searched(lambda method, rate, seed: None if rate < 5e-3 else 0.5, how="halving")
+    assert (found["lora"].point["learning_rate"], found["lora"].edge) == (1e-2, "")
 
 
 def test_a_trial_that_failed_otherwise_or_has_not_run_ends_the_search() -> None:
@@ -545,6 +583,56 @@ def test_killed_at_any_arm_the_study_ends_with_the_same_bits(
     assert _chosen(again) == _chosen(whole)
 
 
+def test_by_halving_what_goes_on_has_the_bits_of_the_grid_wherever_it_is_killed(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three checkpoints lie beside the pause, and the best of them is kept.
+    given: dict[str, Any] = {"budget": "rank=4,steps=7", "checkpoints": 3, "select": "validation"}
+    compare(LORPA, tmp_path / "grid", tiny_bert, **given)
+    grid = left_in(tmp_path / "grid" / "tuning")
+    train, left = queue.run_arm, 0
+
+    def killed(*arguments: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return train(*arguments)
+
+    monkeypatch.setattr(queue, "run_arm", killed)
+    tuning = tmp_path / "killed" / "tuning"
+    for count in (1, 3):
+        left = count
+        with pytest.raises(Killed):
+            compare(LORPA, tmp_path / "killed", tiny_bert, tuning="halving", **given)
+        next(tuning.glob("arms/*/paused.json")).unlink()  # a kill between checkpoint and score
+    left = 99
+    found = compare(LORPA, tmp_path / "killed", tiny_bert, tuning="halving", **given)
+    trials = found.tuning().set_index("learning_rate")
+    assert sorted(trials["status"]) == ["done"] * (len(trials) - 1) + ["stopped at a third"]
+    stopped = trials[trials["status"] == "stopped at a third"]
+    assert stopped["steps"].tolist() == [3]
+    assert (stopped["seconds"] > 0).all()
+    assert found.table()["tuning_steps"].tolist() == [7 * (len(trials) - 1) + 3]
+    done = {path.parent.name for path in tuning.glob("arms/*/result.json")}
+    assert same({name: left_by(ArmFolder(tuning / "arms" / name)) for name in done}, {n: grid[n] for n in done})
+    shown = _cell_tables(Frames(found), next(found.cells()))["choices"]
+    assert shown.rows[0].cells[-1].text == "1"
+    assert shown.columns[-1].title == "stopped at a third"
+    states = arm_states(Comparison.load(tuning))
+    assert [row["state"] for row in states].count("stopped at a third") == 1
+    assert audit(found) == []
+    file = next(path for path in tuning.glob("arms/*/paused.json") if not (path.parent / "result.json").exists())
+    paused = json.loads(file.read_text())
+    paused["metrics"] = dict.fromkeys(paused["metrics"], 2.0)
+    file.write_text(json.dumps(paused))
+    assert any("not the worse half" in line for line in audit(found))
+    pack(found.path, tmp_path / "packed")
+    unpack(tmp_path / "packed", tmp_path / "again", request=True)
+    again = Comparison.load(tmp_path / "again")
+    assert again.tuning()["status"].tolist() == found.tuning()["status"].tolist()
+
+
 def test_a_diverged_arm_is_not_trained_again(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, tried = queue.run_arm, []
 
@@ -639,6 +727,10 @@ def test_the_size_of_a_study_counts_the_steps_of_every_method() -> None:
     assert (size["trials"], size["trial_steps"], size["final_arms"], size["final_steps"]) == (12, 900, 6, 450)
     assert (size["steps"], size["most_steps"]) == (1350, 2 * 7 * 150 + 450)
     assert size_in_words(size, 8.0).endswith("; about 3 hours one arm after another, from the pilot.")
+    # Of three trials one stops, at step 34 of 100, which is logged, and at step 17 of 50.
+    halved = tuning_size(parsed(RATES, seeds=2, how="halving"), {"lora": 100, "lorpa": 50}, 3)
+    assert (halved["trials"], halved["stopped"], halved["trial_steps"]) == (12, 4, 900 - 2 * (66 + 33))
+    assert size_in_words(halved).startswith("12 trials (4 stop at a third) of 702 steps, 6 final arms")
     assert size_in_words(tuning_size(None, {"lora": 100}, 3)) == "3 final arms of 300 steps: 300 steps."
 
 
@@ -668,6 +760,33 @@ def test_a_method_with_a_shifted_rate_is_worse_untuned_and_level_tuned(tiny_bert
     rates = tuned.table().set_index("method")["learning_rate"]
     assert rates.to_dict() == {"lora": 1e-2, "shifted": 1e-1}
     assert tuned.against().query("metric == 'accuracy'")["verdict"].item().startswith("not distinguishable")
+
+
+@pytest.mark.slow
+def test_halving_chooses_the_rate_of_the_grid_in_two_thirds_of_its_steps(tiny_bert: Path, tmp_path: Path) -> None:
+    def split(size: int, seed: int) -> Any:
+        rng = random.Random(seed)
+        said = [rng.choices(WORDS, k=4) + rng.choices(POSITIVE if i % 2 else NEGATIVE, k=4) for i in range(size)]
+        return make_dataset([[" ".join(words) for words in said]], [i % 2 for i in range(size)], ("no", "yes"))
+
+    tasks = [
+        replace(classification_task(name=f"generated-{i}"), train=split(320, i), validation=split(100, 10 + i))
+        for i in range(5)
+    ]
+    given: dict[str, Any] = {
+        "task": tasks,
+        "batch_size": 16,
+        "max_length": 16,
+        "tune": "learning_rate=3e-3,3e-2,3e-1,1",
+    }
+    given |= {"budget": ["rank=2,steps=24", "rank=4,steps=24"]}
+    halved = compare("lora", tmp_path / "halved", tiny_bert, tuning="halving", **given)
+    pack(halved.path, tmp_path / "packed")
+    grid = compare("lora", tmp_path / "grid", tiny_bert, reuse=tmp_path / "packed", **given)
+    agree = [a["point"] == b["point"] for a, b in zip(_chosen(halved), _chosen(grid), strict=True)]
+    assert sum(agree) >= 9
+    spent = [found.tuning()["steps"].sum() for found in (halved, grid)]
+    assert spent == [10 * (2 * 24 + 2 * 8), 10 * 4 * 24]
 
 
 def test_a_validation_file_is_read_like_the_test_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def audit(study: StoredStudy) -> list[str]:
             if (key["task"], key["budget"], key["seed"]) in coming:
                 continue
             error = arm.error()
-            if not (error or {}).get("diverged"):
+            if not (error or {}).get("diverged") and arm.paused() is None:
                 found.append(f"{study.name(key)}: has no result ({(error or {'error': 'not trained'})['error']})")
             continue
         found += [f"{study.name(key)}: {problem}" for problem in _arm(study, key, arm, asked["hash"], result)]
@@ -154,19 +154,28 @@ def _allocation(arm: ArmFolder, result: Mapping[str, Any]) -> Iterator[str]:
 
 def _choices(study: StoredStudy, trials: StoredStudy) -> Iterator[str]:
     """Yields choices that the trials do not lead to, and final arms that do not have the chosen settings."""
-    scores: dict[tuple[str, str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    cells = defaultdict[tuple[str, str, str], dict[str, list[tuple[float, float]]]](lambda: defaultdict(list))
+    stopped = set[tuple[str, ...]]()
     for key, arm in trials.arms():
-        result = arm.result()
-        score = -math.inf if result is None else result["metrics"][trials.primary[key["task"]]]
-        method = trial_point(key["method"])[0]
-        scores[key["task"], key["budget"], method][key["method"]].append(score)
+        result, paused, metric = arm.result(), arm.paused(), trials.primary[key["task"]]
+        cell, label = (key["task"], key["budget"], trial_point(key["method"])[0]), key["method"]
+        # At the end and, in a search by halving, after a third of the steps.
+        ends = (-math.inf if found is None else found["metrics"][metric] for found in (result, paused))
+        cells[cell][label].append(tuple(ends))
+        if result is None and paused is not None and not (arm.error() or {}).get("diverged"):
+            stopped.add((*cell, label))
     rows = study.request["tuning"]["chosen"]
     chosen = {(row["task"], row["budget"], row["label"]): row for row in rows}
     for cell, row in chosen.items():
-        means = {label: sum(found) / len(found) for label, found in scores[cell].items()}
-        best = min(means, key=lambda label: (-means[label], trial_point(label)[1]), default=None)
+        means = {label: np.mean(found, axis=0).tolist() for label, found in cells[cell].items()}
+        halted = {label: (*cell, label) in stopped for label in means}
+        best = min(means, key=lambda label: (halted[label], -means[label][0], trial_point(label)[1]), default=None)
         if best != row["trial"] or len(means) != row["trials"]:
             yield f"{', '.join(cell)}: chose {row['trial']} of {row['trials']}, the trials say {best} of {len(means)}"
+        paused = [label for label, found in cells[cell].items() if max(early for _, early in found) > -math.inf]
+        order = [halted[label] for label in sorted(paused, key=lambda label: (-means[label][1], trial_point(label)[1]))]
+        if order != sorted(order) or sum(order) > row.get("stopped", 0):
+            yield f"{', '.join(cell)}: the trials stopped at a third are not the worse half"
     for (task, budget), group in groupby(rows, key=lambda row: (row["task"], row["budget"])):
         counts = {row["label"]: row["trials"] for row in group}
         if len({*counts.values()}) > 1:

@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from peftprune.study.store import ArmFolder
+from peftprune.study.store import STOPPED, ArmFolder
 from peftprune.study.stored_study import StoredStudy
 from peftprune.training.checkpoints import checkpoints_in, step_of
 
@@ -11,8 +11,8 @@ def arm_states(study: StoredStudy) -> list[dict[str, Any]]:
     """Returns one row per arm, in the study's order: task, budget, method, seed, state, step, error.
 
     `state` is "done", "training" (a process holds the arm), "failed", "interrupted" (it was started, and no process
-    holds it) or "waiting"; `step` is that of the newest checkpoint, from which an interrupted arm resumes; `error` is
-    the message of the last failure.
+    holds it), "waiting" or, of a trial, "stopped at a third"; `step` is that of the newest checkpoint, from which an
+    interrupted arm resumes; `error` is the message of the last failure.
     """
     return [{**key, **_state(folder)} for key, folder in study.arms()]
 
@@ -34,8 +34,8 @@ def _state(folder: ArmFolder) -> dict[str, Any]:
     error = folder.error()
     if folder.result() is not None:
         return {"state": "done", "step": None, "error": None}
-    started = (folder.path / "config.json").exists()
-    state = "training" if folder.held else "failed" if error is not None else "interrupted" if started else "waiting"
+    begun = STOPPED if folder.paused() else "interrupted" if (folder.path / "config.json").exists() else "waiting"
+    state = "training" if folder.held else "failed" if error is not None else begun
     return {
         "state": state,
         "step": next(map(step_of, checkpoints_in(folder.checkpoints)), None),

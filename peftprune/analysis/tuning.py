@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 
 from peftprune.errors import UsageError
-from peftprune.study.store import TRIALS
+from peftprune.study.store import STOPPED, TRIALS
 from peftprune.study.stored_study import StoredStudy
 from peftprune.study.tuning import trial_point
 
 CELL = ["task", "budget", "method"]
 _COSTS = ("steps", "flops", "seconds")
-_CHOICE = ("trial", "score", "at_default", "edge", "trials")
+_CHOICE = ("trial", "score", "at_default", "edge", "trials", "stopped")
 
 
 def trials(study: StoredStudy) -> pd.DataFrame:
     """Returns one row per trial of the study's methods; empty where nothing was tuned.
 
     `score` is the primary metric on the validation data, `option` the method's own option with its value, `status` is
-    "done", "diverged" or "pending", and `chosen` tells whether the final arms have the trial's settings. `steps`,
-    `flops` and `seconds` are those of the trial.
+    "done", "diverged", "pending" or "stopped at a third", of which score and costs are those of that third; `chosen`
+    tells whether the final arms have the trial's settings. `steps`, `flops` and `seconds` are those of the trial.
     """
     columns = [*CELL, "learning_rate", "option", "seed", "score", *_COSTS, "status", "chosen"]
     chosen = _choices(study)
@@ -39,14 +39,15 @@ def trials(study: StoredStudy) -> pd.DataFrame:
         choice = chosen.get((key["task"], key["budget"], method))
         if choice is None:
             continue
-        result = folder.result()
+        result, diverged = folder.result(), bool((folder.error() or {}).get("diverged"))
         row = {"task": key["task"], "budget": key["budget"], "method": method, "learning_rate": rate, "option": option}
         row |= {"seed": key["seed"], "status": "done", "chosen": key["method"] == choice["trial"]}
+        spent = result or folder.paused()
         if result is None:
-            row["status"] = "diverged" if (folder.error() or {}).get("diverged") else "pending"
-        else:
-            row["score"] = result["metrics"][searched.primary[key["task"]]]
-            row |= {name: result["ledger"][name] for name in _COSTS}
+            row["status"] = "diverged" if diverged else "pending" if spent is None else STOPPED
+        if spent is not None:
+            row["score"] = None if diverged else spent["metrics"][searched.primary[key["task"]]]
+            row |= {name: spent["ledger"][name] for name in _COSTS}
         rows.append(row)
     return pd.DataFrame(rows, columns=columns)
 
@@ -55,15 +56,22 @@ def choices(study: StoredStudy, found: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per task, budget and method: what was chosen, its validation score, and the cost of its trials.
 
     `at_default` is the validation score at the learning rate of an untuned study, where that was among the points, and
-    `edge` is "low" or "high" where no rate beyond the chosen one was tried on that side. `found` are the `trials`.
+    `edge` is "low" or "high" where no rate beyond the chosen one was tried on that side. `stopped`, in a search by
+    halving, counts the points that stopped at a third of their steps. `found` are the `trials`.
     """
     rows = []
     for key, choice in _choices(study).items():
         _, rate, option = trial_point(choice["trial"])
         row = {**dict(zip(CELL, key, strict=True)), "learning_rate": rate, "option": option}
-        rows.append(row | {name: choice[name] for name in _CHOICE})
+        rows.append(row | {name: choice.get(name) for name in _CHOICE})
     spent = found.groupby(CELL)[list(_COSTS)].sum().add_prefix("tuning_")
-    return pd.DataFrame(rows, columns=[*CELL, "learning_rate", "option", *_CHOICE]).merge(spent, "left", CELL)
+    frame = pd.DataFrame(rows, columns=[*CELL, "learning_rate", "option", *_CHOICE]).merge(spent, "left", CELL)
+    return frame if frame["stopped"].any() else frame.drop(columns="stopped")
+
+
+def whole_trials(found: pd.DataFrame) -> pd.DataFrame:
+    """Returns the `trials` that did not stop at a third of their steps, whose scores can be compared."""
+    return found[found["status"] != STOPPED]
 
 
 def trial_means(found: pd.DataFrame) -> pd.DataFrame:

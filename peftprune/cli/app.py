@@ -44,6 +44,9 @@ Tune = Annotated[
 ]
 Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
 TuningSeeds = Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")]
+How = Annotated[
+    str, _tuning(help="grid, or halving: the worse half of each method's trials stops at a third of the steps.")
+]
 _REFRESH = 2.0
 """Seconds between two looks of `status --watch`."""
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")
@@ -137,6 +140,7 @@ def compare(
     tune: Tune = None,
     trials: Trials = None,
     tuning_seeds: TuningSeeds = "1",
+    tuning: How = "grid",
     refit: Annotated[bool, _tuning("--refit", help="Train final arms on the validation data too.")] = False,
     margin: Annotated[str | None, _study(help=_MARGIN_HELP, show_default="none")] = None,
     threads: Annotated[
@@ -379,6 +383,7 @@ def plan(
     tune: Tune = None,
     trials: Trials = None,
     tuning_seeds: TuningSeeds = "1",
+    tuning: How = "grid",
     detect: Annotated[float | None, _power(help="Difference to detect: prints the seeds it needs.")] = None,
     margin: Annotated[float | None, _power(help="Margin within which equal methods are shown equivalent.")] = None,
     pilot: Annotated[Path | None, _power(help="Folder of a study that shows how results vary.")] = None,
@@ -395,7 +400,7 @@ def plan(
     targets, length = parse_targets(target_modules), {"epochs": epochs, "batch_size": batch_size}
     rounds = parse_rounds(seeds)
     final_seeds = parse_seeds(rounds[-1] if rounds else seeds)
-    tuning = parse_tuning(tune, trials, tuning_seeds, False, parse(methods), final_seeds)
+    search = parse_tuning(tune, trials, tuning_seeds, False, parse(methods), final_seeds, tuning)
     plans = plan_methods(methods, model, budget, targets, task, train_examples, **length)
     steps = {label: sum(p["steps"] for p in found["phases"]) for label, found in plans.items()}
     needed: dict[str, Any] = {}
@@ -403,7 +408,7 @@ def plan(
         from peftprune.analysis.pilot import needed_in_words, needed_seeds
 
         needed = needed_seeds(len(plans) - 1, detect, margin, pilot, deviation, task)
-    size = tuning_size(tuning, steps, needed.get("seeds") or len(final_seeds))
+    size = tuning_size(search, steps, needed.get("seeds") or len(final_seeds))
     tables.show_plans(plans, model)
     if needed:
         tables.print_text(needed_in_words(needed))

@@ -10,6 +10,7 @@ from peftprune.report.findings import cell_title, in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, number, plain, table
 from peftprune.report.text import as_rich, overview_text
+from peftprune.study.store import STOPPED
 from peftprune.tasks import TaskInfo
 
 _WIDE = 1000
@@ -61,7 +62,7 @@ def show_states(
     names = ("task", "budget", "method", "seed", "state")
     columns = [*map(plain, names), plain("step", "checkpoint at step"), plain("error")]
     found = [row["state"] for row in counted or states]
-    order = ("done", "training", "interrupted", "failed", "waiting")
+    order = ("done", "training", "interrupted", "failed", "waiting", *([STOPPED] if STOPPED in found else []))
     note = ", ".join(f"{found.count(state)} {state}" for state in order)
     if minutes is not None:
         note += f". About {minutes:.0f} minutes left" if minutes < 90 else f". About {minutes / 60:.1f} hours left"
@@ -117,8 +118,10 @@ def show_dry_run(found: Mapping[str, Any]) -> None:
     print_table(table("Dry run: nothing was trained", rows, columns))
     arms, steps, minutes, disk = (sum(row[name] for row in rows) for name in ("arms", "steps", "minutes", "disk"))
     memory, files = (workers * max(row[name] for row in rows) for name in ("memory", "checkpoints"))
+    stopped = sum(row["stopped"] for row in rows)
+    halved = f" ({stopped:,} {STOPPED})" if stopped else ""
     print_text(
-        f"{arms:,} arms, {steps:,} steps: about {minutes / workers:.1f} minutes with {workers} process(es), "
+        f"{arms:,} arms{halved}, {steps:,} steps: about {minutes / workers:.1f} minutes with {workers} process(es), "
         f"{memory:,.0f} MB of memory and {disk + files:,.0f} MB of disk. Times are measured with plain LoRA and scale "
         "with planned FLOPs."
     )

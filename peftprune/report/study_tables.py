@@ -26,6 +26,7 @@ from peftprune.report.table import (
     table,
     with_reference,
 )
+from peftprune.study.store import STOPPED
 from peftprune.study.stored_study import StoredStudy
 
 _COST = (number("flops", 1, "TFLOP", factor=1e-12), number("seconds", 0))
@@ -208,6 +209,11 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
         note += _MARGIN_NOTE
     if "learned" in frame.columns:
         columns = (*columns, plain("learned"))
+    if "stopped" in frame.columns:
+        columns = (*columns, count("stopped", STOPPED, detail=True))
+        note += (
+            f" Trials {STOPPED} of their steps were in the worse half of the method’s by then; they are charged too."
+        )
     if "look" in frame.columns:
         note += " In rounds of seeds, p and interval (Holm) also hold over all looks; before the first there are none."
     return table(caption, frame, columns, frame=name, place=place, note=note, detail=known.detail)

@@ -27,7 +27,7 @@ from peftprune.strategy.sites import SiteSet
 from peftprune.study.disk import require_space
 from peftprune.study.planning import ArmPlan
 from peftprune.study.seal import digests
-from peftprune.study.store import SCHEMA, ArmFolder
+from peftprune.study.store import PAUSED, SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
 from peftprune.training.evaluation import Scored
 from peftprune.training.events import Progress, PruningEvents
@@ -50,12 +50,14 @@ def run_arm(
     config: Mapping[str, Any],
     progress: Progress | None = None,
     trackers: Sequence[str] = (),
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Trains, verifies, evaluates, exports and records one arm, from its newest complete checkpoint if there is one.
 
     `config` is the content of the arm's hash, `progress` is called after every step, and `trackers` are named in
-    `training.tracking`. Returns the contents of `result.json`, which is written last. Raises RunError when training
-    fails, the budget is missed, or the disk has no room for the arm.
+    `training.tracking`. Returns the contents of `result.json`, which is written last, or those of `paused.json` where
+    the arm ends at the step `until`, to go on from its checkpoint. Raises RunError when training fails, the budget is
+    missed, or the disk has no room for the arm.
     """
     release_memory()
     started = time.perf_counter()
@@ -64,11 +66,13 @@ def run_arm(
     model, sites = prepare_model(plan, inputs.model.model, inputs.head, seed)
     require_space(folder.path, model, plan.settings.checkpoints)
     tracking = Tracking(trackers, folder.path)
-    trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress, tracking)
+    trainer = make_trainer(plan, inputs, seed, folder, model, sites, progress, tracking, until)
     with quiet_transformers(), tracking:
         # A baseline may have nothing to train.
         if any(p.requires_grad for p in model.parameters()):
             trainer.run()
+            if trainer.state.global_step < plan.budget.total_steps:
+                return _pause(trainer, plan, inputs, folder)
         # Only now: a resumed run restores the ledger into a new object.
         ledger = trainer.pruning.ledger
         surgery.fold(sites)
@@ -99,6 +103,27 @@ def run_arm(
     return result
 
 
+def third(total_steps: int) -> int:
+    """Returns the step after a third of a run, at which a trial pauses: the next one that is logged."""
+    logs = _steps_per_log(total_steps)
+    return min(total_steps, math.ceil(total_steps / 3 / logs) * logs)
+
+
+def _steps_per_log(total_steps: int) -> int:
+    return max(1, total_steps // _LOGS_PER_RUN)
+
+
+def _pause(trainer: PruningTrainer, plan: ArmPlan, inputs: ArmInputs, folder: ArmFolder) -> dict[str, Any]:
+    """Writes the scores and the cost of an arm that pauses; returns the contents of `paused.json`."""
+    # Another arm may have moved the mapping of its targets into its head.
+    scored = inputs.objective.fitted(inputs.train).evaluate(trainer, inputs.evaluation, plan.settings)
+    step, ledger = trainer.state.global_step, trainer.pruning.ledger.as_dict()
+    found = {"schema": SCHEMA, "step": step, "metrics": scored.metrics, "ledger": ledger}
+    write_json(folder.path / PAUSED, found)
+    folder.clear_error()
+    return found
+
+
 def prepare_model(plan: ArmPlan, base: Any, head: Sequence[str], seed: int) -> tuple[Any, SiteSet]:
     """Returns the model that an arm trains, and its sites: empty where the method prepares the model itself.
 
@@ -124,6 +149,7 @@ def make_trainer(
     sites: SiteSet,
     progress: Progress | None = None,
     tracking: Tracking | None = None,
+    until: int | None = None,
 ) -> PruningTrainer:
     """Returns the trainer of an arm for the model and sites that `prepare_model` returned."""
     settings, method = plan.settings, plan.method
@@ -162,6 +188,7 @@ def make_trainer(
         checkpoints=folder.checkpoints,
         selection=selection,
         tracking=tracking,
+        until=until,
     )
     trainer.remove_callback(PrinterCallback)
     if trainer.args.device.type == "cpu":
@@ -173,7 +200,7 @@ def _arguments(
     plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path, names: Mapping[str, str]
 ) -> TrainingArguments:
     settings, total = plan.settings, plan.budget.total_steps
-    logs = max(1, total // _LOGS_PER_RUN)
+    logs = _steps_per_log(total)
     # A logged loss is the mean since the last log, so checkpoints lie at logging steps only.
     saves = math.ceil(total / max(1, settings.checkpoints) / logs) * logs
     return TrainingArguments(

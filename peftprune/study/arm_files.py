@@ -14,6 +14,7 @@ RESULT: Any = {
     "phases": [{"name": str, "start": int, "stop": int}],
     "settings": dict,
 }
+PAUSED: Any = {"step": int, "metrics": dict, "ledger": {"steps": int, "flops": _NUMBER, "seconds": _NUMBER}}
 ERROR: Any = {"error": str}
 TRACE: Any = [{"step": int, "phase": str, "reason": str, "scores": dict, "sites": dict}]
 SITE: Any = {"rank": int, "density": object, "shared_with": list, "components": object}

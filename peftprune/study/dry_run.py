@@ -66,8 +66,9 @@ def probe(arm: StudyArm, lazy: LazySetup, dtype: str) -> Probe:
 def estimate(work: Work, tuning: Tuning | None) -> list[dict[str, Any]]:
     """Returns one row per task, budget and method that has arms to train, with their number, trials of tuning included.
 
-    `steps` and `minutes` are those of all of them, one after another, and `disk` the megabytes that they leave;
-    `memory` and `checkpoints` are the megabytes that one of them takes while it trains.
+    `stopped` counts those that stop at a third of their steps. `steps` and `minutes` are those of all of them, one
+    after another, and `disk` the megabytes that they leave; `memory` and `checkpoints` are the megabytes that one of
+    them takes while it trains.
     """
     probes, rows = dict[str, Probe](), []
     open_arms = work.unfinished().values()
@@ -91,6 +92,6 @@ def estimate(work: Work, tuning: Tuning | None) -> list[dict[str, Any]]:
             "checkpoints": needed_bytes(peak + head, plan.settings.checkpoints),
         }
         named = dict(zip(("task", "budget", "method"), key, strict=True))
-        counted = {"arms": arms, "steps": size["steps"], "minutes": minutes}
+        counted = {"arms": arms, "stopped": size["stopped"], "steps": size["steps"], "minutes": minutes}
         rows.append({**named, **counted, **{name: size / 1e6 for name, size in megabytes.items()}})
     return rows

@@ -1,7 +1,7 @@
 """A study in a few small files: everything that its tables need, without adapters and checkpoints.
 
 <packed>/study.json      the request
-<packed>/arms.parquet    one row per arm that finished or failed: its files, with logits as 16-bit numbers
+<packed>/arms.parquet    one row per arm that finished, failed or paused: its files, with logits as 16-bit numbers
 <packed>/tuning/         the same of the trials, if the study was tuned
 """
 
@@ -19,14 +19,14 @@ import pandas as pd
 from peftprune.errors import UsageError
 from peftprune.files import write_atomically, write_folder
 from peftprune.study.paths import located
-from peftprune.study.store import TRIALS, ArmFolder, StudyFolder
+from peftprune.study.store import PAUSED, TRIALS, ArmFolder, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 
 _PLACES = (Path(__file__).parents[1] / "_example", Path(__file__).parents[2] / "benchmarks/results/tournament/sst2")
 EXAMPLE = next(filter(Path.is_dir, _PLACES), _PLACES[0])
 """The packed study that `peftprune example` writes: in an installed package, and in a checkout."""
 _ARMS = "arms.parquet"
-_TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", "result.json")
+_TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", PAUSED, "result.json")
 """Files of an arm that are stored as they are; the result comes last, since it makes an arm a finished one."""
 
 
@@ -95,11 +95,11 @@ def readable(study: Path, folder: Path) -> Path:
 def _unpack_arm(row: dict[Any, Any], arm: ArmFolder) -> None:
     if arm.result() is not None:
         return
-    if row["predictions"] is not None:
+    if isinstance(row["predictions"], bytes):
         write_atomically(arm.predictions, row["predictions"])
     for name in _TEXTS:
-        if row[name] is not None:
-            write_atomically(arm.path / name, row[name].encode())
+        if isinstance(text := row.get(name), str):  # pandas may read what is missing as NaN
+            write_atomically(arm.path / name, text.encode())
 
 
 def _rows(study: StoredStudy) -> list[dict[str, Any]]:
@@ -108,7 +108,7 @@ def _rows(study: StoredStudy) -> list[dict[str, Any]]:
         texts = {n: file.read_text() if (file := arm.path / n).is_file() else None for n in _TEXTS}
         if done := arm.result() is not None:
             texts["result.json"] = _anywhere(study.request, texts["result.json"] or "")
-        if done or texts["error.json"] is not None:
+        if done or any(texts[name] is not None for name in ("error.json", PAUSED)):
             rows.append({"folder": arm.path.name, **texts, "predictions": _small(arm) if done else None})
     return rows
 

@@ -60,8 +60,9 @@ class Reporter:
         if (label, seed) not in self._display.training:
             self._end((label, seed), steps, "done before")
 
-    def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        self._end((label, seed), self._steps, ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+    def finished(self, label: str, seed: int, metrics: Mapping[str, float], paused: int | None = None) -> None:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._end((label, seed), self._steps, f"{scores} at step {paused}, where it pauses" if paused else scores)
 
     def failed(self, label: str, seed: int, error: str) -> None:
         self._end((label, seed), self._steps, f"failed: {error}")

@@ -1,7 +1,7 @@
 """Turns the parsed arguments of `compare` into planned arms and into the request that `study.json` stores."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
@@ -12,6 +12,7 @@ from peftprune.methods.registry import MethodSpec
 from peftprune.models.layers import left_out
 from peftprune.strategy.budget import Budget
 from peftprune.study.arguments import check_arms
+from peftprune.study.arm import third
 from peftprune.study.elsewhere import after_elsewhere
 from peftprune.study.execution.backend import Backend
 from peftprune.study.execution.work import LazySetup, StudyArm, Work
@@ -34,8 +35,8 @@ class StudyRequest:
 
     `named_settings` are those that the user named, which override a paper's; `settings` are those of every arm, unless
     its budget is the paper's. `chosen` maps task, budget and label of a method to settings and options that tuning
-    chose for it, and `tuning` is what `study.json` says about that. Raises UsageError for arguments that contradict
-    each other.
+    chose for it, and `tuning` is what `study.json` says about that. Those in `paused` pause after a third of their
+    steps. Raises UsageError for arguments that contradict each other.
     """
 
     methods: Sequence[MethodSpec]
@@ -49,6 +50,7 @@ class StudyRequest:
     tasks: Sequence[Task]
     chosen: Mapping[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
     tuning: Mapping[str, Any] | None = None
+    paused: Collection[tuple[str, str, str]] = ()
 
     def __post_init__(self) -> None:
         in_order(self.methods)
@@ -155,7 +157,8 @@ class StudyRequest:
                 if depends_on is not None:
                     config["depends_on"] = {"label": depends_on.spec.label, "hash": depends_on.hash}
                 name = ", ".join([task] * (len(setups) > 1) + [budget] * (len(self.budgets) > 1) + [spec.label])
-                cell[spec.label] = StudyArm(task, budget, spec, seed, plan, config, name, depends_on)
+                until = third(plan.budget.total_steps) if (task, budget, asked.label) in self.paused else None
+                cell[spec.label] = StudyArm(task, budget, spec, seed, plan, config, name, depends_on, until)
             arms += [cell[spec.label] for spec in self.methods]
         return arms
 

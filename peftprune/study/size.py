@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from peftprune.study.arm import third
 from peftprune.study.execution.work import Work
 from peftprune.study.tuning import EXTENSIONS, Tuning
 
@@ -11,20 +12,22 @@ def tuning_size(tuning: Tuning | None, steps: Mapping[str, int], seeds: int) -> 
     """Returns the arms and optimizer steps of one task and budget: of the trials, of the final arms, and of all.
 
     `steps` maps each method's label to the steps of one arm; every method has `seeds` final arms. `most_steps` is their
-    number where the grid of learning rates grows as far as it can on both sides.
+    number where the grid of learning rates grows as far as it can on both sides, and `stopped` that of the trials that
+    stop at a third of their steps.
     """
-    total = sum(steps.values())
-    trials, most = (
-        0 if tuning is None else len(tuning.seeds) * len(tuning.points(next(iter(steps)), wider, wider))
-        for wider in (0, EXTENSIONS)
-    )
+    total, tries = sum(steps.values()), 0 if tuning is None else len(tuning.seeds)
+    points = [0 if tuning is None else len(tuning.points(next(iter(steps)), n, n)) for n in (0, EXTENSIONS)]
+    trials, most = (tries * count for count in points)
+    stopped = tries * (points[0] // 2) if tuning is not None and tuning.halving else 0
+    saved = stopped * sum(of_arm - third(of_arm) for of_arm in steps.values())
     return {
         "trials": trials * len(steps),
-        "trial_steps": trials * total,
+        "stopped": stopped * len(steps),
+        "trial_steps": trials * total - saved,
         "final_arms": seeds * len(steps),
         "final_steps": seeds * total,
-        "steps": (trials + seeds) * total,
-        "most_steps": (most + seeds) * total,
+        "steps": (trials + seeds) * total - saved,
+        "most_steps": (most + seeds) * total - saved,
     }
 
 
@@ -38,7 +41,8 @@ def header(work: Work, asked: Mapping[str, Any]) -> str:
 
 def size_in_words(size: Mapping[str, int], seconds: float | None = None) -> str:
     """Returns `tuning_size` as a sentence, with hours where a pilot shows the seconds of a step."""
-    trials = f"{size['trials']:,} trials of {size['trial_steps']:,} steps, " if size["trials"] else ""
+    stopped = f" ({size['stopped']:,} stop at a third)" if size["stopped"] else ""
+    trials = f"{size['trials']:,} trials{stopped} of {size['trial_steps']:,} steps, " if size["trials"] else ""
     most = f", at most {size['most_steps']:,} where the grid of rates grows" if size["trials"] else ""
     text = f"{trials}{size['final_arms']:,} final arms of {size['final_steps']:,} steps: {size['steps']:,} steps{most}"
     if seconds is None:

@@ -4,7 +4,8 @@
     <study>/arms/<label>-s<seed>-<hash>/        config.json  history.jsonl  allocation.jsonl  predictions.parquet
                                                 checkpoint/  adapter/  result.json (last)
 
-An arm is finished when it has a valid `result.json`. Its hash covers everything that changes the result.
+An arm is finished when it has a valid `result.json`. Its hash covers everything that changes the result. A trial that
+paused after a third of its steps has a `paused.json`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ STUDY_SCHEMA = 2
 """Version of the format of `study.json`."""
 TRIALS = "tuning"
 """Folder, in that of a tuned study, of the study that holds its trials."""
+PAUSED = "paused.json"
+"""File of a trial with its scores and its cost after a third of its steps; it stays when the trial goes on."""
+STOPPED = "stopped at a third"
+"""State of a trial that has paused and has not gone on."""
 _STUDY = ("methods", "tasks", "budgets", "seeds", "arms", "settings", "given", "data_dir")
 """Keys that a valid `study.json` has."""
 
@@ -71,6 +76,11 @@ class ArmFolder:
         """Returns the contents of `result.json`; None if it is missing or invalid."""
         found = _read_valid(self.path / "result.json")
         return found if arm_files.fits_result(found) else None
+
+    def paused(self) -> dict[str, Any] | None:
+        """Returns the contents of `paused.json`; None if it is missing or invalid."""
+        found = _read_valid(self.path / PAUSED)
+        return found if arm_files.fits(found, arm_files.PAUSED) else None
 
     def config(self) -> dict[str, Any]:
         """Returns the configuration that the arm's hash is computed from."""

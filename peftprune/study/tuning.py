@@ -6,7 +6,8 @@ any number of processes can share it.
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
@@ -36,13 +37,14 @@ class Tuning:
     """What is tried, and how often: at least two `rates`, ascending, each with all `seeds`.
 
     `knobs` map a method's label to an option of its own and the values that are tried. With `refit` the final arms
-    train on the validation data too.
+    train on the validation data too. With `halving` only the better half of a method's trials goes on after a third.
     """
 
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
     knobs: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)
     refit: bool = False
+    halving: bool = False
 
     @property
     def depth(self) -> int:
@@ -67,7 +69,8 @@ class Tuning:
     def as_dict(self) -> dict[str, Any]:
         """Returns what `study.json` stores of the request."""
         knobs = {label: {"option": o, "values": list(v)} for label, (o, v) in self.knobs.items()}
-        return {_RATE: list(self.rates), "knobs": knobs, "seeds": list(self.seeds), "refit": self.refit}
+        asked = {_RATE: list(self.rates), "knobs": knobs, "seeds": list(self.seeds), "refit": self.refit}
+        return asked | ({"tuning": "halving"} if self.halving else {})
 
 
 def _extended(rates: Sequence[float], low: int, high: int) -> list[float]:
@@ -84,16 +87,20 @@ def parse_tuning(
     refit: bool,
     methods: Sequence[MethodSpec],
     seeds: Sequence[int],
+    how: str = "grid",
 ) -> Tuning | None:
-    """Parses the arguments of `compare` that concern tuning; None without `tune`.
+    """Parses the arguments of `compare` that concern tuning; None without `tune`. `how` is its `tuning`.
 
     Raises UsageError for text that cannot be read, fewer than two rates, rates that are not positive, an option that
-    its method does not have, or seeds that are those of the final arms.
+    its method does not have, seeds that are those of the final arms, or methods that wait for trials that may stop.
     """
+    if how not in ("grid", "halving"):
+        raise UsageError.of("tuning", how, "is unknown", "Write grid or halving")
     if not isinstance(refit, bool):
         raise UsageError.of("refit", refit, "is neither true nor false", "Write true, or leave it out")
     if tune is None:
         given = {"trials": (trials, None), "tuning_seeds": (tuning_seeds, 1), "refit": (refit, False)}
+        given["tuning"] = how, "grid"
         for name, (value, default) in given.items():
             if str(value) != str(default):
                 raise UsageError.of(name, value, "has no meaning without tune", f'Add tune="{_RATE}=3e-4,1e-3,3e-3"')
@@ -126,7 +133,10 @@ def parse_tuning(
     shared = sorted(set(chosen) & set(seeds))
     if shared:
         raise UsageError.of("tuning_seeds", shared, "are seeds of the final arms too", "Give others, or their number")
-    return Tuning(rates, tuple(chosen), knobs, refit)
+    if how == "halving" and (waiting := [spec.label for spec in methods if spec.needs is not None]):
+        problem = f"stops trials whose outcome {', '.join(waiting)} may need"
+        raise UsageError.of("tuning", how, problem, "Write grid, or leave those methods out")
+    return Tuning(rates, tuple(chosen), knobs, refit, how == "halving")
 
 
 def _rates(text: str, trials: int | None) -> tuple[float, ...]:
@@ -216,7 +226,7 @@ class Choice:
 
     `score` is its mean validation score over the tuning seeds, None where every trial diverged; `at_default` that at
     the default learning rate, None where it is not among the points. `edge` is "low" or "high" where no rate beyond the
-    chosen one was tried on that side, else "".
+    chosen one was tried on that side, else "". `stopped` counts the trials that stopped at a third of their steps.
     """
 
     trial: str
@@ -225,45 +235,70 @@ class Choice:
     at_default: float | None
     edge: str
     trials: int
+    stopped: int = 0
 
 
-def choose(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial], default: float) -> dict[str, Choice]:
-    """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
+def _means(study: StoredStudy, cell: Cell, trials: Collection[str], stopped: Collection[str]) -> dict[str, float]:
+    """Returns the mean validation score of each trial over the tuning seeds: of the `stopped` ones, that at a third.
 
-    A diverged trial is a trial, and the worst one. Raises TrialsLeftError if a trial failed for another reason, or has
-    not run.
+    Raises TrialsLeftError as `choose` does.
     """
-    task, budget = cell
     seeds: dict[str, list[float]] = {}
-    metric = study.primary[task]
+    metric = study.primary[cell[0]]
     for key, folder in study.arms():
         if (key["task"], key["budget"]) != cell or key["method"] not in trials:
             continue
         result, error = folder.result(), folder.error()
+        if key["method"] in stopped:
+            result = folder.paused() or result
         if result is None and not (error or {}).get("diverged"):
             why = "has not run" if error is None else f"failed: {error['error']}"
             raise TrialsLeftError(f"tune: the trial {study.name(key)} {why}. Run the same command again")
         seeds.setdefault(key["method"], []).append(-math.inf if result is None else result["metrics"][metric])
-    means = {label: float(np.mean(scores)) for label, scores in seeds.items()}
+    return {label: float(np.mean(scores)) for label, scores in seeds.items()}
+
+
+def worse_half(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial]) -> set[str]:
+    """Returns the trials of each method that stop at a third of their steps: the worse half, rounded down.
+
+    Their order and the errors are those of `choose`.
+    """
+    means, ranked = _means(study, cell, trials, trials), defaultdict[str, list[str]](list)
+    for label in sorted(trials, key=lambda label: (-means[label], trials[label].point[_RATE])):
+        ranked[trials[label].method].append(label)
+    return {label for labels in ranked.values() for label in labels[-(-len(labels) // 2) :]}
+
+
+def choose(
+    study: StoredStudy, cell: Cell, trials: Mapping[str, Trial], default: float, stopped: Collection[str] = ()
+) -> dict[str, Choice]:
+    """Returns each method's choice in a task and a budget: the best mean validation score, ties to the lower rate.
+
+    A diverged trial is a trial, and the worst one; those that `stopped` at a third are not chosen. Raises
+    TrialsLeftError if a trial failed for another reason, or has not run.
+    """
+    means = _means(study, cell, trials, stopped)
     found = {
-        method: _best({label: t.point for label, t in trials.items() if t.method == method}, means, default)
+        method: _best({label: t.point for label, t in trials.items() if t.method == method}, means, default, stopped)
         for method in dict.fromkeys(trial.method for trial in trials.values())
     }
-    assert len({choice.trials for choice in found.values()}) == 1, f"{task}, {budget}: unequal numbers of trials"
+    equal = len({(choice.trials, choice.stopped) for choice in found.values()}) == 1
+    assert equal, f"{', '.join(cell)}: unequal numbers of trials"
     return found
 
 
-def _best(points: Mapping[str, Point], means: Mapping[str, float], default: float) -> Choice:
+def _best(points: Mapping[str, Point], means: Mapping[str, float], default: float, stopped: Collection[str]) -> Choice:
     """Returns the choice among the points of one method, by the trials' labels."""
     rates = {label: point[_RATE] for label, point in points.items()}
-    best = min(points, key=lambda label: (-means[label], rates[label]))
+    whole = [label for label in points if label not in stopped]
+    best = min(whole, key=lambda label: (-means[label], rates[label]))
     edge = ""
     # Where all points are equally good, the grid is not what is too narrow.
     if len({means[label] for label in points}) > 1:
         edge = {min(rates.values()): "low", max(rates.values()): "high"}.get(rates[best], "")
-    usual = [means[label] for label, rate in rates.items() if math.isclose(rate, default, rel_tol=1e-9)]
+    usual = [means[label] for label in whole if math.isclose(rates[label], default, rel_tol=1e-9)]
     score, at_default = (None if v is None or math.isinf(v) else v for v in (means[best], max(usual, default=None)))
-    return Choice(best, points[best], score, at_default, edge, len(points))
+    return Choice(best, points[best], score, at_default, edge, len(points), len(points) - len(whole))
 
 
 def search(
@@ -271,32 +306,36 @@ def search(
 ) -> dict[tuple[str, str, str], Choice]:
     """Trains the trials and returns the choice for each task, budget and method.
 
-    Where any method's best point in a task and a budget lies at an edge, every method there gets the next rate. The
-    request holds the final arms, with the tasks to tune on. `run` trains a request and returns the study that holds it.
+    Where any method's best point in a task and a budget lies at an edge, every method there gets the next rate, whose
+    trials do not stop at a third. The request holds the final arms, with the tasks to tune on. `run` trains a request
+    and returns the study that holds it.
     """
     tasks = {task.name: task for task in request.tasks}
     open_cells = dict.fromkeys(product(tasks, request.budgets), (0, 0))
     found: dict[tuple[str, str, str], Choice] = {}
     left: TrialsLeftError | None = None
+    stopped: dict[Cell, set[str]] = {}
     # All cells together first, since their arms can run side by side.
     groups = [list(open_cells)]
     while groups:
         group = groups.pop(0)
         low, high = open_cells[group[0]]
         trials = trials_of(tuning, request.methods, low, high)
-        study = run(
-            replace(
-                request,
-                methods=[trial.spec for trial in trials.values()],
-                seeds=list(tuning.seeds),
-                tasks=[tasks[name] for name in dict.fromkeys(task for task, _ in group)],
-                budgets={name: request.budgets[name] for name in dict.fromkeys(budget for _, budget in group)},
-                chosen={(*cell, name): {_RATE: t.point[_RATE]} for cell in group for name, t in trials.items()},
-            )
+        asked = replace(
+            request,
+            methods=[trial.spec for trial in trials.values()],
+            seeds=list(tuning.seeds),
+            tasks=[tasks[name] for name in dict.fromkeys(task for task, _ in group)],
+            budgets={name: request.budgets[name] for name in dict.fromkeys(budget for _, budget in group)},
+            chosen={(*cell, name): {_RATE: t.point[_RATE]} for cell in group for name, t in trials.items()},
         )
+        if tuning.halving and not stopped:
+            study = run(replace(asked, paused={*asked.chosen}))
+            stopped = {cell: worse_half(study, cell, trials) for cell in group}
+        study = run(replace(asked, paused={(*cell, label) for cell in group for label in stopped.get(cell, ())}))
         for cell in group:
             try:
-                choices = choose(study, cell, trials, request.settings.learning_rate)
+                choices = choose(study, cell, trials, request.settings.learning_rate, stopped.get(cell, ()))
             except TrialsLeftError as error:
                 left = left or error
                 continue

@@ -146,6 +146,7 @@ class Regression(Objective):
         found, labels = copy.copy(self), [float(row["labels"]) for row in rows]
         # Equal labels have no spread to divide by.
         found.mean, found.deviation = statistics.fmean(labels), statistics.pstdev(labels) or 1.0
+        found.in_head = False
         return found
 
     def finish(self, model: nn.Module, head: Sequence[str]) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class PruningTrainer(Trainer):
 
     `sampler` yields the micro-batches, `groups` are the optimizer settings for "A", "B", "gate" and "head", and
     `warmup_ratio` is the share of each schedule segment. `selection` scores the checkpoints, of which `run` restores
-    the best; None keeps the last state. `tracking` gets what is logged. `of_trainer` are `Trainer`'s own model, args
+    the best; None keeps the last state. `tracking` gets what is logged. With `until` the run pauses at that step: its
+    last checkpoint is there, and a trainer without `until` goes on. `of_trainer` are `Trainer`'s own model, args
     (`max_steps` is the whole run), train_dataset and data_collator.
     """
 
@@ -64,6 +65,7 @@ class PruningTrainer(Trainer):
         checkpoints: Path,
         selection: Selection | None = None,
         tracking: Tracking | None = None,
+        until: int | None = None,
         **of_trainer: Any,
     ) -> None:
         super().__init__(callbacks=[callback], compute_loss_func=loss, **of_trainer)
@@ -76,14 +78,22 @@ class PruningTrainer(Trainer):
         self.checkpoints = checkpoints
         self.selection = selection
         self.tracking = tracking
+        self.until = self.args.max_steps if until is None else until
+        self.only_pauses = False
+        """Whether the run writes its checkpoint at `until` for the pause alone."""
 
     def run(self) -> None:
-        """Trains to the end, from the newest valid checkpoint if there is one."""
+        """Trains to the end or the pause, from the newest valid checkpoint if there is one."""
         if self.args.world_size > 1:
             raise RunError("world_size: a comparison runs in one process. Use PruningCallback to train with several")
         newest = checkpoints.usable_checkpoint(self.checkpoints)
+        if newest is not None and checkpoints.step_of(newest) > self.until:
+            shutil.rmtree(self.checkpoints)
+            newest = None
         torch.manual_seed(stream_seed(self.args.seed, "dropout"))
         self.train(resume_from_checkpoint=None if newest is None else str(newest))
+        if self.state.global_step < self.args.max_steps:
+            return
         if self.selection is not None and self.selection.best != self.state.global_step:
             # The method has decided nothing since, so that only the weights differ.
             best = checkpoints.checkpoint_path(self.checkpoints, self.selection.best)
@@ -160,10 +170,16 @@ class PruningTrainer(Trainer):
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         # Resumed from the checkpoint of the last step, the Trainer would train one step too many.
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.until:
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step == self.until and not self.control.should_training_stop:
+            self.only_pauses = not self.control.should_save
+            self.control.should_save = self.control.should_training_stop = True
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         super().log(logs, start_time)
@@ -192,9 +208,10 @@ class PruningTrainer(Trainer):
         return str(self.checkpoints / checkpoints.INCOMPLETE)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.selection is not None:
+        # A run that pauses selects from the same checkpoints as one that does not.
+        if self.selection is not None and not self.only_pauses:
             self.selection.score(self)
-        kept = None if self.selection is None else self.selection.best
+        kept = None if self.selection is None or not self.selection.rows else self.selection.best
         with (
             checkpoints.new_checkpoint(self.checkpoints, self.state.global_step, kept) as checkpoint,
             warnings.catch_warnings(action="ignore"),

@@ -26,7 +26,7 @@ from peftprune.study.execution.local import forward_event
 from peftprune.study.execution.process import EventWriter, pack, python_path, unpack
 from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
-from peftprune.study.store import ArmFolder, StudyFolder
+from peftprune.study.store import PAUSED, ArmFolder, StudyFolder
 
 _RETRIES = 3
 """Of a task whose process or node was lost."""
@@ -78,7 +78,8 @@ def run_on_ray(work: Work, reporter: Reporter, *, address: str, gpus: float) -> 
                 tasks[index[id(other)]] if index[id(other)] in tasks else ray.put(_read_files(work.folder(other)))
                 for other in arm.dependencies
             ]
-            tasks[i] = train.remote(packed, i, marker, os.getcwd(), events, *needed)
+            paused = ray.put(_read_files(work.folder(arm)) if work.folder(arm).paused() else {})
+            tasks[i] = train.remote(packed, i, marker, os.getcwd(), events, *needed, paused=paused)
         try:
             _collect(ray, work, tasks, events, listeners)
         except BaseException:
@@ -118,7 +119,7 @@ def _collect(ray: Any, work: Work, tasks: dict[int, Any], events: Any, listeners
                     listeners[i].failed(arm.name, arm.seed, str(lost))
             else:
                 # An arm counts as finished once its result is there, so that is written last.
-                for name in sorted(files, key=lambda name: name == "result.json"):
+                for name in sorted(files, key=lambda name: name in (PAUSED, "result.json")):
                     write_atomically(folder.path / name, files[name])
                 if files and folder.result() is not None:
                     folder.tidy()
@@ -258,11 +259,14 @@ class _EventStream:
         pass
 
 
-def _train(packed: bytes, index: int, marker: str, directory: str, events: Any, *needed: Files) -> Files:
+def _train(
+    packed: bytes, index: int, marker: str, directory: str, events: Any, *needed: Files, paused: Files | None = None
+) -> Files:
     """Trains the arm `work.ordered[index]`. Returns its files, or nothing on a node that shares the study's folder.
 
     The study's folder is shared where it holds the file `marker`. Relative paths start from the driver's `directory`.
-    `needed` are the files of each arm that this one depends on, where they were trained on another node.
+    `needed` are the files of each arm that this one depends on, where they were trained on another node, and `paused`
+    its own if it has paused.
     """
     with contextlib.suppress(OSError):
         os.chdir(directory)
@@ -274,6 +278,8 @@ def _train(packed: bytes, index: int, marker: str, directory: str, events: Any, 
         # alone: a task that trains one of its dependencies here must not find that arm finished, with few of its files.
         own = Path(tempfile.gettempdir()) / f"peftprune-{Path.home().name}" / work.folder(arm).path.name
         work = replace(work, study=StudyFolder(own))
+        for name, data in (paused or {}).items():
+            write_atomically(work.folder(arm).path / name, data)
         for other, files in zip(arm.dependencies, needed, strict=True):
             for name in files.keys() & {"result.json", "error.json"}:
                 write_atomically(work.folder(other).path / name, files[name])
@@ -286,6 +292,8 @@ def _train(packed: bytes, index: int, marker: str, directory: str, events: Any, 
 
 
 def _read_files(folder: ArmFolder) -> Files:
-    """Reads an arm's files, without locks, checkpoints and half-written files."""
-    found = [p for p in folder.path.rglob("*") if p.is_file() and folder.checkpoints not in p.parents]
+    """Reads an arm's files, without locks and half-written files, and with checkpoints only where it has paused."""
+    goes_on = folder.paused() is not None and folder.result() is None
+    files = [p for p in folder.path.rglob("*") if p.is_file()]
+    found = [p for p in files if goes_on or folder.checkpoints not in p.parents]
     return {str(p.relative_to(folder.path)): p.read_bytes() for p in found if not p.name.startswith(".")}

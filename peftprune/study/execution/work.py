@@ -31,12 +31,12 @@ _PAUSE = 0.5
 
 
 class Listener(Protocol):
-    """Receives the events of a process that trains arms. `label` is the arm's name."""
+    """Receives the events of a process that trains arms. `label` is the arm's name, `paused` the step it ended at."""
 
     def started(self, label: str, seed: int, steps: int) -> None: ...
     def step(self, done: int, total: int, phase: str) -> None: ...
     def skipped(self, label: str, seed: int, steps: int) -> None: ...
-    def finished(self, label: str, seed: int, metrics: Mapping[str, float]) -> None: ...
+    def finished(self, label: str, seed: int, metrics: Mapping[str, float], paused: int | None = None) -> None: ...
     def failed(self, label: str, seed: int, error: str) -> None: ...
 
 
@@ -45,7 +45,7 @@ class StudyArm:
     """One planned arm of a study: its task and budget by name, its method, seed and plan.
 
     `config` holds everything that changes the arm's result; its hash identifies the arm. `name` is the arm's in
-    messages, and `depends_on` the arm whose outcome this one needs.
+    messages, and `depends_on` the arm whose outcome this one needs. With `until` it pauses at that step.
     """
 
     task: str
@@ -56,10 +56,16 @@ class StudyArm:
     config: dict[str, Any]
     name: str
     depends_on: StudyArm | None = None
+    until: int | None = None
 
     @cached_property
     def hash(self) -> str:
         return config_hash(self.config)
+
+    @property
+    def steps(self) -> int:
+        """The steps after which the arm has nothing left to do."""
+        return self.plan.budget.total_steps if self.until is None else self.until
 
     @property
     def dependencies(self) -> list[StudyArm]:
@@ -122,7 +128,7 @@ class Work:
 
     @property
     def total_steps(self) -> int:
-        return sum(arm.plan.budget.total_steps for arm in self.ordered)
+        return sum(arm.steps for arm in self.ordered)
 
     def unfinished(self) -> dict[int, StudyArm]:
         """Returns the arms that are to be trained now, by their index in `ordered`."""
@@ -171,7 +177,7 @@ class Work:
 
     def attempt(self, arm: StudyArm, listener: Listener) -> bool:
         """Trains one arm unless it has ended. Returns False if another process trains it or one of its dependencies."""
-        folder, steps = self.folder(arm), arm.plan.budget.total_steps
+        folder, steps = self.folder(arm), arm.steps
         if self._is_open(arm):
             if any(self._is_open(needed) for needed in arm.dependencies):
                 return False
@@ -189,15 +195,20 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure in this attempt, nor has diverged in any."""
+        """Returns whether the arm has neither a result nor a failure in this attempt, nor has diverged in any.
+
+        One that is to pause is not open once it has.
+        """
         folder = self.folder(arm)
+        if arm.until is not None and folder.paused() is not None:
+            return False
         return folder.result() is None and not folder.failed_in(self.token)
 
     def _train(self, arm: StudyArm, listener: Listener) -> None:
         folder = self.folder(arm)
         try:
             plan, inputs = arm.plan_to_run(self.study), self.setups[arm.task].setup.inputs(arm.plan, self.dtype)
-            result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step, self.trackers)
+            result = run_arm(plan, inputs, arm.seed, folder, arm.config, listener.step, self.trackers, arm.until)
         except Exception as error:
             if (explained := storage_error(error, folder.path) or error) is not error:
                 explained.__cause__ = error
@@ -205,4 +216,4 @@ class Work:
             folder.record_error(explained, arm.spec.label, arm.seed, self.token)
             listener.failed(arm.name, arm.seed, str(explained))
         else:
-            listener.finished(arm.name, arm.seed, result["metrics"])
+            listener.finished(arm.name, arm.seed, result["metrics"], result.get("step"))
