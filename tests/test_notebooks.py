@@ -115,6 +115,16 @@ def test_the_study_is_set_in_the_first_code_cell_alone(notebook: Any) -> None:
     assert "runs/" not in "".join(cell.source for cell in cells[1:])
 
 
+def test_the_first_cell_installs_on_colab_alone(notebook: Any) -> None:
+    first = code(notebook)[0]
+    assert not first.outputs
+    load, condition = ast.parse(without_magics(first.source)).body
+    assert ast.unparse(load) == "import sys"
+    assert isinstance(condition, ast.If)
+    assert ast.unparse(condition.test) == COLAB.replace('"', "'")
+    assert '    %pip install --quiet "peftprune[offline] @ git+{repository}"' in first.source
+
+
 def test_every_name_of_the_package_exists(notebook: Any) -> None:
     for node in ast.walk(python(notebook)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "peftprune":
