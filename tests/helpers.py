@@ -161,7 +161,7 @@ class Arm:
     def run(self, *, crash_at: int | None = None, progress: Callable[[int, int, str], None] | None = None) -> Any:
         """`run_arm`, with a death inside the given step (after its update, before it is saved)."""
 
-        def step(done: int, total: int, phase: str) -> None:
+        def step(done: int, total: int, phase: str, ranks: int) -> None:
             if done == crash_at:
                 raise CrashError(f"died in step {done}")
             if progress is not None:

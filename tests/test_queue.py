@@ -295,14 +295,14 @@ def test_events_arrive_as_they_were_sent_and_torn_lines_do_not(capsys: pytest.Ca
     wire, heard = io.StringIO(), Heard()
     sender = EventWriter(wire)
     sender.started("lora", 3, 24)
-    sender.step(1, 24, "train")
+    sender.step(1, 24, "train", 48)
     sender.finished("lora", 3, {"accuracy": 0.5})
     sender.failed("dora", 3, "no\nluck")
     for line in [*wire.getvalue().splitlines(), '["finished", "lo']:
         forward_event(line, heard)  # type: ignore[arg-type]
     assert heard.events == [
         ("started", "lora", 3, 24),
-        ("step", 1, 24, "train"),
+        ("step", 1, 24, "train", 48),
         ("finished", "lora", 3, {"accuracy": 0.5}),
         ("failed", "dora", 3, "no\nluck"),
     ]
@@ -314,7 +314,8 @@ def test_every_arm_ends_once_for_the_reader_however_many_workers_tell(
     with Reporter(48, enabled=True) as one:
         two = one.new_listener()
         one.started("lora", 0, 24)
-        one.step(5, 24, "train")
+        one.step(5, 24, "train", 1152)
+        assert one._display.progress.tasks[-1].description == "lora, seed 0: train, ranks 1,152"
         two.skipped("lora", 0, 24)  # it saw the result before the other one told of it
         one.finished("lora", 0, {"accuracy": 0.5})
         two.skipped("lora", 0, 24)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class Reporter:
-    """A bar for the study's steps with the time left, and one for every arm in training.
+    """A bar for the study's steps with the time left, and one for every arm in training, with phase and total rank.
 
     A reporter is the `Listener` of one process; `new_listener` returns one for another process. `steps` are those of
     all arms together, and `header` is the first line. Unless `enabled` says otherwise, progress is shown only on a
@@ -50,9 +50,10 @@ class Reporter:
         self._display.training.add(self._arm)
         self._bar = self._display.progress.add_task(f"{label}, seed {seed}", total=steps)
 
-    def step(self, done: int, total: int, phase: str) -> None:
+    def step(self, done: int, total: int, phase: str, ranks: int) -> None:
         if self._bar is not None:
-            self._display.progress.update(self._bar, completed=done)
+            about = f"{self._arm[0]}, seed {self._arm[1]}: {phase}" + (f", ranks {ranks:,}" if ranks else "")
+            self._display.progress.update(self._bar, completed=done, description=about)
             self._display.count(self._arm, done)
 
     def skipped(self, label: str, seed: int, steps: int) -> None:
@@ -99,7 +100,7 @@ class _Display:
         self.console = Console(stderr=True, quiet=not shown)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,

@@ -28,8 +28,8 @@ from peftprune.training.trace import Trace
 _log = logging.getLogger(__name__)
 StepCost = Callable[[int], tuple[int, int, int]]
 """Step, from 0, to (examples, tokens, padded tokens)."""
-Progress = Callable[[int, int, str], None]
-"""Called after every step with (steps done, total steps, phase name)."""
+Progress = Callable[[int, int, str, int], None]
+"""Called after every step with (steps done, total steps, phase name, ranks in total)."""
 
 
 class PruningEvents(TrainerCallback):
@@ -127,7 +127,7 @@ class PruningEvents(TrainerCallback):
         seconds[current.name] = seconds.get(current.name, 0.0) + now - self._mark
         self._mark = now
         if self._progress is not None:
-            self._progress(step + 1, self.phases[-1].stop, current.name)
+            self._progress(step + 1, self.phases[-1].stop, current.name, sum(self.sites.ranks.values()))
 
     def on_log(
         self,
