@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import pkgutil
 import re
 import shlex
@@ -18,11 +19,14 @@ import typer
 
 import peftprune
 from peftprune.cli.app import app
+from peftprune.cli.study_file import read_study_file
 from peftprune.methods.registry import names
 from peftprune.methods.request import parse
 from peftprune.report.figures import KINDS
 from peftprune.strategy.budget import parse_budget
+from peftprune.study.arguments import parse_budgets
 from peftprune.tasks import TASKS
+from tests import tiny
 from tests.helpers import classification_task
 from tests.report_studies import RULES
 
@@ -124,6 +128,44 @@ def test_the_python_of_the_pages_compiles_and_runs(
     monkeypatch.setitem(sys.modules, "page", module)
     spec.loader.exec_module(module)
     assert not getattr(getattr(module, "result", None), "failures", {})
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")
+@pytest.mark.parametrize("page", ["README.md", "docs/trainer.md"])
+def test_the_callback_of_the_pages_trains_what_the_page_on_export_loads(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    batch = tiny.random_batch(batch=48)
+    train = [{name: values[i] for name, values in batch.items()} for i in range(48)]
+    exec(left_to_the_reader(page), {"model": tiny.tiny_bert(layers=1, width=64), "train": train})
+    found: dict[str, Any] = {"base": tiny.tiny_bert(layers=1, width=64)}
+    exec(left_to_the_reader("docs/export.md"), found)
+    # Query and value, 64 wide, at the budget's rank 8.
+    assert sum(p.numel() for n, p in found["model"].named_parameters() if "lora_" in n) == 2 * 8 * (64 + 64)
+
+
+def left_to_the_reader(page: str) -> str:
+    """The code that needs the reader's model or data."""
+    return "".join(code for code, runs in blocks(page, "python") if not runs)
+
+
+@pytest.mark.parametrize("page", [page for page in OTHERS if blocks(page, "yaml")])
+def test_the_study_files_of_the_pages_are_read(page: str, tmp_path: Path) -> None:
+    for code, _ in blocks(page, "yaml"):
+        (tmp_path / "study.yaml").write_text(code)
+        given = inspect.signature(peftprune.compare).bind(**read_study_file(tmp_path / "study.yaml")).arguments
+        assert parse(given["methods"])
+        assert parse_budgets(given["budget"])
+        assert set(given["task"]) <= set(TASKS)
+
+
+@pytest.mark.parametrize("page", OTHERS)
+def test_no_block_of_the_pages_escapes_these_tests(page: str) -> None:
+    languages = re.findall(r"^ *```(\w+)", (ROOT / page).read_text(), re.MULTILINE)
+    assert len(languages) == sum(len(blocks(page, language)) for language in ("bash", "python", "yaml"))
+    assert page in ("README.md", "docs/trainer.md", "docs/export.md") or not left_to_the_reader(page)
 
 
 @pytest.mark.parametrize("page", PAGES)
