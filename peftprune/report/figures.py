@@ -231,10 +231,11 @@ def _differences(frames: Frames) -> Figure | None:
 
     def draw(ax: Axes, rows: pd.DataFrame) -> None:
         metric, placed = str(rows["metric"].iloc[0]), rows.set_index("method").reindex(others)
+        placed = placed.sort_values("difference", ascending=False, kind="stable")
         about: dict[str, Any] = {"metric": metric, "baseline": frames.baseline, "margin": frames.margins.get(metric)}
         ends = (placed[name].to_numpy() for name in ("difference", "low_holm", "high_holm"))
         limits, verdicts = placed["detectable"].to_numpy(), placed["verdict"].fillna("").tolist()
-        plots.forest(ax, others, *ends, detectable=limits, verdicts=verdicts, **about)
+        plots.forest(ax, placed.index.tolist(), *ends, detectable=limits, verdicts=verdicts, **about)
 
     # The tables hold these notes; a figure has no room for them.
     worded = in_words(frames.against.drop(columns=["effect", "learned"], errors="ignore"))
