@@ -45,6 +45,16 @@ def test_all_files_name_one_version() -> None:
     assert PROJECT["license"] == read("CITATION.cff")["license"] == read("recipe/meta.yaml")["about"]["license"]
 
 
+def test_a_source_distribution_has_what_the_tests_read() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["sdist"]
+    others = ["tests", "docs", "notebooks", "examples", "benchmarks", "Makefile", "paper.md", "paper.bib"]
+    needed = (
+        {path.relative_to(ROOT).parts[0] for path in FILES} | {path.name for path in ROOT.glob("*.txt")} | {*others}
+    )
+    assert needed <= set(settings["include"])
+    assert all((ROOT / name).exists() for name in settings["include"])
+
+
 def test_the_recipe_requires_what_the_package_requires() -> None:
     needed = read("recipe/meta.yaml")["requirements"]["run"]
     found = dict(line.split(" >=") for line in needed)
@@ -80,4 +90,11 @@ def test_the_paper_cites_what_its_bibliography_has() -> None:
     assert [author["name"] for author in head["authors"]] == ["peftprune developers"]
     entries = re.findall(r"^@\w+\{(\w+),", (ROOT / head["bibliography"]).read_text(), re.MULTILINE)
     assert sorted(entries) == sorted(set(re.findall(r"(?<!\w)@(\w+)", paper)))
-    assert "# Statement of need" in paper
+    parts = ["Summary", "Statement of need", "State of the field", "Software design", "Research impact statement"]
+    assert re.findall("^# (.+)$", paper, re.MULTILINE) == [
+        *parts,
+        "AI usage disclosure",
+        "Acknowledgements",
+        "References",
+    ]
+    assert 750 <= len(paper.split()) <= 1750
