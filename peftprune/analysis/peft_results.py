@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -16,9 +17,14 @@ from peftprune import plots
 from peftprune.analysis.runs import KEY, SITES
 from peftprune.errors import UsageError
 from peftprune.strategy.lazy import Figure
+from peftprune.study.arm_files import fits
 
 _COUNTS = ["final_params", "total_params", "file_bytes", "seconds", "memory_bytes"]
 _DETAILS = ["peft_type", "model", "steps", "created_at", "status"]
+_SHAPE: Any = {
+    "run_info": {"experiment_name": str, "train_config": dict, "peft_config": (dict, NoneType)},
+    "train_info": {"status": str, "metrics": [dict]},
+}
 
 # A module's number in the list of blocks that holds it: the first one in its name.
 _BLOCK = re.compile(r"^(?:(?P<stack>.*?)\.)?(?P<layer>\d+)\.(?P<kind>.+)$")
@@ -138,29 +144,14 @@ def read_peft_method_comparison(folder: str | Path) -> PeftResults:
     return PeftResults(path, results, skipped)
 
 
-def _foreign(content: object) -> str:
+def _foreign(content: Any) -> str:
     """Returns why this is not a result of PEFT's, or an empty string. Checks everything that `PeftResults` uses."""
-    if not isinstance(content, dict):
-        return "is not a result: it holds no object"
-    for part in ("run_info", "train_info"):
-        if not isinstance(content.get(part), dict):
-            return f"is not a result: it has no {part}"
-    run, train = content["run_info"], content["train_info"]
-    if not isinstance(run.get("experiment_name"), str):
-        return "is not a result: run_info has no experiment_name"
-    if not isinstance(run.get("train_config"), dict):
-        return "is not a result: run_info has no train_config"
-    if not isinstance(run.get("peft_config"), dict | None):
-        return "is broken: run_info.peft_config is not an object"
-    if not isinstance(train.get("status"), str):
-        return "is not a result: train_info has no status"
-    metrics = train.get("metrics")
-    if not isinstance(metrics, list) or not all(isinstance(row, dict) for row in metrics):
-        return "is broken: train_info.metrics is not a list of objects"
-    if train["status"] == "success" and not _metrics(content):
+    if not fits(content, _SHAPE):
+        return "is not a result of PEFT's method comparison"
+    if content["train_info"]["status"] == "success" and not _metrics(content):
         return "is broken: its status is success, but its last metrics hold no test result"
-    pattern = (run["peft_config"] or {}).get("rank_pattern")
-    if not isinstance(pattern, dict | None) or not all(_is_ranks(ranks) for ranks in (pattern or {}).values()):
+    pattern = (content["run_info"]["peft_config"] or {}).get("rank_pattern") or {}
+    if not isinstance(pattern, dict) or not all(map(_is_ranks, pattern.values())):
         return "is broken: rank_pattern holds neither whole numbers nor lists of booleans"
     return ""
 
