@@ -9,34 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftprune.plots import not_distinguished
 from peftprune.plots.axes import even_columns
 from peftprune.plots.labels import fit, spread, within, wrap
 from peftprune.plots.quality import in_units
 from peftprune.plots.sharing import letters
 from peftprune.plots.style import series_style
 from peftprune.stats import pareto_set
-
-AVERAGE_RANKS = st.lists(st.floats(1, 20), min_size=1, max_size=12)
-
-
-def test_groups_of_methods_that_are_not_distinguished():
-    assert not_distinguished([1, 2, 3, 5], 1) == [(1, 2), (2, 3)]
-    assert not_distinguished([3, 1, 2], 5) == [(1, 3)]
-    assert not_distinguished([1, 3, 5], 1) == []
-    assert not_distinguished([2, 2, np.nan, 4], 0) == [(2, 2)]
-    assert not_distinguished([1.1, 1.4], 1.4 - 1.1) == [(1.1, 1.4)]
-
-
-@given(AVERAGE_RANKS, st.floats(0, 10))
-def test_two_methods_share_a_group_exactly_if_they_are_close(ranks, difference):
-    groups = not_distinguished(ranks, difference)
-    for i, a in enumerate(ranks):
-        for b in ranks[:i]:
-            together = any(low <= min(a, b) and max(a, b) <= high for low, high in groups)
-            assert together == (abs(a - b) <= difference + 1e-9)
-    for i, (low, high) in enumerate(groups):
-        assert not any(other_low <= low and high <= other_high for other_low, other_high in groups[:i])
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12), st.booleans())

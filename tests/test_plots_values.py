@@ -201,33 +201,15 @@ def test_costs_are_stacked_and_summed():
     assert len({bars[0].get_hatch() for bars in ax.containers}) == 2
 
 
-def test_leaders_reach_from_each_rank_to_its_name():
-    ranks = [2.5, 1.0, 2.5, 4.0]
-    ax = plots.average_rank_diagram(None, list("abcd"), ranks, 1.5)
-    leaders = sorted(line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 3)
-    assert leaders == sorted(ranks)
-    names = [text.get_text() for text in ax.texts]
-    assert {"a (2.50)", "b (1.00)", "c (2.50)", "d (4.00)"} < set(names)
-    assert "critical difference 1.50" in names
-    bars = [list(line.get_xdata()) for line in ax.lines if line.get_linewidth() > 2]
-    assert bars == [[1.0, 2.5], [2.5, 4.0]]
-
-
-def test_methods_of_equal_rank_are_joined_by_a_short_bar():
-    ax = plots.average_rank_diagram(None, list("abc"), [2, 2, 1], 0.0)
-    bars = [list(line.get_xdata()) for line in ax.lines if line.get_linewidth() > 2]
-    assert bars == [[pytest.approx(1.98), pytest.approx(2.02)]]
-
-
-def test_leaders_do_not_cross():
-    rng = np.random.default_rng(0)
-    for n in range(2, 21):
-        ax = plots.average_rank_diagram(None, [f"m{i}" for i in range(n)], rng.uniform(1, n, n), 1.0)
-        leaders = [(line.get_xdata(), line.get_ydata()[1]) for line in ax.lines if len(line.get_xdata()) == 3]
-        for (rank, _, edge), depth in leaders:
-            for (other, _, _), below in leaders:
-                inside = min(rank, edge) < other < max(rank, edge)
-                assert not (inside and below > depth)
+def test_intervals_are_as_wide_as_the_critical_difference_and_the_best_is_at_the_top():
+    ax = plots.average_rank_diagram(None, list("abcd"), [2.5, 1.0, np.nan, 4.0], 1.5)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "a", "d", "c"]
+    assert [text.get_text() for text in ax.texts] == ["1.00", "2.50", "4.00", "not ranked"]
+    ends = [path.vertices[:, 0].tolist() for path in ax.collections[0].get_paths() if len(path.vertices)]
+    assert ends[:3] == [[0.25, 1.75], [1.75, 3.25], [3.25, 4.75]]
+    band = ax.patches[0].get_extents().transformed(ax.transData.inverted())
+    assert (band.x0, band.x1) == pytest.approx((0.25, 1.75))
+    assert "critical difference 1.50" in ax.get_xlabel()
 
 
 def test_facets_are_spread_evenly_and_titled():

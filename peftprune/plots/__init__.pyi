@@ -1,7 +1,6 @@
 """The plots, for type checkers; `__init__.py` loads them lazily from here."""
 
 from .average_ranks import average_rank_diagram as average_rank_diagram
-from .average_ranks import not_distinguished as not_distinguished
 from .axes import facets as facets
 from .cost import cost_by_phase as cost_by_phase
 from .curves import learning_curves as learning_curves
