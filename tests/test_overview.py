@@ -40,6 +40,8 @@ def test_it_fits(frames: Frames, width: int) -> None:
 def test_repr_is_as_wide_as_the_terminal(study: Comparison, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert repr(study) == (DATA / "overview-80.txt").read_text().rstrip()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert repr(study) == (DATA / "overview-80.txt").read_text().rstrip(), "shown beside the HTML of a notebook"
     html = study._repr_html_()
     assert html is not None
     assert "<td>majority (1)</td>" in html

@@ -65,7 +65,8 @@ def overview_parts(frames: Frames) -> Iterator[Table | str]:
 def overview_text(frames: Frames, width: int) -> str:
     """Returns the overview as plain text of a width in characters."""
     written = StringIO()
-    console = Console(width=width, file=written, markup=False, highlight=False, color_system=None)
+    # In a notebook rich would display the text instead of writing it.
+    console = Console(width=width, file=written, markup=False, highlight=False, color_system=None, force_jupyter=False)
     for part in overview_parts(frames):
         console.print(*([part] if isinstance(part, str) else ["", as_rich(part, width)]), sep="\n")
     return "\n".join(line.rstrip() for line in written.getvalue().splitlines()).strip()
