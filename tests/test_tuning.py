@@ -458,7 +458,7 @@ def test_the_plots_show_every_method_and_cell(tmp_path: Path) -> None:
     chosen = pd.DataFrame({"task": ["rte", "rte"], "budget": "rank=4", "method": ["lora", "lorpa"]})
     chosen["learning_rate"] = [1e-3, 3e-3]
     chosen = pd.concat([chosen, chosen.assign(task="mrpc")])
-    frames: Any = SimpleNamespace(trials=pd.concat(trials), study=study, choices=chosen)
+    frames: Any = SimpleNamespace(whole_trials=pd.concat(trials), study=study, choices=chosen)
     drawn = draw(frames, "rates")
     assert [ax.get_xscale() for ax in drawn.axes[:2]] == ["log", "log"]
     assert [ring.get_offsets()[0][0] for ring in drawn.axes[0].findobj(PathCollection)] == [1e-3, 3e-3]
@@ -470,7 +470,7 @@ def test_the_plots_show_every_method_and_cell(tmp_path: Path) -> None:
     drawn = draw(frames, "robustness")
     assert {t.get_text() for t in drawn.axes[0].get_yticklabels()} == {"lora", "lorpa"}
     save(drawn, tmp_path / "robustness.png")
-    one: Any = SimpleNamespace(trials=frames.trials.query("seed == 0"), study=study)
+    one: Any = SimpleNamespace(whole_trials=frames.whole_trials.query("seed == 0"), study=study)
     with pytest.raises(UsageError, match="tuned over two seeds"):
         draw(one, "robustness")
 

@@ -154,14 +154,13 @@ def _allocation(arm: ArmFolder, result: Mapping[str, Any]) -> Iterator[str]:
 
 def _choices(study: StoredStudy, trials: StoredStudy) -> Iterator[str]:
     """Yields choices that the trials do not lead to, and final arms that do not have the chosen settings."""
-    cells = defaultdict[tuple[str, str, str], dict[str, list[tuple[float, float]]]](lambda: defaultdict(list))
+    cells = defaultdict[tuple[str, str, str], dict[str, list[list[float]]]](lambda: defaultdict(list))
     stopped = set[tuple[str, ...]]()
     for key, arm in trials.arms():
         result, paused, metric = arm.result(), arm.paused(), trials.primary[key["task"]]
         cell, label = (key["task"], key["budget"], trial_point(key["method"])[0]), key["method"]
         # At the end and, in a search by halving, after a third of the steps.
-        ends = (-math.inf if found is None else found["metrics"][metric] for found in (result, paused))
-        cells[cell][label].append(tuple(ends))
+        cells[cell][label].append([-math.inf if end is None else end["metrics"][metric] for end in (result, paused)])
         if result is None and paused is not None and not (arm.error() or {}).get("diverged"):
             stopped.add((*cell, label))
     rows = study.request["tuning"]["chosen"]

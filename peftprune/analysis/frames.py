@@ -15,6 +15,7 @@ from peftprune.analysis.pooled import average_ranks, pooled
 from peftprune.analysis.runs import arm_rows, ledger_rows, method_rows, site_rows
 from peftprune.analysis.stability import stability
 from peftprune.analysis.tuning import choices, trials, with_choices
+from peftprune.study.store import STOPPED
 from peftprune.study.stored_study import StoredStudy
 
 
@@ -40,6 +41,7 @@ class Frames:
 
     runs = cached_property(lambda self: arm_rows(self.study))
     trials = cached_property(lambda self: trials(self.study))
+    whole_trials = cached_property(lambda self: self.trials[self.trials["status"] != STOPPED])
     choices = cached_property(lambda self: choices(self.study, self.trials))
     learned = cached_property(lambda self: learned(self.study, self.references))
     references = cached_property(lambda self: references(self.study))

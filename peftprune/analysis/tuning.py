@@ -69,11 +69,6 @@ def choices(study: StoredStudy, found: pd.DataFrame) -> pd.DataFrame:
     return frame if frame["stopped"].any() else frame.drop(columns="stopped")
 
 
-def whole_trials(found: pd.DataFrame) -> pd.DataFrame:
-    """Returns the `trials` that did not stop at a third of their steps, whose scores can be compared."""
-    return found[found["status"] != STOPPED]
-
-
 def trial_means(found: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per method and point of one cell's `trials`, with the mean `score` over the tuning seeds.
 

@@ -44,9 +44,7 @@ Tune = Annotated[
 ]
 Trials = Annotated[int | None, _tuning(help="Number of rates of log(low,high).")]
 TuningSeeds = Annotated[str, _tuning(help="Number of seeds of each trial, or a list of them.")]
-How = Annotated[
-    str, _tuning(help="grid, or halving: the worse half of each method's trials stops at a third of the steps.")
-]
+How = Annotated[str, _tuning(help="grid, or halving: the worse half of a method's trials stops at a third.")]
 _REFRESH = 2.0
 """Seconds between two looks of `status --watch`."""
 _NEEDED_OF_FILES = ("train_file", "test_file", "text", "label")

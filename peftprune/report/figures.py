@@ -14,7 +14,7 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.learned import NOTHING, by_method
 from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import KEY, in_cell
-from peftprune.analysis.tuning import expected_best, half_decades, trial_means, whole_trials
+from peftprune.analysis.tuning import expected_best, half_decades, trial_means
 from peftprune.errors import UsageError, did_you_mean
 from peftprune.report.findings import in_words
 from peftprune.study.stored_study import StoredStudy
@@ -298,7 +298,7 @@ def _rates(frames: Frames) -> Figure | None:
         metric, xlabel = frames.study.primary[task], "learning rate (ring: chosen)"
         plots.learning_curves(ax, series, chosen=rates, log=True, xlabel=xlabel, ylabel=metric, legend=False)
 
-    return _panels(_by_cell(frames, whole_trials(frames.trials)), draw, 4.5, 3.0)
+    return _panels(_by_cell(frames, frames.whole_trials), draw, 4.5, 3.0)
 
 
 def _trials(frames: Frames) -> Figure | None:
@@ -308,7 +308,7 @@ def _trials(frames: Frames) -> Figure | None:
         metric = frames.study.primary[rows["task"].iloc[0]]
         plots.learning_curves(ax, series, xlabel="trials", ylabel=f"expected best {metric}", legend=False)
 
-    return _panels(_by_cell(frames, whole_trials(frames.trials)), draw, 4.5, 3.0)
+    return _panels(_by_cell(frames, frames.whole_trials), draw, 4.5, 3.0)
 
 
 def _robustness(frames: Frames) -> Figure | None:
@@ -317,7 +317,7 @@ def _robustness(frames: Frames) -> Figure | None:
         values = {"": width.to_numpy()}
         plots.cost_by_phase(ax, width.index.tolist(), values, unit="half-decades of learning rate", legend=False)
 
-    widths = {title: half_decades(rows) for title, rows in _by_cell(frames, whole_trials(frames.trials)).items()}
+    widths = {title: half_decades(rows) for title, rows in _by_cell(frames, frames.whole_trials).items()}
     found = {title: width for title, width in widths.items() if not width.empty}
     return _panels(found, draw, 9.0, 0.3 * max(map(len, found.values()), default=0) + 0.9)
 

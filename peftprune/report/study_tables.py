@@ -211,9 +211,7 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
         columns = (*columns, plain("learned"))
     if "stopped" in frame.columns:
         columns = (*columns, count("stopped", STOPPED, detail=True))
-        note += (
-            f" Trials {STOPPED} of their steps were in the worse half of the method’s by then; they are charged too."
-        )
+        note += f" Trials {STOPPED} of their steps were the method’s worse half by then; they are charged too."
     if "look" in frame.columns:
         note += " In rounds of seeds, p and interval (Holm) also hold over all looks; before the first there are none."
     return table(caption, frame, columns, frame=name, place=place, note=note, detail=known.detail)

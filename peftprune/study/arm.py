@@ -105,12 +105,8 @@ def run_arm(
 
 def third(total_steps: int) -> int:
     """Returns the step after a third of a run, at which a trial pauses: the next one that is logged."""
-    logs = _steps_per_log(total_steps)
+    logs = max(1, total_steps // _LOGS_PER_RUN)
     return min(total_steps, math.ceil(total_steps / 3 / logs) * logs)
-
-
-def _steps_per_log(total_steps: int) -> int:
-    return max(1, total_steps // _LOGS_PER_RUN)
 
 
 def _pause(trainer: PruningTrainer, plan: ArmPlan, inputs: ArmInputs, folder: ArmFolder) -> dict[str, Any]:
@@ -200,7 +196,7 @@ def _arguments(
     plan: ArmPlan, inputs: ArmInputs, seed: int, output: Path, names: Mapping[str, str]
 ) -> TrainingArguments:
     settings, total = plan.settings, plan.budget.total_steps
-    logs = _steps_per_log(total)
+    logs = max(1, total // _LOGS_PER_RUN)
     # A logged loss is the mean since the last log, so checkpoints lie at logging steps only.
     saves = math.ceil(total / max(1, settings.checkpoints) / logs) * logs
     return TrainingArguments(

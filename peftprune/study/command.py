@@ -44,12 +44,8 @@ def _tuning(asked: Mapping[str, Any] | None) -> list[tuple[str, Any]]:
     knobs = [f"{label}.{k['option']}={','.join(map(repr, k['values']))}" for label, k in asked["knobs"].items()]
     rates = ",".join(map(repr, asked["learning_rate"]))
     options = [("tune", text) for text in (f"learning_rate={rates}", *knobs)]
-    return [
-        *options,
-        ("tuning_seeds", ",".join(map(str, asked["seeds"])) + ","),
-        ("refit", asked["refit"]),
-        ("tuning", asked.get("tuning")),
-    ]
+    seeds = ",".join(map(str, asked["seeds"])) + ","
+    return [*options, ("tuning_seeds", seeds), *((name, asked.get(name)) for name in ("refit", "tuning"))]
 
 
 def _option(name: str, value: Any) -> list[str]:

@@ -239,10 +239,7 @@ class Choice:
 
 
 def _means(study: StoredStudy, cell: Cell, trials: Collection[str], stopped: Collection[str]) -> dict[str, float]:
-    """Returns the mean validation score of each trial over the tuning seeds: of the `stopped` ones, that at a third.
-
-    Raises TrialsLeftError as `choose` does.
-    """
+    """Returns each trial's mean validation score over the tuning seeds; of the `stopped` ones, that at a third."""
     seeds: dict[str, list[float]] = {}
     metric = study.primary[cell[0]]
     for key, folder in study.arms():
@@ -259,10 +256,7 @@ def _means(study: StoredStudy, cell: Cell, trials: Collection[str], stopped: Col
 
 
 def worse_half(study: StoredStudy, cell: Cell, trials: Mapping[str, Trial]) -> set[str]:
-    """Returns the trials of each method that stop at a third of their steps: the worse half, rounded down.
-
-    Their order and the errors are those of `choose`.
-    """
+    """Returns the trials that stop at a third of their steps: the worse half of each method's, rounded down."""
     means, ranked = _means(study, cell, trials, trials), defaultdict[str, list[str]](list)
     for label in sorted(trials, key=lambda label: (-means[label], trials[label].point[_RATE])):
         ranked[trials[label].method].append(label)

@@ -195,10 +195,7 @@ class Work:
         return True
 
     def _is_open(self, arm: StudyArm) -> bool:
-        """Returns whether the arm has neither a result nor a failure in this attempt, nor has diverged in any.
-
-        One that is to pause is not open once it has.
-        """
+        """Returns whether the arm has not come to its end or pause, nor failed in this attempt or diverged in any."""
         folder = self.folder(arm)
         if arm.until is not None and folder.paused() is not None:
             return False
