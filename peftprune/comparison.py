@@ -214,8 +214,9 @@ class _Call(NamedTuple):
         backend.check()
         specs, rounds = parse(given["methods"], errors), arguments.parse_rounds(given["seeds"])
         seeds = arguments.parse_seeds(rounds[-1] if rounds else given["seeds"])
-        about_tuning = (given[name] for name in ("tune", "trials", "tuning_seeds", "refit"))
-        tuning = parse_tuning(*about_tuning, methods=specs, seeds=seeds, how=given["tuning"])
+        tuning = parse_tuning(
+            given["tune"], given["trials"], given["tuning_seeds"], given["refit"], specs, seeds, given["tuning"]
+        )
         request = StudyRequest(
             methods=specs,
             budgets=arguments.parse_budgets(given["budget"]),

@@ -171,8 +171,8 @@ def _choices(study: StoredStudy, trials: StoredStudy) -> Iterator[str]:
         best = min(means, key=lambda label: (halted[label], -means[label][0], trial_point(label)[1]), default=None)
         if best != row["trial"] or len(means) != row["trials"]:
             yield f"{', '.join(cell)}: chose {row['trial']} of {row['trials']}, the trials say {best} of {len(means)}"
-        paused = [label for label, found in cells[cell].items() if max(early for _, early in found) > -math.inf]
-        order = [halted[label] for label in sorted(paused, key=lambda label: (-means[label][1], trial_point(label)[1]))]
+        early = [label for label, found in cells[cell].items() if max(score for _, score in found) > -math.inf]
+        order = [halted[label] for label in sorted(early, key=lambda label: (-means[label][1], trial_point(label)[1]))]
         if order != sorted(order) or sum(order) > row.get("stopped", 0):
             yield f"{', '.join(cell)}: the trials stopped at a third are not the worse half"
     for (task, budget), group in groupby(rows, key=lambda row: (row["task"], row["budget"])):

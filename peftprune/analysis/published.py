@@ -22,6 +22,7 @@ def published_for(tasks: Sequence[str] | None = None) -> pd.DataFrame:
     files = [file for folder in FOLDERS for file in sorted(folder.glob("*.csv"))]
     found = [pd.read_csv(file, dtype=str, keep_default_na=False).assign(file=file.name) for file in files]
     frame = pd.concat([pd.DataFrame(columns=[*COLUMNS, "file"], dtype=str), *found], ignore_index=True)
-    for name, kind in {"params": "Int64", "value": "float64", "seeds": "Int64"}.items():
-        frame[name] = pd.to_numeric(frame[name]).astype(kind)
+    frame["value"] = pd.to_numeric(frame["value"])
+    for name in ("params", "seeds"):
+        frame[name] = pd.to_numeric(frame[name]).astype("Int64")
     return frame if tasks is None else frame[frame["task"].isin(list(tasks))].reset_index(drop=True)

@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -73,8 +74,8 @@ class AdaLoRA(SVDStrategy):
     source = "Zhang et al., ICLR 2023, arXiv 2303.10512; code QingruZhang/AdaLoRA"
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "zero entries")
-    Config = AdaLoRAConfig
-    state_names = ("kept",)
+    Config: ClassVar[type] = AdaLoRAConfig
+    state_names: ClassVar[tuple[str, ...]] = ("kept",)
     phase_names = ("full", "pruning")
     kept: dict[str, list[int]]
 

@@ -1,5 +1,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from peftprune import scoring
 from peftprune.errors import UsageError
@@ -59,7 +60,7 @@ class ElaLoRA(SVDStrategy):
     source = "Chang et al., 2025, arXiv 2504.00254; code HuandongChang/ElaLoRA"
     decides = ("repeatedly",)
     actions = ("cut ranks", "redistribute ranks", "grow ranks", "set values")
-    Config = ElaLoRAConfig
+    Config: ClassVar[type] = ElaLoRAConfig
     phase_names = ("full", "exchange")
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:

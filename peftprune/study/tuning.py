@@ -99,9 +99,12 @@ def parse_tuning(
     if not isinstance(refit, bool):
         raise UsageError.of("refit", refit, "is neither true nor false", "Write true, or leave it out")
     if tune is None:
-        given = {"trials": (trials, None), "tuning_seeds": (tuning_seeds, 1), "refit": (refit, False)}
-        given["tuning"] = how, "grid"
-        for name, (value, default) in given.items():
+        for name, value, default in (
+            ("trials", trials, None),
+            ("tuning_seeds", tuning_seeds, 1),
+            ("refit", refit, False),
+            ("tuning", how, "grid"),
+        ):
             if str(value) != str(default):
                 raise UsageError.of(name, value, "has no meaning without tune", f'Add tune="{_RATE}=3e-4,1e-3,3e-3"')
         return None
