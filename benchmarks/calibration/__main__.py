@@ -5,7 +5,7 @@ OMP_NUM_THREADS=1 python -m benchmarks.calibration --moderate   # half of it: on
 
 OMP_NUM_THREADS=1 python -m benchmarks.calibration --rounds     # studies in rounds, to calibration-rounds.json
 
-The stored files come from --moderate --resamples 199 --repetitions 300, and from --rounds --repetitions 200.
+The stored files come from the full grid, and from --rounds --repetitions 200.
 """
 
 from __future__ import annotations
