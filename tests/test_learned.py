@@ -13,7 +13,7 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.learned import by_method, learned, references
 from peftprune.comparison import Comparison
 from peftprune.report.export.choose import choose
-from peftprune.report.export.model_card import _body
+from peftprune.report.export.model_card import CARD_FILE, write_card
 from peftprune.report.findings import NOTHING_LEARNED, cell_answer, pooled_answers
 from peftprune.report.text import table_text
 from peftprune.stats import Verdict
@@ -46,7 +46,11 @@ def test_a_study_of_arms_with_one_answer_has_no_verdict(tmp_path: Path) -> None:
 
 def test_a_model_card_says_that_its_arm_learned_nothing(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("flat", "plain"), seeds=(0,), layers=1)
-    cards = ["\n".join(_body(choose(study, method, 0), "", [], [], False)) for method in ("flat", "plain")]
+    cards = []
+    for method in ("flat", "plain"):
+        (tmp_path / method).mkdir()
+        write_card(choose(study, method, 0), tmp_path / method, form="peft", how="", facts=[])
+        cards.append((tmp_path / method / CARD_FILE).read_text())
     assert "| Learned | answers 1 for every example |" in cards[0]
     assert "Learned" not in cards[1]
 
