@@ -30,7 +30,7 @@ from peftprune.study.task_setup import _source
 from tests.helpers import DEFAULTS, classification_task, regression_task
 from tests.strategies import Penalised
 
-LEDGER = ["final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds"]
+LEDGER = ["final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds", "drift"]
 LORPA = "lorpa(initial_rank=16)"
 
 
@@ -81,6 +81,7 @@ def test_the_table_has_one_row_a_method_and_the_documented_columns(small: Compar
     assert list(table["final_params"]) == [4 * 4 * 64] * 2
     assert list(table["peak_params"]) == [4 * 4 * 64, 16 * 4 * 64]
     assert list(table["head_params"]) == [2 * 32 + 2] * 2
+    assert (table["drift"] > 0).all()
     runs = small.runs()
     for _, row in table.iterrows():
         accuracy = runs[runs["method"] == row["method"]]["accuracy"]

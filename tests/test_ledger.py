@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoConfig, LlamaForCausalLM
 
+from peftprune.adapters.inject import wrap
 from peftprune.adapters.surgery import apply_plan
+from peftprune.models import load_model
 from peftprune.strategy.plan import PruningPlan
+from peftprune.training import drift as drift_module
+from peftprune.training.drift import drift
 from peftprune.training.ledger import (
     BaseCost,
     Ledger,
@@ -19,6 +30,7 @@ from peftprune.training.ledger import (
     peak_memory,
     stored_parameters,
 )
+from tests.helpers import tokenizer
 from tests.reference import flops as slow
 from tests.tiny import adapt, stir, tiny_bart, tiny_bert, train_steps, trainable
 
@@ -150,3 +162,65 @@ def test_the_record_of_a_finished_arm():
     assert values["head_params"] == HEAD
     assert values["seconds"] == 3.5
     assert values["flops"] == 4.0
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------
+
+TEXT = Path(drift_module.__file__).with_suffix(".txt").read_text().splitlines()
+
+
+def as_trained(model):
+    return SimpleNamespace(model=model, accelerator=SimpleNamespace(autocast=contextlib.nullcontext))
+
+
+def adapted(loaded, task_type):
+    """The model with an adapter that changes it; dropout would show if the model were not evaluated."""
+    torch.manual_seed(0)
+    targets = ["query", "value"] if task_type == "SEQ_CLS" else ["q_proj", "v_proj"]
+    config = LoraConfig(task_type, target_modules=targets, lora_dropout=0.5, init_lora_weights=False)
+    return wrap(copy.deepcopy(loaded.model), config, []).train()
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("bert", "classification"), ("llama", "generation")])
+def test_drift_is_what_the_lines_give_one_by_one(architecture, kind, tiny_models, tmp_path):
+    folder = tiny_models[architecture]
+    if kind == "generation":
+        folder = tmp_path / "decoder"
+        LlamaForCausalLM(AutoConfig.from_pretrained(tiny_models[architecture])).save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+    loaded = load_model(folder, kind=kind)
+    model = adapted(loaded, "SEQ_CLS" if kind == "classification" else "CAUSAL_LM")
+    state = torch.get_rng_state()
+    found = drift(as_trained(model), loaded)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(layer.disable_adapters for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+    rises, cosines, tokens = [], [], 0
+    for line in TEXT:
+        inputs = loaded.tokenizer(line, return_tensors="pt", truncation=True, max_length=32)
+        both = [m(**inputs, output_hidden_states=True) for m in (model, loaded.model)]
+        cosines.append(torch.cosine_similarity(*(out.hidden_states[-1][0].mean(0) for out in both), dim=0).item())
+        if kind == "generation":
+            logits, labels = [out.logits[0, :-1] for out in both], inputs["input_ids"][0, 1:]
+            now, before = (torch.nn.functional.cross_entropy(x, labels, reduction="sum").item() for x in logits)
+            rises.append(now - before)
+            tokens += len(labels)
+    expected = sum(rises) / tokens if kind == "generation" else 1 - sum(cosines) / len(cosines)
+    assert abs(expected) > 1e-3
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_model_without_an_adapter_is_compared_with_the_one_it_came_from(tiny_models):
+    loaded = load_model(tiny_models["bert"])
+    model = copy.deepcopy(loaded.model)
+    assert drift(as_trained(model), loaded) == pytest.approx(0, abs=1e-12)
+    with torch.no_grad():
+        model.bert.encoder.layer[0].output.dense.bias[0] += 5
+    assert drift(as_trained(model), loaded) > 1e-3
+    # A model that cannot read the text loses nothing else.
+    model.forward = None
+    assert drift(as_trained(model), loaded) is None
+
+
+def test_the_text_has_short_lines_of_plain_words():
+    assert len(TEXT) == len(set(TEXT)) == 20
+    assert all(line.isascii() and len(line.split()) <= 16 for line in TEXT)

@@ -51,7 +51,7 @@ RESAMPLED = {"low", "high", "p", "p_holm", "detectable"}
 """Columns that a bootstrap decides, whose random numbers numpy may change."""
 FAR_OUT = {"low_holm", "high_holm", "seeds_needed"}
 """Those of them that the last few replicates decide."""
-ADDED = ["learned"]
+ADDED = ["learned", "drift"]
 """Columns that came later."""
 WORDS = {"verdict", "reason"}
 """Columns of sentences that this version writes itself, and may write in other words."""

@@ -11,7 +11,7 @@ from peftprune.study.stored_study import StoredStudy
 
 KEY = ["task", "budget", "method", "seed"]
 SITES = [*KEY, "site", "layer", "kind", "rank", "density", "shared_with"]
-LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds")
+LEDGER = ("final_params", "peak_params", "nonzero_params", "unique_params", "head_params", "flops", "seconds", "drift")
 
 
 def arm_rows(study: StoredStudy) -> pd.DataFrame:
@@ -22,13 +22,14 @@ def arm_rows(study: StoredStudy) -> pd.DataFrame:
         row: dict[str, Any] = dict(key)
         if result is not None:
             row |= result["metrics"]
-            row |= {name: result["ledger"][name] for name in LEDGER}
+            row |= {name: result["ledger"].get(name) for name in LEDGER}
             row |= {"budget_params": result["budget"]["params"], "exemption": result["exemption"], "status": "done"}
         else:
             error = folder.error()
             row["status"] = "pending" if error is None else f"failed: {error['error']}"
         rows.append(row)
-    return pd.DataFrame(rows, columns=[*KEY, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
+    frame = pd.DataFrame(rows, columns=[*KEY, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
+    return frame.astype({"drift": "float64"})
 
 
 def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
@@ -49,7 +50,7 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
             found = summary(values.tolist()) if len(values) else None
             row |= {f"{metric}_{n}": getattr(found, n, None) for n in ("mean", "std", "low", "high")}
         row["seeds"] = len(done)
-        row |= {name: _mean(done[name]) for name in LEDGER}
+        row |= {name: _mean(done[name].dropna()) for name in LEDGER}
         if "paper" in study.budgets:
             off = _mean(done["final_params"] - done["budget_params"])
             row["budget_difference"] = off if budget == "paper" else None
@@ -63,7 +64,7 @@ def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:
         whole = all(isinstance(row[name], int | None) for row in rows)
         # Beside a method that has none yet, only pandas' own dtype keeps whole numbers.
         dtypes[name] = "Int64" if whole and any(row[name] is None for row in rows) else "int64" if whole else "float64"
-    return pd.DataFrame(rows).astype(dtypes)
+    return pd.DataFrame(rows).astype(dtypes | {"drift": "float64"})
 
 
 def site_rows(study: StoredStudy) -> pd.DataFrame:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peftprune import scoring
 from peftprune.errors import RunError, UsageError
 from peftprune.methods.adalora import AdaLoRA
 from peftprune.methods.svd_components import INITIAL_STD, check_shares
-from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, Options, Preparation, SiteShape, option
+from peftprune.strategy import AdapterSpec, ArmBudget, Baseline, LiveTensors, Options, Preparation, SiteShape, option
 from peftprune.strategy.lazy import Module, Tensor, peft, torch
 from peftprune.strategy.rng import generator
 
@@ -53,13 +54,14 @@ class AdaLoRAPeft(Baseline):
     actions = ("cut ranks", "zero entries")
     exemption = "PEFT counts ranks, not parameters: exact only where all sites have one shape"
     Config = AdaLoRAPeftConfig
+    state_names = ("averages", "kept", "decided")
+    averages: dict[str, dict[str, Tensor]]
+    kept: dict[str, list[bool]] | None = None
+    decided = False
 
     def __init__(self, config: Any = None, **options: Any) -> None:
         super().__init__(config, **options)
         check_shares(self)
-        self.averages: dict[str, dict[str, Tensor]] = {name: {} for name in _AVERAGES}
-        self.kept: dict[str, list[bool]] | None = None
-        self.decided = False
 
     def spec(self, sites: Sequence[SiteShape], budget: ArmBudget) -> AdapterSpec:
         rank = self._initial_rank(sites, budget)
@@ -124,16 +126,16 @@ class AdaLoRAPeft(Baseline):
     def penalty(self, model: Module) -> Tensor | None:
         if self.config.penalty == 0:
             return None
-        pairs = [(layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER]) for _, layer in _layers(model)]
-        grams = [gram for A, B in pairs for gram in (A @ A.T, B.T @ B)]
-        norms = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]
-        return self.config.penalty * torch.stack(norms).mean()
+        pairs = {
+            name: LiveTensors(layer.lora_A[_ADAPTER], layer.lora_B[_ADAPTER], None) for name, layer in _layers(model)
+        }
+        return self.config.penalty * scoring.orthogonality(pairs)
 
     def after_step(self, model: Module, step: int) -> None:
         tuner: Any = model.base_model
         config, allocator = tuner.peft_config[_ADAPTER], tuner.rankallocator
         for name, values in self.averages.items():
-            setattr(allocator, name, values)
+            setattr(allocator, name, dict(values))
         config.rank_pattern = self.kept
         tuner.update_and_allocate(step)
         self.averages = {name: dict(getattr(allocator, name)) for name in _AVERAGES}
@@ -165,13 +167,6 @@ class AdaLoRAPeft(Baseline):
         config.target_modules = {name for name, rank in ranks.items() if rank}
         config.rank_pattern = {key: kept for key, kept in self.kept.items() if any(kept)}
         return ranks
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"averages": {n: dict(v) for n, v in self.averages.items()}, "kept": self.kept, "decided": self.decided}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.averages = {n: dict(v) for n, v in state["averages"].items()}
-        self.kept, self.decided = state["kept"], state["decided"]
 
 
 def _layers(model: Any) -> list[tuple[str, Any]]:

@@ -232,6 +232,8 @@ def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, referenc
     """Lays out scores, sizes, cost and status: rows of `Frames.table` and `Frames.references` of one cell."""
     sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
     columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
+    if frame["drift"].notna().any():
+        columns.append(number("drift", 4))
     if "budget_difference" in frame.columns and frame["budget_difference"].notna().any():
         columns.append(number("budget_difference", 0, signed=True))
     if _some_exempt(frame):

@@ -29,6 +29,7 @@ from peftprune.study.planning import ArmPlan
 from peftprune.study.seal import digests
 from peftprune.study.store import PAUSED, SCHEMA, ArmFolder
 from peftprune.training.cpu import make_fast
+from peftprune.training.drift import drift
 from peftprune.training.evaluation import Scored
 from peftprune.training.events import Progress, PruningEvents
 from peftprune.training.ledger import Ledger, release_memory
@@ -91,6 +92,8 @@ def run_arm(
         ledger.adapter_bytes = save_peft(model, sites, folder.adapter, facts)
     else:
         ledger.adapter_bytes = save_baseline(model, folder.adapter, facts)
+    # Last, because switching the adapter off and on marks all of it as trained.
+    ledger.drift = drift(trainer, inputs.model)
     # The Trainer's summary at the end covers this process only, not the steps before an interruption.
     # Rows from a checkpoint come back with their names sorted.
     steps = [dict(sorted(row.items())) for row in trainer.state.log_history if "train_runtime" not in row]

@@ -8,8 +8,8 @@ from typing import Any
 from peftprune.study.store import ArmFolder
 
 _RESULT = ("method", "label", "seed", "exemption", "metrics", "budget", "settings", "phases", "allocation")
-_CLOCKS = ("seconds", "phase_seconds", "evaluation_seconds", "peak_memory_bytes")
-"""Parts of the ledger that differ between two runs of one arm."""
+_CLOCKS = ("seconds", "phase_seconds", "evaluation_seconds", "peak_memory_bytes", "drift")
+"""Parts of the ledger that differ between two runs of one arm, or that earlier versions lack."""
 
 
 def digests(folder: ArmFolder, result: Mapping[str, Any]) -> dict[str, str]:

@@ -149,6 +149,7 @@ class Ledger:
         base_flops, adapter_flops: analytic, all passes (see `BaseCost.step_flops`).
         phase_seconds: wall-clock seconds by phase.
         evaluation_seconds: wall-clock seconds of evaluation, not part of the phases.
+        drift: how far the model moved on another text (see `training.drift`); None where it was not measured.
     """
 
     peak_params: int = 0
@@ -170,6 +171,7 @@ class Ledger:
     adapter_flops: float = 0.0
     phase_seconds: dict[str, float] = field(default_factory=dict)
     evaluation_seconds: float = 0.0
+    drift: float | None = None
 
     @property
     def seconds(self) -> float:

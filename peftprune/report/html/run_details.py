@@ -19,6 +19,7 @@ _HELD = {
     "optimizer_bytes": number("optimizer_bytes", 2, "optimizer MB", factor=_MEGA),
     "adapter_bytes": number("adapter_bytes", 2, "adapter file MB", factor=_MEGA),
     "base_bytes": number("base_bytes", 1, "frozen weights MB", factor=_MEGA),
+    "drift": number("drift", 4),
     "peak_memory_bytes": number("peak_memory_bytes", 0, "peak memory MB", factor=_MEGA),
 }
 _SPENT = {
