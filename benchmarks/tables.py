@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from calibration.table import rounds_section, section
+from calibration.table import rounds_section, same_section, section
 from speed.tables import sections
 
 HERE = Path(__file__).parent
@@ -22,6 +22,7 @@ _MARKED = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", r
 _SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
 _CALIBRATION = re.compile(r"(<!-- table of calibration -->\n).*?(<!-- end -->)", re.DOTALL)
 _ROUNDS = re.compile(r"(<!-- table of calibration in rounds -->\n).*?(<!-- end -->)", re.DOTALL)
+_SAME = re.compile(r"(<!-- table of LoRA against itself -->\n).*?(<!-- end -->)", re.DOTALL)
 _LEVEL = 0.05
 
 
@@ -108,7 +109,8 @@ def written(text: str) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
         return f"{found[1]}{table(result)}{found[3]}"
 
-    for marked, write, name in ((_CALIBRATION, section, ""), (_ROUNDS, rounds_section, "-rounds")):
+    parts = (_CALIBRATION, section, ""), (_ROUNDS, rounds_section, "-rounds"), (_SAME, same_section, "-same")
+    for marked, write, name in parts:
         calibrated = write(json.loads((HERE / "results" / f"calibration{name}.json").read_text()))
         text = marked.sub(lambda found, new=calibrated: f"{found[1]}{new}{found[2]}", text)
     speed = sections(HERE / "results")

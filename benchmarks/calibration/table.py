@@ -63,3 +63,21 @@ def rounds_section(found: dict[str, Any]) -> str:
     ]
     rest = f"Cells with more than 5 % by more than chance: {'; '.join(missed)}." if missed else "No cell misses."
     return "\n".join([intro, "", *lines, "", rest, ""])
+
+
+def same_section(found: dict[str, Any]) -> str:
+    """Returns the verdicts of the studies of LoRA against itself, and the first studies' differences."""
+    number, counts = found["studies"], found["verdicts"]
+    false = counts.get("better", 0) + counts.get("worse", 0)
+    lines = [
+        f"{number} studies of {found['seeds']} seeds against {found['seeds']} others, drawn from {found['arms']} arms "
+        f"(accuracy {found['mean']:.3f} ± {found['deviation']:.3f}). Better or worse: {false} ({false / number:.1%}). "
+        + ", ".join(f"{verdict}: {count}" for verdict, count in counts.items() if verdict not in ("better", "worse"))
+        + ".",
+        "",
+        f"| the first {len(found['first'])} | 95 % interval | verdict |",
+        "|---:|---|---|",
+    ]
+    for row in found["first"]:
+        lines.append(f"| {row['difference']:+.4f} | {row['low']:+.4f} to {row['high']:+.4f} | {row['verdict']} |")
+    return "\n".join([*lines, ""])
