@@ -100,8 +100,8 @@ def test_sharing_is_lettered_or_hatched():
     tall = np.repeat(groups.filled(np.nan), 100, axis=0)
     ax = plots.sharing_map(None, tall, range(300), KINDS)
     assert not ax.texts
-    assert [hatched.get_hatch() for hatched in ax.collections[1:]] == ["////", "....", "xxxx"]
-    assert [patch.get_hatch() for patch in ax.get_legend().get_patches()] == [None, "xxxx", "////", "...."]
+    assert [hatched.get_hatch() for hatched in ax.collections[1:]] == ["////", "----", "xxxx"]
+    assert [patch.get_hatch() for patch in ax.get_legend().get_patches()] == [None, "xxxx", "////", "----"]
 
 
 def test_quality_is_drawn_where_it_was_measured():

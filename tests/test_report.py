@@ -24,8 +24,8 @@ from peftprune.analysis.published import published_for
 from peftprune.comparison import Comparison
 from peftprune.errors import UsageError
 from peftprune.report import findings, write_report
+from peftprune.report.findings import few
 from peftprune.report.html.explorer import _colours, script_json
-from peftprune.report.html.page import _few
 from peftprune.report.html.svg import to_svg
 from peftprune.stats import Verdict
 from peftprune.study import store
@@ -377,8 +377,8 @@ def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_a_title_names_a_few_methods_and_counts_many() -> None:
-    assert _few(["lora", "lorpa"]) == "lora and lorpa"
-    assert _few(["lora"] * 27) == "27 methods"
+    assert few(["lora", "lorpa"]) == "lora and lorpa"
+    assert few(["lora"] * 27) == "27 methods"
 
 
 def test_the_rules_are_those_of_the_documentation(page: Page) -> None:

@@ -295,6 +295,23 @@ def test_the_page_never_scrolls_sideways(tab: Tab) -> None:
     assert size >= 16
 
 
+@pytest.mark.slow
+def test_a_report_of_thirty_methods_is_small_and_begins_with_the_answer(browser: Any, tmp_path: Path) -> None:
+    kinds = ("plain", "cut", "sparse", "shared")
+    methods = ["plain", *(f"{kinds[i % 4]}-variant-{i}" for i in range(1, 28)), "flat", "x-head"]
+    page = write_report(store(tmp_path / "study", methods=methods, seeds=range(3)), tmp_path / "report.html")
+    assert page.stat().st_size <= 2_000_000
+    for width, height in ((1280, 900), (400, 850)):
+        tab = Tab(browser, page, viewport={"width": width, "height": height})
+        assert tab.page.inner_text("h1") == "30 methods on rte"
+        assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        answer = tab.page.locator(".headline").first.bounding_box()
+        assert answer is not None
+        assert answer["y"] + answer["height"] <= height
+        assert tab.trouble == []
+        tab.context.close()
+
+
 @pytest.mark.parametrize("tab", [{"viewport": PHONE}, {}], indirect=True)
 def test_blocks_do_not_overlap(tab: Tab) -> None:
     overlaps = tab.page.evaluate(

@@ -47,7 +47,7 @@ def colour_cells(ax: Axes, values: Floats, vmin: float, vmax: float, cmap: str) 
     edges = np.where(np.isnan(values).ravel()[:, None], CLEAR, line)
     x, y, known = np.arange(columns + 1), np.arange(rows + 1), np.ma.masked_invalid(values)
     look: dict[str, Any] = {"cmap": colormaps[cmap].with_extremes(bad=CLEAR), "edgecolors": edges, "linewidth": 0.4}
-    return ax.pcolormesh(x, y, known, vmin=vmin, vmax=vmax, **look)
+    return ax.pcolormesh(x, y, known, vmin=vmin, vmax=vmax, clip_on=False, **look)
 
 
 def label_grid(ax: Axes, layer_labels: Sequence[object], kind_labels: Sequence[str], *, title: str = "") -> None:

@@ -14,6 +14,8 @@ from peftprune.plots.labels import every, fit
 from peftprune.plots.style import GREY, LINE_SPACING, TICK_SIZE, arrange, axes_or_new, room
 from peftprune.plots.validation import Floats, grid, in_unit_interval, largest, not_empty
 
+_MOST_WRITTEN = 15
+"""Rows of a matrix of overlaps whose numbers are written; of more the colours tell."""
 _LONGEST_BELOW = 6  # characters that fit under a column; longer labels are numbered
 _LABEL_WIDTH = 1.7  # inches
 
@@ -144,7 +146,7 @@ def overlap_matrix(
     cells.hatch_cells(drawn, cells.where(np.isnan(shares)), "xxxx", GREY)
     if ax is None:
         arrange(drawn)
-    known = {cell: f"{shares[cell]:.2f}" for cell in cells.where(~np.isnan(shares))}
+    known = {cell: f"{shares[cell]:.2f}" for cell in cells.where(~np.isnan(shares))} if n <= _MOST_WRITTEN else {}
     cells.write_in_cells(drawn, known, (n, n), lambda i, j: cells.ink_on(mesh, shares[i, j]))
     return drawn
 

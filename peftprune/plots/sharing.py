@@ -65,7 +65,7 @@ def sharing_map(
     for cell in cells.where(ids >= 0):
         colours[cell], edges[cell] = to_rgba(faces[int(ids[cell])]), to_rgba(LIGHT_INK)
     columns, rows = np.arange(ids.shape[1] + 1), np.arange(len(ids) + 1)
-    drawn.pcolormesh(columns, rows, colours, edgecolors=edges.reshape(-1, 4), linewidth=0.4)
+    drawn.pcolormesh(columns, rows, colours, edgecolors=edges.reshape(-1, 4), linewidth=0.4, clip_on=False)
     cells.label_grid(drawn, layer_labels, kind_labels, title=title)
     key = _explain(drawn, ids, order, faces) if legend else None
     if ax is None:

@@ -26,7 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d")
 _ON_OFF = ((), (4.0, 1.5), (1.2, 1.2), (6.0, 1.5, 1.2, 1.5), (6.0, 1.2, 1.2, 1.2, 1.2, 1.2))
 # Without an empty hatch, 35 neighbours differ in colour and hatch.
-HATCHES = ("////", "....", "\\\\\\\\", "xxxx", "||||")
+HATCHES = ("////", "----", "\\\\\\\\", "xxxx", "||||")
 
 
 def series_style(index: int) -> dict[str, Any]:

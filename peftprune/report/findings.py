@@ -32,6 +32,8 @@ _BRIEF = {
     Verdict.NOTHING_LEARNED: "learned nothing",
 }
 NOTHING_LEARNED = "Nothing was learned: train longer or raise the rate."
+NAMED = 5
+"""Methods that a title names; of more it says the number."""
 _FEW_SEEDS = 3
 _UNEQUAL = 0.05
 _HEADLINES = {
@@ -128,6 +130,11 @@ def listed(names: Sequence[str], last: str = "and") -> str:
     return " ".join([", ".join(names[:-1]), last, names[-1]]) if len(names) > 1 else "".join(names)
 
 
+def few(methods: Sequence[str]) -> str:
+    """Returns methods by name, or how many they are."""
+    return listed(methods) if len(methods) <= NAMED else f"{len(methods)} methods"
+
+
 def budget_in_words(label: str) -> str:
     """Returns a budget's label for a title."""
     return "each method's published setting" if label == "paper" else f"budget {label.replace(',', ', ')}"
@@ -151,9 +158,9 @@ def question(study: StoredStudy, baseline: str) -> str:
     others = [m for m in study.methods if m != baseline]
     if not others:
         return f"How does {baseline} perform on {tasks}, under {budgets}?"
-    verb = "Does" if len(others) == 1 else "Do"
+    verb, named = "Does" if len(others) == 1 else "Do", few(others)
     shared = "the same steps and settings" if "paper" not in study.budgets else "the same data and seeds"
-    return f"{verb} {listed(others)} perform better than {baseline} on {tasks}, under {budgets} with {shared}?"
+    return f"{verb} {named} perform better than {baseline} on {tasks}, under {budgets} with {shared}?"
 
 
 def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:

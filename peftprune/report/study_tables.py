@@ -181,7 +181,7 @@ _LAYOUTS = {
         ),
         "1 means equal. ranks: Σ min / Σ max over sites. sites: overlap of the sets of sites with an adapter of their "
         "own. components: overlap of the remaining initial rank components, where both arms cut some; only between "
-        "methods with the same seed.",
+        "methods with the same seed. Of many methods the page shows pairs of one method, and those with the baseline.",
     ),
     "published": _Layout(
         "Published results, from other models and setups",

@@ -1,6 +1,5 @@
 """The page: the values that the template shows, and the rendered HTML."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,17 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.margins import Margin
 from peftprune.analysis.published import published_for
 from peftprune.analysis.runs import in_cell
-from peftprune.report.findings import cell_answer, cell_title, detectable, in_words, listed, pooled_answers, question
+from peftprune.report.findings import (
+    NAMED,
+    cell_answer,
+    cell_title,
+    detectable,
+    few,
+    in_words,
+    listed,
+    pooled_answers,
+    question,
+)
 from peftprune.report.html.explorer import explorer
 from peftprune.report.html.run_details import ledger_tables, method_entries, setup_tables
 from peftprune.report.html.svg import drawings
@@ -21,8 +30,6 @@ from peftprune.study.paths import located
 from peftprune.study.stored_study import StoredStudy
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_NAMED = 5
-"""Methods that a title names; of more it says the number."""
 
 
 def render(study: StoredStudy, baseline: str | None = None, margin: Margin | None = None) -> str:
@@ -39,17 +46,13 @@ def fill(name: str, **context: Any) -> str:
     return environment.get_template(f"{name}.html.j2").render(**context, **parts)
 
 
-def _few(methods: Sequence[str]) -> str:
-    return listed(methods) if len(methods) <= _NAMED else f"{len(methods)} methods"
-
-
 def _context(frames: Frames) -> dict[str, Any]:
     study = frames.study
     cells = list(study.cells())
     arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
         "study": study,
-        "title": f"{_few(study.methods)} on {listed(study.tasks)}",
+        "title": f"{few(study.methods)} on {listed(study.tasks)}",
         "question": question(study, frames.baseline),
         "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
@@ -72,11 +75,18 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     """Returns the tables of one task and budget; None where there is nothing to show."""
     title = cell_title(cell)
     differences = in_words(in_cell(frames.against, cell))
-    others = ("mcnemar", "decisions", "stability", "choices")
+    pairs = in_cell(frames.stability, cell)
+    if len(cell.methods) > NAMED:
+        # Their number grows with the square of the methods.
+        pairs = pairs[(pairs["method"] == pairs["other_method"]) | (pairs["method"] == frames.baseline)]
     return {
         "title": title,
         "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
         "differences": study_table("against", differences, title),
         "detectable": detectable(differences),
-        **{name: study_table(name, in_cell(getattr(frames, name), cell), title) for name in others},
+        "stability": study_table("stability", pairs, title),
+        **{
+            name: study_table(name, in_cell(getattr(frames, name), cell), title)
+            for name in ("mcnemar", "decisions", "choices")
+        },
     }

@@ -15,11 +15,16 @@ from peftprune.analysis.frames import Frames
 from peftprune.errors import UsageError
 from peftprune.report.figures import KINDS, draw
 
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _SALT = "peftprune"
 _TAG = re.compile(r"<[^>]*>")
 _ID = re.compile(r'\bid="([^"]+)"')
 _REFERENCE = re.compile(r'((?:xlink:)?href="|url\()#')
+_FINE = re.compile(r"(\d\d\.\d|\.\d\d)\d+")
+"""Digits beyond a tenth of a point, and a hundredth of small numbers, which nobody sees and which double the page."""
+_BOX = re.compile(r"M (\S+) (\S+) L (\S+) \2 L \3 (\S+) L \1 \4 L \1 \2 ")
+_UNSEEN = re.compile(r"""(?<=<g) id="[^"]*_\d+"| transform="rotate\(-0 [^"]*"| ?font-family: 'DejaVu Sans'[^;"]*;?""")
+"""Names of groups that nothing refers to, turns by nothing, and the font, which is that of the page."""
+_ALONE = re.compile(r"<g>(<[^<>]*/>|<text[^<>]*>[^<>]*</text>)</g>")
 _SIZE = re.compile(r'<svg [^>]*?\bviewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>', re.DOTALL)
 
 
@@ -49,7 +54,9 @@ def to_svg(figure: Figure, prefix: str, title: str) -> Markup:
     body = text[size.end() :].rpartition("</svg>")[0]
     # Matplotlib's style sheet would apply to the whole page; the page's own has the same rules for figures.
     body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = _TAG.sub(lambda tag: _adapted(tag[0], prefix), body)
+    body = re.sub(r">\s+<", "><", _TAG.sub(lambda tag: _adapted(tag[0], prefix), body))
+    for _ in range(2):  # a group of one element, in a group of its own
+        body = _ALONE.sub(r"\1", body)
     width, height = size[1], size[2]
     return Markup(
         f'<svg role="img" aria-labelledby="{prefix}-title" viewBox="0 0 {width} {height}" fill="currentColor">'
@@ -61,4 +68,5 @@ def _adapted(tag: str, prefix: str) -> str:
     tag = _ID.sub(lambda found: f'id="{prefix}-{found[1]}"', tag)
     tag = _REFERENCE.sub(lambda found: f"{found[1]}#{prefix}-", tag).replace("xlink:href=", "href=")
     tag = re.sub(r"\b(fill|stroke): #ffffff\b", r"\1: none", tag).replace(": #000000", ": currentColor")
-    return re.sub(r"'DejaVu Sans'[^;\"]*", _FONT, tag)
+    tag = _UNSEEN.sub("", re.sub(r"\s+", " ", _FINE.sub(r"\1", tag)))
+    return re.sub(r"([:;]) ", r"\1", _BOX.sub(r"M\1 \2H\3V\4H\1Z", tag))
