@@ -214,9 +214,8 @@ class _Call(NamedTuple):
         backend.check()
         specs, rounds = parse(given["methods"], errors), arguments.parse_rounds(given["seeds"])
         seeds = arguments.parse_seeds(rounds[-1] if rounds else given["seeds"])
-        tuning = parse_tuning(
-            given["tune"], given["trials"], given["tuning_seeds"], given["refit"], specs, seeds, given["tuning"]
-        )
+        asked = {name: given[name] for name in ("tune", "trials", "tuning_seeds", "refit")}
+        tuning = parse_tuning(**asked, methods=specs, seeds=seeds, how=given["tuning"])
         request = StudyRequest(
             methods=specs,
             budgets=arguments.parse_budgets(given["budget"]),

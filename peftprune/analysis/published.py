@@ -23,6 +23,5 @@ def published_for(tasks: Sequence[str] | None = None) -> pd.DataFrame:
     found = [pd.read_csv(file, dtype=str, keep_default_na=False).assign(file=file.name) for file in files]
     frame = pd.concat([pd.DataFrame(columns=[*COLUMNS, "file"], dtype=str), *found], ignore_index=True)
     frame["value"] = pd.to_numeric(frame["value"])
-    for name in ("params", "seeds"):
-        frame[name] = pd.to_numeric(frame[name]).astype("Int64")
+    frame[["params", "seeds"]] = frame[["params", "seeds"]].apply(pd.to_numeric).astype("Int64")
     return frame if tasks is None else frame[frame["task"].isin(list(tasks))].reset_index(drop=True)

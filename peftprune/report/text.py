@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from io import StringIO
 from typing import Any
@@ -79,12 +79,9 @@ def overview_html(frames: Frames) -> str:
 
 
 def _html_table(shown: Table) -> str:
-    def line(tag: str, texts: Iterable[str]) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(text)}</{tag}>' for text in texts)}</tr>"
-
-    rows = [line("th", (column.title for column in shown.columns))]
-    rows += [line("td", (cell.text for cell in row.cells)) for row in shown.rows]
-    return f"<table><caption>{escape(shown.caption)}</caption>{''.join(rows)}</table>"
+    rows = [[cell.text for cell in row.cells] for row in shown.rows]
+    frame = pd.DataFrame(rows, columns=[column.title for column in shown.columns])
+    return f"<h4>{escape(shown.caption)}</h4>{frame.to_html(index=False, border=0)}"
 
 
 def as_rich(shown: Table, width: int) -> RichTable:

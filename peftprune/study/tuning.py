@@ -99,13 +99,9 @@ def parse_tuning(
     if not isinstance(refit, bool):
         raise UsageError.of("refit", refit, "is neither true nor false", "Write true, or leave it out")
     if tune is None:
-        for name, value, default in (
-            ("trials", trials, None),
-            ("tuning_seeds", tuning_seeds, 1),
-            ("refit", refit, False),
-            ("tuning", how, "grid"),
-        ):
-            if str(value) != str(default):
+        defaults = {"trials": None, "tuning_seeds": 1, "refit": False, "tuning": "grid"}
+        for name, value in zip(defaults, (trials, tuning_seeds, refit, how), strict=True):
+            if str(value) != str(defaults[name]):
                 raise UsageError.of(name, value, "has no meaning without tune", f'Add tune="{_RATE}=3e-4,1e-3,3e-3"')
         return None
     parts = [tune] if isinstance(tune, str) else tune

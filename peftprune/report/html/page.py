@@ -10,17 +10,7 @@ from peftprune.analysis.frames import Frames
 from peftprune.analysis.margins import Margin
 from peftprune.analysis.published import published_for
 from peftprune.analysis.runs import in_cell
-from peftprune.report.findings import (
-    NAMED,
-    cell_answer,
-    cell_title,
-    detectable,
-    few,
-    in_words,
-    listed,
-    pooled_answers,
-    question,
-)
+from peftprune.report import findings
 from peftprune.report.html.explorer import explorer
 from peftprune.report.html.run_details import ledger_tables, method_entries, setup_tables
 from peftprune.report.html.svg import drawings
@@ -52,9 +42,9 @@ def _context(frames: Frames) -> dict[str, Any]:
     arms = zip(study.arms(), frames.runs["status"], strict=True)
     return {
         "study": study,
-        "title": f"{few(study.methods)} on {listed(study.tasks)}",
-        "question": question(study, frames.baseline),
-        "answers": [*(cell_answer(frames, cell) for cell in cells), *pooled_answers(frames)],
+        "title": f"{findings.few(study.methods)} on {findings.listed(study.tasks)}",
+        "question": findings.question(study, frames.baseline),
+        "answers": [*(findings.cell_answer(frames, cell) for cell in cells), *findings.pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
         "together": tables_over_tasks(frames),
         "frontiers": [study_table("frontier", rows) for _, rows in frames.frontier.groupby("task", sort=False)],
@@ -73,20 +63,17 @@ def _context(frames: Frames) -> dict[str, Any]:
 
 def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     """Returns the tables of one task and budget; None where there is nothing to show."""
-    title = cell_title(cell)
-    differences = in_words(in_cell(frames.against, cell))
-    pairs = in_cell(frames.stability, cell)
-    if len(cell.methods) > NAMED:
+    title = findings.cell_title(cell)
+    differences = findings.in_words(in_cell(frames.against, cell))
+    pairs, others = in_cell(frames.stability, cell), ("mcnemar", "decisions", "choices")
+    if len(cell.methods) > findings.NAMED:
         # Their number grows with the square of the methods.
         pairs = pairs[(pairs["method"] == pairs["other_method"]) | (pairs["method"] == frames.baseline)]
     return {
         "title": title,
         "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
         "differences": study_table("against", differences, title),
-        "detectable": detectable(differences),
+        "detectable": findings.detectable(differences),
         "stability": study_table("stability", pairs, title),
-        **{
-            name: study_table(name, in_cell(getattr(frames, name), cell), title)
-            for name in ("mcnemar", "decisions", "choices")
-        },
+        **{name: study_table(name, in_cell(getattr(frames, name), cell), title) for name in others},
     }
