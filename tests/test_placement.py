@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig, BertModel
 from typer.testing import CliRunner
 
 import peftprune
@@ -29,8 +30,10 @@ from peftprune.strategy.sites import SiteShape
 from peftprune.study.execution import work as queue
 from peftprune.study.packed import pack
 from peftprune.study.request import in_order
+from peftprune.tasks import Task
+from peftprune.tasks.base import make_dataset
 from peftprune.training.objectives import classification_loss
-from tests.helpers import DEFAULTS, classification_task, make_arm, same, stored_adapter
+from tests.helpers import DEFAULTS, SIZES, classification_task, make_arm, same, stored_adapter, tokenizer
 from tests.plain import arguments, examples, plain_trainer
 from tests.stored import store
 from tests.test_methods import PROBE, run_watched
@@ -147,6 +150,83 @@ def test_sites_that_share_count_once() -> None:
     assert Outcome.of(result) == Outcome("x", {"a": 4, "b": 4, "c": 0, "d": 0}, 3, (("a", "c"),))
     with pytest.raises(RunError, match=r"^x: has no ranks"):
         Outcome.of(result | {"allocation": []})
+
+
+# --- a planted allocation ---------------------------------------------------------------------------------------------
+
+LIVE = (1, 5)
+PAIRS = (("good", "bad"), ("big", "small"), ("red", "blue"), ("cat", "dog"))
+
+
+class Oracle(RankPruningStrategy):
+    """Plain LoRA that spends the budget on the two sites that can help."""
+
+    name = "oracle"
+
+    def spec(self, sites: Any, budget: ArmBudget) -> AdapterSpec:
+        live = [s for s in sites if s.layer in LIVE and s.kind.endswith("value")]
+        return AdapterSpec(ranks={s.name: 0 for s in sites} | budget.solve(live))
+
+
+@torch.no_grad()
+def planted_model(folder: Path) -> Path:
+    """An encoder of six layers that change nothing, of which two can bring words to [CLS] by their value adapters.
+
+    The first live layer reads the words of the first two pairs, the second one those of the last two.
+    """
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 2, "intermediate_size": 32}
+    model = BertModel(BertConfig(**SIZES, **sizes, max_position_embeddings=32))
+    words = model.embeddings.word_embeddings.weight.normal_()
+    words[:, -1] = 0
+    for i, pair in enumerate(PAIRS):
+        words[tokenizer().convert_tokens_to_ids(list(pair)), -1] = 3.0 if i < 2 else -3.0
+    for i, layer in enumerate(model.encoder.layer):
+        attention, reads = layer.attention.self, layer.attention.output.dense
+        for linear in (attention.query, attention.key, attention.value, reads, layer.output.dense):
+            linear.weight.zero_()
+        if i in LIVE:
+            reads.weight.copy_(torch.eye(32))
+            # The first entry of each of the two heads compares a constant with the mark of the words.
+            attention.query.bias[::16] = 1.0
+            attention.key.weight[::16, -1] = 8.0 if i == LIVE[0] else -8.0
+    model.pooler.dense.weight.copy_(torch.eye(32) / 2)
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def planted_task() -> Task:
+    """Which word of each of four pairs is there more often, of three draws: four independent bits, sixteen classes."""
+
+    def split(size: int, seed: int) -> Any:
+        rng, found, labels = random.Random(seed), [], []
+        for _ in range(size):
+            draws = [rng.choices((0, 1), k=3) for _ in PAIRS]
+            words = [pair[bit] for pair, bits in zip(PAIRS, draws, strict=True) for bit in bits]
+            found.append(" ".join(rng.sample(words, len(words))))
+            labels.append(sum((sum(bits) > 1) << i for i, bits in enumerate(draws)))
+        return make_dataset([found], labels, names)
+
+    names = tuple(f"{i:04b}" for i in range(16))
+    splits = split(1600, 1), {"test": split(400, 2)}
+    return Task("planted", "classification", ("text_a",), names, ("accuracy",), *splits, "generated", "generated")
+
+
+@pytest.mark.slow
+def test_where_two_sites_alone_help_their_ranks_beat_uniform_ones_which_beat_shuffled_ones(tmp_path: Path) -> None:
+    """A rank of 1 carries one of two bits at each live site, where the oracle has rank 6.
+
+    The live layers are ones that no shuffle of these six seeds gives any rank.
+    """
+    methods = ["lora", Oracle, "transplant(of='oracle')", "shuffled(of='oracle')"]
+    given = {"task": planted_task(), "budget": "rank=1,steps=160", "target_modules": ["value", "intermediate.dense"]}
+    given |= {"batch_size": 32, "learning_rate": 1e-2, "seeds": 6}
+    found = compare(methods, tmp_path / "study", planted_model(tmp_path / "model"), **given)
+    assert {r for seed in range(6) for r in final_ranks(found.path)["transplant", seed].values()} == {0, 6}
+    rows = found.against("lora").set_index("method")
+    assert rows["verdict"]["transplant"].startswith("better"), rows.to_string()
+    assert rows["verdict"]["shuffled"].startswith("worse"), rows.to_string()
 
 
 # --- depending on another arm -----------------------------------------------------------------------------------------
