@@ -192,7 +192,7 @@ def test_beams_find_what_is_at_least_as_probable(writers: dict[str, Path]) -> No
         config.eos_token_id = None
         ids = model.model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), generation_config=config)
         logits = model.model(ids).logits.log_softmax(-1)[0, prompt.shape[1] - 1 : -1]
-        return float(logits.gather(1, ids[0, prompt.shape[1] :, None]).sum())
+        return float(logits.gather(1, ids[0, prompt.shape[1] :, None]).sum().detach())
 
     assert log_probability(6) >= log_probability(1) - 1e-5
 

@@ -28,8 +28,8 @@ def arm_rows(study: StoredStudy) -> pd.DataFrame:
             error = folder.error()
             row["status"] = "pending" if error is None else f"failed: {error['error']}"
         rows.append(row)
-    frame = pd.DataFrame(rows, columns=[*KEY, *study.metrics, *LEDGER, "budget_params", "exemption", "status"])
-    return frame.astype({"drift": "float64"})
+    columns = [*KEY, *study.metrics, *LEDGER, "budget_params", "exemption", "status"]
+    return pd.DataFrame(rows, columns=columns).astype({"drift": "float64"})
 
 
 def method_rows(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:

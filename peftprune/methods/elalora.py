@@ -132,7 +132,7 @@ class ElaLoRA(SVDStrategy):
         going = [(name, index) for name, index, _ in nominated[: min(exchanged, len(nominated) // 2)]]
         return going, [name for name, _, _ in reversed(nominated)], share_of_scores(scores)
 
-    def enlarged(self, site: Site, kept: Sequence[int], extra: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def enlarged(self, site: Site, kept: Sequence[int], extra: int, rng: "torch.Generator") -> dict[str, Tensor]:
         """Returns the tensors of a site that keeps some components and gets `extra` new ones."""
         return new_components(site, kept, extra, rng, orthonormal=True)
 

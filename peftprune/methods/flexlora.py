@@ -67,5 +67,5 @@ class FlexLoRA(ElaLoRA):
         going = [(name, int(gates[name].abs().argmin())) for name in givers]
         return going, [name for name in reversed(ascending) if name not in givers], entropy
 
-    def enlarged(self, site: Site, kept: Sequence[int], extra: int, rng: torch.Generator) -> dict[str, Tensor]:
+    def enlarged(self, site: Site, kept: Sequence[int], extra: int, rng: "torch.Generator") -> dict[str, Tensor]:
         return new_components(site, kept, extra, rng, std=self.config.new_std)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, make_dataclass
 from functools import cache
+from inspect import signature
 from typing import Any, ClassVar
 
 from peftprune.errors import UsageError, did_you_mean
@@ -156,16 +157,18 @@ class PeftBaseline(Baseline):
 
         cls = _config_classes()[self.kind]
         config: Any = model.config
-        prompt = issubclass(cls, peft.PromptLearningConfig)
-        if prompt and config.is_encoder_decoder and task_type_of(model) == "SEQ_CLS":
+        classifies = config.is_encoder_decoder and task_type_of(model) == "SEQ_CLS"
+        if classifies and issubclass(cls, peft.PromptLearningConfig):
             raise NotImplementedError("an encoder-decoder that classifies takes no virtual tokens")
+        read = {name for m in (model, *model.children()) for name in signature(m.forward).parameters}
+        if self.kind == "PREFIX_TUNING" and "past_key_values" not in read:
+            raise NotImplementedError("it takes no past keys and values")
         known = {f.name for f in fields(cls)}
-        names = [s.name for s in given.sites]
         norms = [name for name, module in model.named_modules() if "Norm" in type(module).__name__]
         derived = {
             "task_type": task_type_of(model),
             "modules_to_save": list(given.head) or None,
-            "target_modules": norms if self.kind == "LN_TUNING" else names,
+            "target_modules": norms if self.kind == "LN_TUNING" else [s.name for s in given.sites],
             "feedforward_modules": [s.name for s in given.sites if s.d_in > s.d_out],
             f"{self.kind.lower()}_dropout": given.lora_dropout,
             "num_virtual_tokens": getattr(self.config, "num_virtual_tokens", None),

@@ -80,7 +80,7 @@ def unpack(packed: Path, study: Path, *, request: bool = False) -> None:
 
 def studies_in(folder: Path) -> list[Path]:
     """Returns the folders of the studies in a folder; the folder itself where it is one, or holds none."""
-    inside = [] if (folder / "study.json").exists() else sorted(f.parent for f in folder.glob("*/study.json"))
+    inside = [] if os.path.exists(folder / "study.json") else sorted(f.parent for f in folder.glob("*/study.json"))
     return inside or [folder]
 
 

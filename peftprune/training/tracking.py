@@ -19,8 +19,8 @@ FOLDER = "tracking"
 
 def parse_trackers(report_to: str | Sequence[str] | None) -> tuple[str, ...]:
     """Returns the names in `report_to`. Raises UsageError for an unknown tracker, and one that is not installed."""
-    names = report_to.split(",") if isinstance(report_to, str) else report_to or ()
-    found = tuple(dict.fromkeys(str(name).strip() for name in names))
+    names = report_to if isinstance(report_to, list | tuple) else str(report_to or "").split(",")
+    found = tuple(dict.fromkeys(filter(None, (str(name).strip() for name in names))))
     for name in found:
         if name not in TRACKERS:
             cure = did_you_mean(name, TRACKERS) or f"Known: {', '.join(TRACKERS)}"

@@ -27,9 +27,8 @@ def write_eval_results(chosen: Chosen, folder: Path) -> None:
     info, what = on_hub(chosen), measure(chosen.cell, chosen.key["task"], chosen.primary)
     if info is None or info.hub_path is None:
         return
-    low, high = what.limits
     split = f"{info.evaluation_split}{selected_in_words(chosen.cell)} ({info.evaluation_sizes[what.split]:,} examples)"
-    notes = f"{what.name}, from {low:g} to {high:g}, on {split}. {chosen.words}"
+    notes = f"{what.name}, from {what.limits[0]:g} to {what.limits[1]:g}, on {split}. {chosen.words}"
     entry = EvalResultEntry(info.hub_path, info.name, chosen.result["metrics"][chosen.primary], notes=notes)
     (folder / RESULTS_FOLDER).mkdir()
     text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)

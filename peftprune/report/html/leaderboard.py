@@ -45,7 +45,7 @@ def write_leaderboard(studies: Sequence[Path], out: Path) -> tuple[Path, dict[st
                 frames[str(path)] = Frames(study, whole=True)
         if not frames:
             why = "\n".join(f"  {name}: {reason}" for name, reason in refused.items())
-            raise UsageError(f"studies: none can be shown.\n{why}\n`peftprune audit STUDY` lists all contradictions")
+            raise UsageError(f"studies: none can be shown; peftprune audit STUDY lists all contradictions.\n{why}")
         page = render(frames)
     write_output(out / "index.html", page.encode())
     return out / "index.html", refused
