@@ -15,6 +15,12 @@ _ASIDE = ".tmp"
 """Ends the names of files and folders that are being written."""
 
 
+def shipped(inside: str, beside: str) -> Path:
+    """Returns a folder that comes with peftprune: inside the package in a wheel, beside it in a checkout."""
+    places = Path(__file__).parent / inside, Path(__file__).parents[1] / beside
+    return next(filter(Path.is_dir, places), places[0])
+
+
 def check_path(field: str, value: Any) -> None:
     """Raises UsageError, which names the field, for a value that is not a name or a path."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None

@@ -27,6 +27,7 @@ from peftprune.methods.lorpa import LoRPA
 from peftprune.methods.registry import load
 from peftprune.methods.sora import SoRA
 from peftprune.methods.weightlora import WeightLoRA
+from peftprune.strategy import PruningPlan
 from peftprune.strategy.budget import ArmBudget
 from peftprune.strategy.phases import PhaseRange, resolve_phases
 from peftprune.strategy.signal import Signal
@@ -133,17 +134,23 @@ def test_adalora() -> None:
             torch.testing.assert_close(scores[name], torch.tensor(values), rtol=1e-6, atol=0)
 
 
+def rounds(method: type[ElaLoRA], run: cases.Run) -> Iterator[tuple[int, PruningPlan, list[list[int]], dict[str, int]]]:
+    """Yields the step, the plan, the components that stay and the ranks after each round."""
+    strategy, budget, phases = run_of(method, run, every=run.every, exchanged=run.amount)
+    ranks = {f"s{i}": run.rank for i in range(run.sites)}
+    for step in range(1, run.steps + 1):
+        phase = next(p for p in phases if step <= p.stop)
+        sites = triplet_sites(method.name, run, step, ranks)
+        plan = strategy.decide(view(sites, step, phase, budget))
+        if not plan.is_empty:
+            stay = kept(plan, sites)
+            ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, stay, strict=True)}
+            yield step, plan, stay, ranks
+
+
 def test_elalora() -> None:
     for run, expected in compared("elalora", cases.elalora):
-        strategy, budget, phases = run_of(ElaLoRA, run, every=run.every, exchanged=run.amount)
-        ranks, events = {f"s{i}": run.rank for i in range(run.sites)}, []
-        for step in range(1, run.steps + 1):
-            phase = next(p for p in phases if step <= p.stop)
-            sites = triplet_sites("elalora", run, step, ranks)
-            plan = strategy.decide(view(sites, step, phase, budget))
-            if not plan.is_empty:
-                ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, kept(plan, sites), strict=True)}
-                events.append([step, kept(plan, sites), list(ranks.values())])
+        events = [[step, stay, list(ranks.values())] for step, _, stay, ranks in rounds(ElaLoRA, run)]
         assert events == expected["events"]
 
 
@@ -180,16 +187,10 @@ def test_dora_dynamic() -> None:
 def test_flexlora() -> None:
     """With positive gates: of gates of both signs the released code removes the smallest signed value."""
     for run, expected in compared("flexlora", cases.flexlora):
-        strategy, budget, phases = run_of(FlexLoRA, run, every=run.every, exchanged=run.amount)
-        ranks, events = {f"s{i}": run.rank for i in range(run.sites)}, []
-        for step in range(1, run.steps + 1):
-            phase = next(p for p in phases if step <= p.stop)
-            sites = triplet_sites("flexlora", run, step, ranks)
-            plan = strategy.decide(view(sites, step, phase, budget))
-            if not plan.is_empty:
-                ranks = {n: len(k) + plan.grow.get(n, 0) for n, k in zip(sites, kept(plan, sites), strict=True)}
-                entropies = pytest.approx([plan.scores[n] for n in sites], rel=1e-5)
-                events.append([step, entropies, kept(plan, sites), list(ranks.values())])
+        events = []
+        for step, plan, stay, ranks in rounds(FlexLoRA, run):
+            entropies = pytest.approx([plan.scores[n] for n in ranks], rel=1e-5)
+            events.append([step, entropies, stay, list(ranks.values())])
         assert expected == events
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
+from peftprune.files import shipped
+
 COLUMNS = ("method", "params", "model", "task", "metric", "value", "seeds", "source", "table", "note")
-# A wheel holds the files inside the package, a checkout beside it.
-FOLDERS = (Path(__file__).parents[1] / "_published", Path(__file__).parents[2] / "benchmarks" / "published")
+FOLDER = shipped("_published", "benchmarks/published")
 
 
 def published_for(tasks: Sequence[str] | None = None) -> pd.DataFrame:
@@ -19,7 +19,7 @@ def published_for(tasks: Sequence[str] | None = None) -> pd.DataFrame:
     for a printed average), `metric`, `value` on the printed scale (percent), `seeds` (missing where not stated),
     `source`, `table`, `note`, and the `file`, one per printed table.
     """
-    files = [file for folder in FOLDERS for file in sorted(folder.glob("*.csv"))]
+    files = sorted(FOLDER.glob("*.csv"))
     found = [pd.read_csv(file, dtype=str, keep_default_na=False).assign(file=file.name) for file in files]
     frame = pd.concat([pd.DataFrame(columns=[*COLUMNS, "file"], dtype=str), *found], ignore_index=True)
     frame["value"] = pd.to_numeric(frame["value"])

@@ -112,9 +112,8 @@ class AdaLoRA(SVDStrategy):
         scores = self.scores(view)
         initial = sum(site.rank * site.unit_cost for site in view.sites.values())
         progress = (view.step - phase.start) / (phase.stop - phase.start)
-        plan = self._mask(
-            view, keep_within(scores, view, self.limit(view, initial, progress)), "masked to the budget of this step"
-        )
+        left = keep_within(scores, view, self.limit(view, initial, progress))
+        plan = self._mask(view, left, "masked to the budget of this step")
         return replace(plan, scores=share_of_scores(scores))
 
     def limit(self, view: StepView, initial: int, progress: float) -> int:

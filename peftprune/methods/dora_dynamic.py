@@ -12,9 +12,8 @@ from peftprune.strategy.spec import PaperSettings
 
 @dataclass(frozen=True)
 class DoRADynamicConfig(Options):
-    initial_ratio: float = option(
-        1.5, "authors' code", ge=1, help="parameters at the start as a multiple of the budget"
-    )
+    initial_ratio: float = option(1.5, "authors' code", ge=1, help=
+        "parameters at the start as a multiple of the budget")  # fmt: skip
     warmup: float = option(0.15, "authors' code", ge=0, lt=1, help="share of the run before anything is pruned")
     final: float = option(0.5, "authors' code", ge=0, lt=1, help="share of the run after the last decision")
     every: int = option(10, "convention", ge=1, help="steps between decisions; 100 in the authors' code")

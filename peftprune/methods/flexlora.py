@@ -10,17 +10,15 @@ from peftprune.strategy.lazy import Tensor, torch
 
 @dataclass(frozen=True)
 class FlexLoRAConfig(Options):
-    exchanged: int = option(
-        4, "authors' code", ge=1, help="sites that lose, and gain, a component in the first round (b)"
-    )
+    exchanged: int = option(4, "authors' code", ge=1, help=
+        "sites that lose, and gain, a component in the first round (b)")  # fmt: skip
     warmup: float = option(0.1, "convention", ge=0, lt=1, help="share of the run before the first round")
     final: float = option(0.25, "convention", ge=0, lt=1, help="share of the run after the last round")
     every: int = option(0, "convention", ge=0, help=
         "steps between rounds, 10 in the authors' code; 0 takes a twentieth of the steps between warmup and "
         "final")  # fmt: skip
-    fade: bool = option(
-        True, "authors' code", help="b falls to 0 by the cubic rule, which the code leaves off by default"
-    )
+    fade: bool = option(True, "authors' code", help=
+        "b falls to 0 by the cubic rule, which the code leaves off by default")  # fmt: skip
     new_std: float = option(1.0, "authors' code", gt=0, help=
         "standard deviation of new rows of A and columns of B, beside 0.02 of the first ones")  # fmt: skip
     penalty: float = option(0.1, "authors' code", ge=0, help="weight of the orthogonality penalty")

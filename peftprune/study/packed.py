@@ -17,14 +17,13 @@ import numpy as np
 import pandas as pd
 
 from peftprune.errors import UsageError
-from peftprune.files import write_atomically, write_folder
+from peftprune.files import shipped, write_atomically, write_folder
 from peftprune.study.paths import located
 from peftprune.study.store import PAUSED, TRIALS, ArmFolder, StudyFolder
 from peftprune.study.stored_study import StoredStudy
 
-_PLACES = (Path(__file__).parents[1] / "_example", Path(__file__).parents[2] / "benchmarks/results/tournament/sst2")
-EXAMPLE = next(filter(Path.is_dir, _PLACES), _PLACES[0])
-"""The packed study that `peftprune example` writes: in an installed package, and in a checkout."""
+EXAMPLE = shipped("_example", "benchmarks/results/tournament/sst2")
+"""The packed study that `peftprune example` writes."""
 _ARMS = "arms.parquet"
 _TEXTS = ("config.json", "history.jsonl", "allocation.jsonl", "error.json", PAUSED, "result.json")
 """Files of an arm that are stored as they are; the result comes last, since it makes an arm a finished one."""

@@ -45,15 +45,14 @@ def scores(chosen: Chosen) -> list[dict[str, Any]]:
 
 def write_card(chosen: Chosen, folder: Path, *, form: str, how: str, facts: Sequence[str]) -> None:
     """Writes `README.md`, with code that loads the folder (`how`) and sentences (`facts`), and draws existing ranks."""
-    found, frames, task = scores(chosen), Frames(chosen.cell), chosen.cell.request["tasks"][0]
+    found, frames = scores(chosen), Frames(chosen.cell)
     card = ModelCard.from_template(
         _metadata(chosen, form, found),
         template_path=str(Path(__file__).with_name("model_card.md.j2")),
         chosen=chosen,
-        evaluation_split=task["evaluation_split"],
         learned=frames.learned.set_index(KEY)["learned"][tuple(chosen.key[name] for name in KEY)],
         scores=found,
-        over_seeds=[frames.table.iloc[0][f"{chosen.primary}_{part}"] for part in ("mean", "low", "high")],
+        frames=frames,
         how=how,
         facts=facts,
         settings=json.dumps(chosen.result["settings"], indent=1),
