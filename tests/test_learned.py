@@ -116,7 +116,7 @@ def test_some_seeds_are_counted(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("plain",), seeds=range(3))
     rewrite(study, "plain", 1, prediction=0)
     (row,) = by_method(learned(study, references(study))).to_dict("records")
-    assert (row["state"], row["learned"]) == ("", "answers 0 for every example (1 of 3 seeds)")
+    assert (row["state"], row["learned"]) == ("", "answers 0 for every example in 1 of 3 seeds")
 
 
 def test_predicted_numbers_that_hardly_vary_are_one_answer(tmp_path: Path) -> None:

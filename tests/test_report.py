@@ -352,7 +352,7 @@ POWERLESS = Verdict.CANNOT_REACH_SIGNIFICANCE
 def test_verdicts_in_words(study: Comparison, verdicts: list[Verdict], headline: str) -> None:
     frames = Frames(next(study.cells()))
     frame = frames.against[frames.against["metric"] == "accuracy"]
-    frames.against = frame.assign(verdict=verdicts).drop(columns="learned", errors="ignore")
+    frames.against = frame.assign(verdict=verdicts, difference=[0.3, 0.2, 0.1]).drop(columns="learned", errors="ignore")
     answer = findings.cell_answer(frames, frames.study)
     assert answer.headline == headline
     assert [f.verdict for f in answer.findings] == verdicts
@@ -364,6 +364,8 @@ def test_verdicts_in_words(study: Comparison, verdicts: list[Verdict], headline:
     }
     assert [f.words for f in answer.findings] == [words[v] for v in verdicts]
     assert findings.in_words(frames.against)["verdict"].tolist() == [words[v] for v in verdicts]
+    frames.against["difference"] = [0.1, 0.3, 0.2]
+    assert [f.method for f in findings.cell_answer(frames, frames.study).findings] == ["prilora", "lora-drop", "lorpa"]
 
 
 def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
@@ -430,7 +432,7 @@ def test_the_headline_keeps_methods_outside_the_budget_apart(tmp_path: Path) -> 
     study = stored_study(tmp_path, methods=("plain", "cut", "x-small"))
     (cell,) = study.cells()
     answer = findings.cell_answer(Frames(cell), cell)
-    assert [f.method for f in answer.findings] == ["cut", "x-small"], "both are compared in pairs"
+    assert {f.method for f in answer.findings} == {"cut", "x-small"}, "both are compared in pairs"
     bound, _, outside = answer.headline.partition(" Outside the budget: ")
     assert bound
     assert outside

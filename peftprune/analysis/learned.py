@@ -82,7 +82,7 @@ def by_method(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, arms in found.groupby([*CELL, "method"], sort=False):
         said = arms.loc[arms["learned"] != "", "learned"].value_counts(sort=False)
-        words = [f"{text}{f' ({n} of {len(arms)} seeds)' * (n < len(arms))}" for text, n in said.items()]
+        words = [f"{text}{f' in {n} of {len(arms)} seeds' * (n < len(arms))}" for text, n in said.items()]
         state = arms["state"].iloc[0] if arms["state"].nunique() == 1 else ""
         rows.append([*key, state, ", ".join(words)])
     return pd.DataFrame(rows, columns=[*CELL, "method", "state", "learned"])

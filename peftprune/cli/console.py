@@ -6,7 +6,7 @@ from typing import Any
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.runs import in_cell
 from peftprune.cli.terminal import console
-from peftprune.report.findings import cell_title, in_words, rounds_in_words
+from peftprune.report.findings import in_words, rounds_in_words
 from peftprune.report.study_tables import main_table, study_table, tables_over_tasks
 from peftprune.report.table import Table, column, count, number, plain, table
 from peftprune.report.text import as_rich, overview_text
@@ -37,8 +37,7 @@ def show_comparison(frames: Frames, wide: bool = False) -> None:
         print(overview_text(frames, console().width))
         return
     for cell in frames.study.cells():
-        title, references = cell_title(cell), in_cell(frames.references, cell)
-        print_table(main_table(in_cell(frames.table, cell), cell.metrics, title, references), _WIDE)
+        print_table(main_table(frames, cell), _WIDE)
         print_table(study_table("against", in_words(in_cell(frames.against, cell))), _WIDE)
         for said in rounds_in_words(frames, cell):
             print_text(said)

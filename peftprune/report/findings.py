@@ -166,7 +166,9 @@ def question(study: StoredStudy, baseline: str) -> str:
 def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     """Returns the result for one task and budget, a cell of the study."""
     metric, rows = cell.metrics[0], in_cell(frames.against, cell)
-    found = rows[rows["metric"] == metric].to_dict("records")
+    higher = measure(cell, cell.tasks[0], metric).higher_is_better
+    rows = rows[rows["metric"] == metric].sort_values("difference", ascending=not higher, kind="stable")
+    found = rows.to_dict("records")
     findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
     limits = (
@@ -204,21 +206,6 @@ def pooled_answers(frames: Frames) -> list[Answer]:
         limits = (_ranks(ranks), "This result describes these tasks, not new ones.")
         found.append(Answer(title, _headline(findings, frames.baseline), findings, tuple(filter(None, limits))))
     return found
-
-
-def detectable(frame: pd.DataFrame) -> tuple[str, ...]:
-    """Returns the smallest detectable differences in one cell's rows of `Frames.against`, one sentence per metric."""
-    found = []
-    for metric, rows in frame.groupby("metric", sort=False):
-        known = rows.dropna(subset=["detectable"]).to_dict("records")
-        same = rows[rows["detectable"].isna()]["method"].tolist()
-        if known:
-            least = listed([f"{rounded(r['detectable'], 4)} for {r['method']}" for r in known])
-            found.append(f"In {metric}, with a power of 0.8, this study detects a true difference of {least}.")
-        if same:
-            baseline = rows["baseline"].iloc[0]
-            found.append(f"In {metric}, {listed(same)} and {baseline} agree on every example: no noise to estimate.")
-    return tuple(found)
 
 
 def _nothing_compared(cell: StoredStudy, runs: pd.DataFrame, baseline: str) -> str:
@@ -314,7 +301,7 @@ def _inference(row: Mapping[Any, Any], runs: int) -> str:
     """Returns interval and p, as far as there are any."""
     low, high = row["low_holm"], row["high_holm"]
     parts = [f"95 % interval {span(low, high)}"] if bounded(low, high) else ["no bounded interval"]
-    parts += [f"p = {p_text(row['p_holm'])}"] if runs > 1 else []
+    parts += [p_text(row["p_holm"], "p")] if runs > 1 else []
     return f"{', '.join(parts)} after Holm"
 
 
@@ -370,10 +357,10 @@ def _shared_deviation(runs: pd.DataFrame, rows: Sequence[Mapping[Any, Any]], met
         return []
     said = f"With {seeds} seeds, an interval rests on {freedom} of freedom. A second estimate pools all methods"
     if found.p <= _UNEQUAL:
-        return [f"{said}, but their scores do not vary alike between seeds (p = {p_text(found.p)}, Bartlett)."]
+        return [f"{said}, but their scores do not vary alike between seeds ({p_text(found.p, 'p')}, Bartlett)."]
     half = float(t.ppf(0.975, found.degrees)) * found.std * math.sqrt(2 / seeds)
     return [
-        f"{said}: if their scores vary alike between seeds (p = {p_text(found.p)}, Bartlett), the standard deviation "
+        f"{said}: if their scores vary alike between seeds ({p_text(found.p, 'p')}, Bartlett), the standard deviation "
         f"is {rounded(found.std, 4)} with {found.degrees} degrees of freedom, and other seeds on these examples would "
         f"change a difference by up to {rounded(half, 4)} (95 %). Verdicts do not use it."
     ]

@@ -63,14 +63,14 @@ _LAYOUTS = {
             *map(plain, ("method", "metric")),
             number("difference", 4, signed=True),
             interval("low_holm", "high_holm", "95 % interval (Holm)"),
-            interval(title="95 % interval, alone", detail=True),
-            p_value("p", "p", detail=True, runs="seeds"),
+            plain("verdict"),
             p_value("p_holm", "p (Holm)", runs="seeds"),
-            *_EFFECT,
+            needed("seeds_needed", "seeds needed", "more examples"),
             number("detectable", 4, "smallest detectable"),
             count("seeds", detail=True),
-            needed("seeds_needed", "seeds needed", "more examples"),
-            plain("verdict"),
+            interval(title="95 % interval, alone", detail=True),
+            p_value("p", "p", detail=True, runs="seeds"),
+            *_EFFECT,
         ),
         "Paired bootstrap over examples and seeds; p and interval corrected over methods by Holm, so that the interval "
         "excludes 0 where p is at most 0.05. Smallest detectable: the true difference that a study of this size "
@@ -205,7 +205,7 @@ def study_table(name: str, frame: pd.DataFrame, place: str = "") -> Table | None
     caption = known.caption.format_map({str(name): value for name, value in frame.iloc[0].items()})
     columns, note = known.columns, known.note
     if "margin" in frame.columns:
-        columns = (*columns[:-1], *_MARGIN, columns[-1])
+        columns = (*columns, *_MARGIN)
         note += _MARGIN_NOTE
     if "learned" in frame.columns:
         columns = (*columns, plain("learned"))
@@ -228,26 +228,34 @@ def tables_over_tasks(frames: Frames) -> list[Table | None]:
     ]
 
 
-def main_table(frame: pd.DataFrame, metrics: Sequence[str], place: str, references: pd.DataFrame) -> Table:
-    """Lays out scores, sizes, cost and status: rows of `Frames.table` and `Frames.references` of one cell."""
-    sizes = ("seeds", "final_params", "peak_params", "nonzero_params", "head_params")
-    columns = [plain("method"), *map(score, metrics), *map(count, sizes), *_COST]
+def _best_first(rows: pd.DataFrame, cell: StoredStudy) -> pd.DataFrame:
+    metric = cell.metrics[0]
+    higher = measure(cell, cell.tasks[0], metric).higher_is_better
+    return rows.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+
+
+def main_table(frames: Frames, cell: StoredStudy) -> Table:
+    """Lays out scores, sizes, cost and status in one task and budget, the best score first, references at the end."""
+    frame = _best_first(in_cell(frames.table, cell), cell)
+    columns = [plain("method"), *map(score, cell.metrics), *map(count, ("seeds", "final_params"))]
+    columns += [plain(name) for name in ("effect", "learned") if name in frame.columns]
+    if _some_exempt(frame):
+        columns.append(plain("exemption"))
+    if (frame["status"] != "done").any():
+        columns.append(plain("status"))
+    columns += [*map(count, ("peak_params", "nonzero_params", "head_params")), *_COST]
     if frame["drift"].notna().any():
         columns.append(number("drift", 4))
     if "budget_difference" in frame.columns and frame["budget_difference"].notna().any():
         columns.append(number("budget_difference", 0, signed=True))
-    if _some_exempt(frame):
-        columns.append(plain("exemption"))
-    columns += [plain(name) for name in ("effect", "learned") if name in frame.columns]
     note = (
         "Scores: mean ± standard deviation over seeds. Parameters are the adapter’s, with tied tensors counted once: "
         "after training (final), at most (peak), and those that are not zero; the head’s are additional. TFLOP: "
         "analytic, all passes of the run."
     )
     below = "Below each score: Student’s 95 % interval of the mean."
-    columns.append(plain("status"))
-    shown = table("Scores, sizes and cost", frame, columns, frame="table", place=place, note=note, detail=below)
-    return with_reference(shown, references)
+    about = {"frame": "table", "place": cell_title(cell), "note": note, "detail": below}
+    return with_reference(table("Scores, sizes and cost", frame, columns, **about), in_cell(frames.references, cell))
 
 
 def standings(frames: Frames, cell: StoredStudy) -> pd.DataFrame:
@@ -273,8 +281,7 @@ def standings(frames: Frames, cell: StoredStudy) -> pd.DataFrame:
     main["standing"] = [standing(row) for row in main.to_dict("records")]
     # An object holds whole numbers beside rows that have none.
     main = pd.concat([main.astype(object), in_cell(frames.references, cell).assign(standing="").astype(object)])
-    higher = measure(cell, cell.tasks[0], metric).higher_is_better
-    return main.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+    return _best_first(main, cell)
 
 
 def overview(frames: Frames, cell: StoredStudy) -> Table:

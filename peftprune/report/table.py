@@ -242,9 +242,9 @@ def rounded(value: float, digits: int, signed: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if signed else ''},.{digits}f}".replace("-", "−")
 
 
-def p_text(value: float) -> str:
-    """Returns a p-value with three decimals."""
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def p_text(value: float, name: str = "") -> str:
+    """Returns a p-value with three decimals; with a name as an equation."""
+    return f"{name} < 0.001".lstrip() if value < 0.001 else f"{name}{' = ' * bool(name)}{value:.3f}"
 
 
 def span(low: float, high: float) -> str:

@@ -44,6 +44,7 @@ def _context(frames: Frames) -> dict[str, Any]:
         "study": study,
         "title": f"{findings.few(study.methods)} on {findings.listed(study.tasks)}",
         "question": findings.question(study, frames.baseline),
+        "many": findings.NAMED,
         "answers": [*(findings.cell_answer(frames, cell) for cell in cells), *findings.pooled_answers(frames)],
         "cells": [_cell_tables(frames, cell) for cell in cells],
         "together": tables_over_tasks(frames),
@@ -64,16 +65,20 @@ def _context(frames: Frames) -> dict[str, Any]:
 def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     """Returns the tables of one task and budget; None where there is nothing to show."""
     title = findings.cell_title(cell)
-    differences = findings.in_words(in_cell(frames.against, cell))
+    methods = [finding.method for finding in findings.cell_answer(frames, cell).findings]
+    against = findings.in_words(in_cell(frames.against, cell))
+    against = against.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
     pairs, others = in_cell(frames.stability, cell), ("mcnemar", "decisions", "choices")
     if len(cell.methods) > findings.NAMED:
         # Their number grows with the square of the methods.
         pairs = pairs[(pairs["method"] == pairs["other_method"]) | (pairs["method"] == frames.baseline)]
     return {
         "title": title,
-        "main": main_table(in_cell(frames.table, cell), cell.metrics, title, in_cell(frames.references, cell)),
-        "differences": study_table("against", differences, title),
-        "detectable": findings.detectable(differences),
+        "main": main_table(frames, cell),
+        "differences": {
+            name: study_table("against", rows, f"{title}, {name}")
+            for name, rows in against.groupby("metric", sort=False)
+        },
         "stability": study_table("stability", pairs, title),
         **{name: study_table(name, in_cell(getattr(frames, name), cell), title) for name in others},
     }
