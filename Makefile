@@ -7,7 +7,7 @@ TOOLS := .venv/.tools
 DOCS := .venv/.docs
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-all test-oldest test-cuda lint format docs notebooks benchmark benchmark-evidence benchmark-peers benchmark-tuned benchmark-speed tournament tournament-tables clean
+.PHONY: demo test test-all test-oldest test-cuda lint format docs notebooks benchmark benchmark-evidence benchmark-peers benchmark-rounds benchmark-tuned benchmark-speed tournament tournament-tables clean
 
 demo: $(READY)  ## Compares three methods with the offline model to a verdict, prints the table and draws the ranks.
 	@echo "Look at the last column, verdict: is a method better or worse than LoRA, the first, beyond the noise of three seeds?"
@@ -76,8 +76,12 @@ benchmark-peers: $(READY)  ## Compares every method on MRPC with the head alone,
 	$(COMPARE) --config benchmarks/mrpc-rates.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rates
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
 
-benchmark-tuned: $(READY)  ## Tunes four methods over five rates on entailment-mini and MRPC; DATA=path/to/glue. Hours.
-	$(NAMED)$(COMPARE) --config benchmarks/tuned.yaml --data-dir $(DATA) --output-dir runs/benchmark/tuned
+benchmark-rounds: $(READY)  ## Decides between four methods on MRPC in rounds of seeds; DATA=path/to/glue. Hours.
+	$(NAMED)$(COMPARE) --config benchmarks/mrpc-rounds.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rounds
+	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rounds benchmarks/results/mrpc-rounds.json
+
+benchmark-tuned: $(READY)  ## Tunes four methods over five rates on the bundled task. About half an hour.
+	$(COMPARE) --config benchmarks/tuned.yaml --output-dir runs/benchmark/tuned
 	$(BIN)/python benchmarks/collect.py runs/benchmark/tuned benchmarks/results/tuned.json
 
 benchmark-speed: $(TOOLS)  ## Measures speed by method and size, and compared with a plain script; DATA=path/to/glue. Two idle cores, two hours.

@@ -14,6 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from peftprune import Comparison
+from peftprune.analysis.frames import Frames
+from peftprune.report.findings import rounds_in_words
 
 CLOCK = ["seconds"]
 KEPT = (
@@ -38,7 +40,9 @@ def collect(study: Path) -> dict[str, object]:
     trials = result.tuning().drop(columns=CLOCK)
     request = {name: result.request[name] for name in KEPT}
     request["tasks"] = [{k: v for k, v in task.items() if k not in PLACES} for task in request["tasks"]]
-    return {
+    frames = Frames(result)
+    said = [line for cell in result.cells() for line in rounds_in_words(frames, cell)]
+    found = {
         "model": Path(result.request["model"]).name,
         **request,
         "runs": _records(runs),
@@ -46,7 +50,9 @@ def collect(study: Path) -> dict[str, object]:
         "mcnemar": _records(result.mcnemar()),
         "pooled": _records(result.pooled()),
         "average_ranks": _records(result.average_ranks()),
-    } | ({} if trials.empty else {"trials": _records(trials), "chosen": result.request["tuning"]["chosen"]})
+    }
+    found |= {"rounds": said} if said else {}
+    return found | ({} if trials.empty else {"trials": _records(trials), "chosen": result.request["tuning"]["chosen"]})
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, object]]:

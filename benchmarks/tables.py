@@ -49,7 +49,9 @@ def table(found: dict[str, Any]) -> str:
             row += [_seeds_apart(found["mcnemar"], task["name"], method)] if mcnemar else []
             lines.append(f"| {' | '.join(row)} |")
     text = "\n".join(lines) + "\n"
-    return text + (_pooled(found) if several else "") + (_trials(found) if "trials" in found else "")
+    text += _pooled(found) if several else ""
+    text += "\n" + " ".join(found["rounds"]) + "\n" if "rounds" in found else ""
+    return text + (_trials(found) if "trials" in found else "")
 
 
 def _trials(found: dict[str, Any]) -> str:

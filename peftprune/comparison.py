@@ -453,6 +453,7 @@ def dry_run(**arguments: Any) -> dict[str, Any]:
     errors: list[str] = []
     try:
         called = _Call.of(bound.arguments, errors)
+        called.study.check()
         work, asked = called.plan(called.untuned(), called.study, called.rounds)
         called.study.grown(asked, {(a.task, a.budget, a.spec.label, a.seed): a.config for a in work.arms})
     except UsageError as error:

@@ -317,8 +317,11 @@ def test_the_merged_model_has_its_tokenizer_and_labels(small: Comparison, tmp_pa
     facts = json.loads((tmp_path / "out" / "peftprune.json").read_text())
     assert facts["largest_output_difference"] == done.difference
     assert facts["dtype"] == "float32"
-    assert "id2label" in json.loads((tmp_path / "out" / "config.json").read_text())
-    assert "from_pretrained(FOLDER)" in (tmp_path / "out" / "README.md").read_text()
+    names = small.request["tasks"][0]["label_names"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["id2label"] == {"0": names[0], "1": names[1]}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| Labels | {', '.join(names)} (in the order of the outputs) |" in card
+    assert "from_pretrained(FOLDER)" in card
 
 
 def test_a_base_model_that_has_changed_is_refused(small: Comparison, tmp_path: Path) -> None:

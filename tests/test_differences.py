@@ -73,6 +73,12 @@ def test_equal_predictions_give_no_difference_and_p_1(study: peftprune.Compariso
     assert (rows["p_holm"] == 1).all()
     assert rows["detectable"].isna().all()
     assert rows["verdict"].str.startswith("not distinguishable at this size").all()
+    assert "lora and lora:again score the same." in repr(study)
+
+
+def test_one_seed_detects_no_difference_between_methods(tmp_path: Path) -> None:
+    assert store(tmp_path / "two").against()["detectable"].notna().any()
+    assert store(tmp_path / "one", seeds=[0]).against()["detectable"].isna().all()
 
 
 def test_p_is_corrected_over_methods(study: peftprune.Comparison) -> None:

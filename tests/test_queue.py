@@ -332,6 +332,17 @@ def test_every_arm_ends_once_for_the_reader_however_many_workers_tell(
     assert caplog.messages == ["look here"]
 
 
+def test_a_log_file_gets_lines_and_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(24, header="one arm") as reporter:
+        reporter.started("lora", 0, 24)
+        reporter.step(5, 24, "train", 1152)
+        reporter.finished("lora", 0, {"accuracy": 0.5})
+    assert capsys.readouterr().err == "one arm\nlora, seed 0: accuracy 0.5000\n"
+    with Reporter(24, enabled=False, header="one arm") as reporter:
+        reporter.failed("lora", 0, "no luck")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_worker_that_is_lost_is_told_of_without_a_terminal_too(caplog: pytest.LogCaptureFixture) -> None:
     with Reporter(1, enabled=False) as reporter:
         reporter.lost(-9)
@@ -486,7 +497,7 @@ def test_four_workers_of_which_one_is_killed_give_what_one_gives(tiny_bert: Path
     killed: list[int] = []
 
     class Killing(Reporter):
-        def step(self, done: int, total: int, phase: str) -> None:
+        def step(self, done: int, total: int, phase: str, ranks: int) -> None:
             if done > 4 and not killed:
                 victims = [c for c in psutil.Process().children() if process.__name__ in c.cmdline()]
                 killed.append(victims[0].pid)

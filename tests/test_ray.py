@@ -159,7 +159,7 @@ class Killing(Reporter):
     def new_listener(self):
         return Killing(1)
 
-    def step(self, done, total, phase):
+    def step(self, done, total, phase, ranks):
         if fate == "kill" and not killed and done > 4:
             tasks = [p for p in psutil.process_iter(["cmdline"]) if "ray::_train" in " ".join(p.info["cmdline"] or ())]
             mine = [p for p in tasks if psutil.Process() in [*p.parents()]]

@@ -352,6 +352,7 @@ def test_arguments_that_do_not_fit(arguments: dict[str, object], complaint: str,
         ("jsonl", b'{"a": "one", "y": 1}\n{"a": "two", "y": 0.5}\n', "0.5 is not a class"),
         ("jsonl", b'{"a": "one", "y": 1}\n{"y": 2}\n', r"a: None is not a text \(.*line 2\)"),
         ("parquet", b"PAR1", "cannot be read"),
+        ("csv", b"a,y\none,1\n ,2\n", r"text: '' is empty \(.*line 3\)"),
     ],
 )
 def test_broken_files(suffix: str, content: bytes, complaint: str, tmp_path: Path) -> None:

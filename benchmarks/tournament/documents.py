@@ -31,6 +31,10 @@ FIGURES = {
 """Kind of figure to its caption; the last needs the controls `transplant` and `shuffled`."""
 ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora")
 """The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
+_FOOTNOTE = r"""
+\* Not under the budget of the others. Intervals are each method's own; verdicts are also corrected for the number of
+methods and looks, so a row may be undecided although its interval excludes zero.
+"""
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -47,7 +51,9 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
         studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
         text = environment.get_template("findings.md.j2").render(studies=studies, claims=CLAIMS)
         readme = (root / README).read_text()
-        table = environment.get_template("table.md.j2").render(study=studies[0]) + f"\n{studies[0]['advice']}\n"
+        table = (
+            environment.get_template("table.md.j2").render(study=studies[0]) + f"{_FOOTNOTE}\n{studies[0]['advice']}\n"
+        )
         new = {FINDINGS: text, README: _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", readme)}
         changed = [name for name, new_text in new.items() if not _same(root / name, new_text)]
         if not check:
@@ -112,7 +118,9 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
     if by_verdict["better"]:
         found = [f"Within the budget, better than LoRA: {', '.join(by_verdict['better'])}."]
     else:
-        found = ["No method within the budget is certainly better than LoRA: plain LoRA at its own rate is the choice."]
+        found = [
+            "No method within the budget is shown to be better than LoRA. Choose LoRA, and tune its learning rate."
+        ]
     if by_verdict["equivalent"]:
         found.append(f"As good as LoRA: {', '.join(by_verdict['equivalent'])}.")
     if by_verdict["not worse"]:

@@ -65,7 +65,7 @@ def pooled(
             test = {"probability": float(np.mean(by_task)), "p": stats.paired_permutation(a, b)}
             tested.append({**key, **gain, **test})
             pairs.append((look, a, b))
-        one_sided = [(partial(_p_above, *pair), partial(_p_below, *pair)) for pair in pairs]
+        one_sided = [(partial(_p_beyond, *pair, 1), partial(_p_beyond, *pair, -1)) for pair in pairs]
         p = [look.overall(row["p"]) for row, (look, _, _) in zip(tested, pairs, strict=True)]
         decided = adjusted_rows(p, margin, one_sided, True)
         for row, (look, a, b), (level, adjusted) in zip(tested, pairs, decided, strict=True):
@@ -87,13 +87,9 @@ def pooled(
     return pd.DataFrame(rows, columns=columns(POOLED, {} if margin is None else margins))
 
 
-def _p_above(look: stats.Look, a: Floats, b: Floats, value: float) -> float:
-    """Returns twice the one-sided p of sign flips that the gain is above a value."""
-    return look.overall(stats.paired_permutation(a - value, b)) if (a - b).mean() > value else 1.0
-
-
-def _p_below(look: stats.Look, a: Floats, b: Floats, value: float) -> float:
-    return _p_above(look, b, a, -value)
+def _p_beyond(look: stats.Look, a: Floats, b: Floats, side: int, value: float) -> float:
+    """Returns twice the one-sided p of sign flips that the gain is above a value (side 1) or below it (side -1)."""
+    return look.overall(stats.paired_permutation(a - value, b)) if side * ((a - b).mean() - value) > 0 else 1.0
 
 
 def average_ranks(study: StoredStudy, runs: pd.DataFrame) -> pd.DataFrame:

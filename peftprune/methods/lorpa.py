@@ -14,8 +14,8 @@ from peftprune.strategy.spec import AdapterSpec, PaperSettings
 @dataclass(frozen=True)
 class LoRPAConfig(Options):
     initial_rank: int = option(256, "authors' code", ge=1, help=
-        "rank of the dense phase, capped at each site's smaller side; the value of every released GLUE and "
-        "summarisation script")  # fmt: skip
+        "rank of the dense phase, at least the budget's and at most each site's smaller side; the value of every "
+        "released GLUE and summarisation script")  # fmt: skip
     dense_share: float = option(0.2, "authors' code", gt=0, lt=1, help="share of the run before the cut")
     stage_shares: str = option("", "authors' code", later=True, help=
         "shares of the run of the stages after the dense one, joined by _ as in the code's prune_steps_ratio. Each "

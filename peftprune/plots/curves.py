@@ -12,7 +12,7 @@ from peftprune.errors import UsageError
 from peftprune.plots.axes import finish
 from peftprune.plots.bands import Phase, as_steps
 from peftprune.plots.legends import legend_beside, legend_height
-from peftprune.plots.overlapping_lines import marked
+from peftprune.plots.overlapping_lines import spaced
 from peftprune.plots.style import PAGE_WIDTH, axes_or_new, series_style
 from peftprune.plots.validation import not_empty
 
@@ -49,7 +49,7 @@ def learning_curves(
         at, _ = as_steps(steps, None)
         grid = _by_seed(label, losses, len(at))
         means = grid.mean(axis=0).filled(np.nan)
-        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2, "markevery": marked(means, i, len(series))}
+        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2, "markevery": spaced(i, len(series))}
         if chosen and label in chosen:
             ring = np.isclose(at, chosen[label], rtol=1e-9)
             look: dict[str, Any] = {"edgecolors": style["color"], "linewidths": 1.4, "zorder": 4}

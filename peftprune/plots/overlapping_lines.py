@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 
 from peftprune.plots.style import series_style
 from peftprune.plots.validation import Floats
@@ -52,11 +52,11 @@ def _turn(turn: int, members: int) -> tuple[float, tuple[float, float]]:
     return _PIECE * ((members - turn) % members), (_PIECE, _PIECE * (members - 1))
 
 
-def _bearing(values: Floats) -> list[list[int]]:
+def _bearing(values: Floats) -> list[Any]:
     """Returns the marked points of each line. One of several equal points has a mark; long lines have few marks."""
     points, lines = values.shape
     if points > _MOST_MARKED:
-        return [marked(values[:, i], i, lines) for i in range(lines)]
+        return [spaced(i, lines) for i in range(lines)]
     found: list[list[int]] = [[] for _ in range(lines)]
     for point in range(points):
         for members in dict.fromkeys(_together(values[point], values[point]).values()):
@@ -64,16 +64,6 @@ def _bearing(values: Floats) -> list[list[int]]:
     return found
 
 
-def marked(values: Floats, index: int, count: int) -> list[int]:
-    """Returns the marked points of line `index` of `count`: all of a few, else every k-th, alternating with others.
-
-    A point between gaps always has a mark, since no line shows it.
-    """
-    known: NDArray[np.bool_] = np.isfinite(values)
-    if len(values) <= _MOST_MARKED:
-        return [int(i) for i in known.nonzero()[0]]
-    padded = np.concatenate([[False], known, [False]])
-    alone = known & ~padded[:-2] & ~padded[2:]
-    period = max(min(count, len(values) // 3), len(values) // _MOST_MARKED)
-    turn = np.arange(len(values)) % period == index % period
-    return [int(i) for i in (known & (turn | alone)).nonzero()[0]]
+def spaced(index: int, count: int) -> tuple[float, float]:
+    """Returns the `markevery` of line `index` of `count` that has many points: its marks lie between the others'."""
+    return (index / count / _MOST_MARKED, 1 / _MOST_MARKED)

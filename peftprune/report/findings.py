@@ -87,6 +87,12 @@ def brief(row: Mapping[Any, Any]) -> str:
     return _BRIEF.get(row["verdict"], row["verdict"].value)
 
 
+def best_first(rows: pd.DataFrame, cell: StoredStudy, name: str) -> pd.DataFrame:
+    """Returns rows of a task and budget by a column in the primary metric, the best first."""
+    higher = measure(cell, cell.tasks[0], cell.metrics[0]).higher_is_better
+    return rows.sort_values(name, ascending=not higher, kind="stable", key=lambda v: v.astype(float))
+
+
 def best(frames: Frames, cell: StoredStudy) -> str:
     """Returns one sentence on the best method of a cell that meets the budget, with what is known of its lead."""
     if said := without_verdict(frames, cell):
@@ -94,8 +100,7 @@ def best(frames: Frames, cell: StoredStudy) -> str:
     metric, baseline = cell.metrics[0], frames.baseline
     rows = in_cell(frames.table, cell)
     rows = rows[(rows["seeds"] > 0) & ~rows["method"].isin(exempt(in_cell(frames.runs, cell)))]
-    higher = measure(cell, cell.tasks[0], metric).higher_is_better
-    known = rows.set_index("method")[f"{metric}_mean"].sort_values(ascending=not higher, kind="stable")
+    known = best_first(rows, cell, f"{metric}_mean").set_index("method")[f"{metric}_mean"]
     if len(known) < 2:
         return ""
     first = baseline if known.get(baseline) == known.iloc[0] else str(known.index[0])
@@ -105,6 +110,8 @@ def best(frames: Frames, cell: StoredStudy) -> str:
     if rows.empty:
         return f"Best: {first}, {metric} {rounded(known.iloc[0], 3)}."
     row = rows.iloc[0].drop(["effect", "learned"], errors="ignore").to_dict()
+    if row["difference"] == 0:
+        return f"{first} and {other} score the same."
     if first == baseline:
         row |= {"difference": -row["difference"], "low_holm": -row["high_holm"], "high_holm": -row["low_holm"]}
     return f"Best: {first}, {rounded(row['difference'], 3, True)} over {other} ({_certainty(row)})."
@@ -166,9 +173,7 @@ def question(study: StoredStudy, baseline: str) -> str:
 def cell_answer(frames: Frames, cell: StoredStudy) -> Answer:
     """Returns the result for one task and budget, a cell of the study."""
     metric, rows = cell.metrics[0], in_cell(frames.against, cell)
-    higher = measure(cell, cell.tasks[0], metric).higher_is_better
-    rows = rows[rows["metric"] == metric].sort_values("difference", ascending=not higher, kind="stable")
-    found = rows.to_dict("records")
+    found = best_first(rows[rows["metric"] == metric], cell, "difference").to_dict("records")
     findings = tuple(_finding(r, _difference(r, metric)) for r in found)
     runs = in_cell(frames.runs, cell)
     limits = (
@@ -269,7 +274,7 @@ def _verdict(row: Mapping[Any, Any]) -> str:
     inside = margin and -row["margin"] < row["low_holm"] and row["high_holm"] < row["margin"]
     if inside and verdict in (Verdict.BETTER, Verdict.WORSE):
         words += f", by less than {margin}"
-    words += f", look {row['look']} of {row['looks']}" if "look" in row else ""
+    words += f", look {row['look']} of {row['looks']}" if row.get("look", 0) < row.get("looks", 0) else ""
     notes = "; ".join(filter(None, (row.get("effect"), row.get("learned"))))
     return f"{words} ({notes})" if notes else words
 
@@ -317,9 +322,10 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
         return []
     task = cell.request["tasks"][0]
     split, examples = next(iter(task["evaluation_examples"].items()))
+    size = "" if f" examples ({split})" in task["evaluation_split"] else f", {examples:,} examples ({split})"
     seeds = sorted({r["seeds"] for r in rows})
     found = [
-        f"Measured on {task['evaluation_split']}, {examples:,} examples ({split}), with "
+        f"Measured on {task['evaluation_split']}{size}, with "
         f"{listed([str(n) for n in seeds], 'or')} seed{'s' * (seeds != [1])}."
     ]
     known = [(r["detectable"], r["method"]) for r in rows if not missing(r["detectable"])]
@@ -410,8 +416,9 @@ def rounds_in_words(frames: Frames, cell: StoredStudy) -> list[str]:
         found.append("The last look has not come: the same command trains the next round.")
     elif len(ledger := in_cell(frames.ledger, cell)):
         steps = ledger.groupby("method")["steps"]
-        whole = steps.mean().sum() * sizes[-1]
-        found.append(f"{steps.sum().sum():,.0f} steps were trained; with {sizes[-1]} seeds for all it is {whole:,.0f}.")
+        spent, whole = steps.sum().sum(), steps.mean().sum() * sizes[-1]
+        beside = f"with {sizes[-1]} seeds for all it is {whole:,.0f}" if spent < whole else "none was saved"
+        found.append(f"{spent:,.0f} steps were trained; {beside}.")
     return found
 
 

@@ -8,9 +8,8 @@ import pandas as pd
 
 from peftprune.analysis.frames import Frames
 from peftprune.analysis.learned import CEILING, NOTHING, by_method
-from peftprune.analysis.predictions import measure
 from peftprune.analysis.runs import in_cell
-from peftprune.report.findings import brief, budget_in_words, cell_title, in_words, selected_in_words
+from peftprune.report.findings import best_first, brief, budget_in_words, cell_title, in_words, selected_in_words
 from peftprune.report.table import (
     Column,
     Table,
@@ -228,15 +227,9 @@ def tables_over_tasks(frames: Frames) -> list[Table | None]:
     ]
 
 
-def _best_first(rows: pd.DataFrame, cell: StoredStudy) -> pd.DataFrame:
-    metric = cell.metrics[0]
-    higher = measure(cell, cell.tasks[0], metric).higher_is_better
-    return rows.sort_values(f"{metric}_mean", ascending=not higher, kind="stable", key=lambda v: v.astype(float))
-
-
 def main_table(frames: Frames, cell: StoredStudy) -> Table:
     """Lays out scores, sizes, cost and status in one task and budget, the best score first, references at the end."""
-    frame = _best_first(in_cell(frames.table, cell), cell)
+    frame = best_first(in_cell(frames.table, cell), cell, f"{cell.metrics[0]}_mean")
     columns = [plain("method"), *map(score, cell.metrics), *map(count, ("seeds", "final_params"))]
     columns += [plain(name) for name in ("effect", "learned") if name in frame.columns]
     if _some_exempt(frame):
@@ -253,9 +246,10 @@ def main_table(frames: Frames, cell: StoredStudy) -> Table:
         "after training (final), at most (peak), and those that are not zero; the head’s are additional. TFLOP: "
         "analytic, all passes of the run."
     )
+    about = {"frame": "table", "place": cell_title(cell), "note": note}
     below = "Below each score: Student’s 95 % interval of the mean."
-    about = {"frame": "table", "place": cell_title(cell), "note": note, "detail": below}
-    return with_reference(table("Scores, sizes and cost", frame, columns, **about), in_cell(frames.references, cell))
+    shown = table("Scores, sizes and cost", frame, columns, detail=below, **about)
+    return with_reference(shown, in_cell(frames.references, cell))
 
 
 def standings(frames: Frames, cell: StoredStudy) -> pd.DataFrame:
@@ -281,7 +275,7 @@ def standings(frames: Frames, cell: StoredStudy) -> pd.DataFrame:
     main["standing"] = [standing(row) for row in main.to_dict("records")]
     # An object holds whole numbers beside rows that have none.
     main = pd.concat([main.astype(object), in_cell(frames.references, cell).assign(standing="").astype(object)])
-    return _best_first(main, cell)
+    return best_first(main, cell, f"{metric}_mean")
 
 
 def overview(frames: Frames, cell: StoredStudy) -> Table:

@@ -238,8 +238,8 @@ def grouped(value: Any) -> str:
 
 
 def rounded(value: float, digits: int, signed: bool = False) -> str:
-    """Returns a number with `digits` decimals; `signed` writes a plus as well. Zero after rounding has no minus."""
-    return f"{round(value, digits) + 0.0:{'+' if signed else ''},.{digits}f}".replace("-", "−")
+    """Returns a number with `digits` decimals; `signed` writes a plus too, and the sign of what rounds to zero."""
+    return f"{(value if signed else round(value, digits)) + 0.0:{'+' * signed},.{digits}f}".replace("-", "−")
 
 
 def p_text(value: float, name: str = "") -> str:

@@ -14,14 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 class Reporter:
     """A bar for the study's steps with the time left, and one for every arm in training, with phase and total rank.
 
-    A reporter is the `Listener` of one process; `new_listener` returns one for another process. `steps` are those of
-    all arms together, and `header` is the first line. Unless `enabled` says otherwise, progress is shown only on a
-    terminal.
+    A reporter is the `Listener` of one process; `new_listener` returns one for another. `steps` are those of all arms,
+    and `header` is the first line. Log files and notebooks get no bars. `enabled` False silences it, True forces bars.
     """
 
     def __init__(self, steps: int, enabled: bool | None = None, header: str = "") -> None:
         self._header = header
-        self._attach(_Display(steps, sys.stderr.isatty() if enabled is None else enabled))
+        self._attach(_Display(steps, sys.stderr.isatty() if enabled is None else enabled, enabled is not False))
 
     def _attach(self, display: _Display) -> None:
         self._display = display
@@ -96,15 +95,15 @@ class Reporter:
 class _Display:
     """The bars and lines that all listeners of a study share. Arms are identified by name and seed."""
 
-    def __init__(self, steps: int, shown: bool) -> None:
-        self.console = Console(stderr=True, quiet=not shown)
+    def __init__(self, steps: int, bars: bool, lines: bool) -> None:
+        self.console = Console(stderr=True, quiet=not lines)
         self.progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             console=self.console,
-            disable=not shown,
+            disable=not bars,
         )
         self._study = self.progress.add_task("study", total=steps)
         self._steps: dict[tuple[str, int], int] = {}
@@ -123,4 +122,4 @@ class _Display:
         return not known
 
     def print(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

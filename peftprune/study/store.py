@@ -229,6 +229,13 @@ class StudyFolder:
 
     path: Path
 
+    def check(self) -> None:
+        """Raises UsageError if the folder cannot be made or written, and writes nothing."""
+        place = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not (place.is_dir() and os.access(place, os.W_OK)):
+            problem = f"cannot be written, because of {str(place)!r}"
+            raise UsageError.of("output_dir", str(self.path), problem, "Name a folder you may write to")
+
     def prepare(self) -> None:
         """Creates the folder. Raises UsageError if it is not writable."""
         try:

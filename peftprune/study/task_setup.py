@@ -124,6 +124,7 @@ class Setup:
             "evaluation_split": self._reported(),
             "train_examples": len(task.train),
             "evaluation_examples": {split: len(rows) for split, rows in task.evaluation.items()},
+            "label_names": task.label_names,
             "source": task.source,
             "named": task.named,
             "files": dict(task.files),

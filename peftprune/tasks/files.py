@@ -291,7 +291,11 @@ def labelled_fields(
 
     def split(table: Table) -> Dataset:
         found = numbers(table, label) if classes is None else class_indices(table, label, classes, str(train.path))
-        return make_dataset([table.texts(column) for column in names], found, classes)
+        texts = [table.texts(column) for column in names]
+        for index, row in enumerate(zip(*texts, strict=True)):
+            if not "".join(row).strip():
+                raise UsageError.of("text", "", f"is empty ({table.where(index)})", "Give every row a text.")
+        return make_dataset(texts, found, classes)
 
     return {
         "text": TEXT_COLUMNS[: len(names)],

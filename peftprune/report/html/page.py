@@ -65,9 +65,7 @@ def _context(frames: Frames) -> dict[str, Any]:
 def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
     """Returns the tables of one task and budget; None where there is nothing to show."""
     title = findings.cell_title(cell)
-    methods = [finding.method for finding in findings.cell_answer(frames, cell).findings]
-    against = findings.in_words(in_cell(frames.against, cell))
-    against = against.sort_values("method", key=lambda names: names.map(methods.index), kind="stable")
+    against = findings.best_first(findings.in_words(in_cell(frames.against, cell)), cell, "difference")
     pairs, others = in_cell(frames.stability, cell), ("mcnemar", "decisions", "choices")
     if len(cell.methods) > findings.NAMED:
         # Their number grows with the square of the methods.
@@ -76,8 +74,8 @@ def _cell_tables(frames: Frames, cell: StoredStudy) -> dict[str, Any]:
         "title": title,
         "main": main_table(frames, cell),
         "differences": {
-            name: study_table("against", rows, f"{title}, {name}")
-            for name, rows in against.groupby("metric", sort=False)
+            name: study_table("against", against[against["metric"] == name], f"{title}, {name}")
+            for name in cell.metrics
         },
         "stability": study_table("stability", pairs, title),
         **{name: study_table(name, in_cell(getattr(frames, name), cell), title) for name in others},
