@@ -75,7 +75,7 @@ def method_page(m: dict[str, Any]) -> str:
         "decides": ", ".join(m["decides"]) or "never",
         "actions": ", ".join(m["actions"]) or "none",
         "signals": ", ".join(m["signals"]) or "none",
-        "budget": m["exemption"] or "met, and verified after training",
+        "budget": m["exemption"] or f"met, and verified after training{', or marked' * (m['name'] == 'transplant')}",
     }
     heads = ("option", "default", "range", "source of the default", "meaning")
     options = [(f"`{o['name']}`", f"`{o['default']!r}`", o["range"], o["source"], o["help"]) for o in m["options"]]

@@ -308,10 +308,10 @@ def test_plan_says_how_many_trials_and_steps_a_study_has() -> None:
     tuned = ["--tune", "learning_rate=1e-3,1e-2", "--tune", "lorpa.initial_rank=32,64", "--tuning-seeds", "3"]
     shown = peftprune(*words, *tuned, "--seeds", "5").output
     text = " ".join(shown.split())
-    assert "24 trials of 2,400 steps, 10 final arms of 1,000 steps: 3,400 steps, at most 8,200 where the grid" in text
+    assert "24 trials of 2,400 steps, 10 final arms of 1,000 steps: 3,400 in all, at most 8,200 where the grid" in text
     found = json.loads(peftprune(*words, *tuned, "--seeds", "5", "--json").stdout)["size"]
     assert found["steps"] == found["trial_steps"] + found["final_steps"] == 3_400
-    assert "1 final arms of 100 steps: 100 steps." in peftprune(*words, "--methods", "lora").output
+    assert "1 final arms of 100 steps: 100 in all." in peftprune(*words, "--methods", "lora").output
     refused = peftprune(*words, *tuned, "--seeds", "10001,7")
     assert refused.exit_code == 2
     assert "tuning_seeds: [10001]" in refused.output

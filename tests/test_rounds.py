@@ -289,7 +289,9 @@ def test_a_plan_by_power_names_seeds_arms_and_hours(whole: Comparison) -> None:
     assert found["power"]["seconds"] == pytest.approx(4.5 / 20)
     assert found["size"]["final_arms"] == 2 * found["power"]["seeds"]
     assert "hours one arm after another, from the pilot" in flat(plan(*words[:-1]).output)
-    assert "more examples, not only seeds, to detect" in flat(plan("--detect", "0.001", *words[2:-1]).output)
+    assert "more examples (no number of seeds suffices) to detect" in flat(
+        plan("--detect", "0.001", *words[2:-1]).output
+    )
     for given, field in (
         (("--detect", "0.1"), "pilot"),
         (("--deviation", "0.1"), "detect"),

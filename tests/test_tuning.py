@@ -731,7 +731,7 @@ def test_the_size_of_a_study_counts_the_steps_of_every_method() -> None:
     halved = tuning_size(parsed(RATES, seeds=2, how="halving"), {"lora": 100, "lorpa": 50}, 3)
     assert (halved["trials"], halved["stopped"], halved["trial_steps"]) == (12, 4, 900 - 2 * (66 + 33))
     assert size_in_words(halved).startswith("12 trials (4 stop at a third) of 702 steps, 6 final arms")
-    assert size_in_words(tuning_size(None, {"lora": 100}, 3)) == "3 final arms of 300 steps: 300 steps."
+    assert size_in_words(tuning_size(None, {"lora": 100}, 3)) == "3 final arms of 300 steps: 300 in all."
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def _noise(pilot: StoredStudy, task: str) -> dict[str, Any]:
         "common": float(np.mean([t.common for t in tests])),
         "seed_std": _root_mean_square([t.seed_std for t in tests]),
         "seconds": sum(ledger["seconds"] for ledger in ledgers) / steps if steps else None,
-        "source": f"{pilot.path} ({name}, {budget}: {metric} of {len(tests)} pairs on {examples:,} examples)",
+        "source": f"{pilot.path} ({name}, {budget}: {metric} of {len(tests)} method pair(s) on {examples:,} examples)",
     }
 
 
@@ -86,7 +86,7 @@ def needed_in_words(found: dict[str, Any]) -> str:
     for name, aim in (("detect", "to detect a difference of"), ("margin", "to show equal methods equivalent within")):
         if name in found:
             seeds = found[name]["seeds"]
-            number = f"{seeds:,} seeds" if seeds else "more examples, not only seeds,"
+            number = f"{seeds:,} seeds" if seeds else "more examples (no number of seeds suffices)"
             parts.append(f"{number} {aim} {found[name]['size']:g}")
     text = f"With the noise of {found['source']}, a power of 0.8 after Holm needs {' and '.join(parts)}."
     return text if found["example_std"] else f"{text} It is a lower bound: the noise of the examples is left out."

@@ -44,7 +44,7 @@ def size_in_words(size: Mapping[str, int], seconds: float | None = None) -> str:
     stopped = f" ({size['stopped']:,} stop at a third)" if size["stopped"] else ""
     trials = f"{size['trials']:,} trials{stopped} of {size['trial_steps']:,} steps, " if size["trials"] else ""
     most = f", at most {size['most_steps']:,} where the grid of rates grows" if size["trials"] else ""
-    text = f"{trials}{size['final_arms']:,} final arms of {size['final_steps']:,} steps: {size['steps']:,} steps{most}"
+    text = f"{trials}{size['final_arms']:,} final arms of {size['final_steps']:,} steps: {size['steps']:,} in all{most}"
     if seconds is None:
         return f"{text}."
     return f"{text}; about {size['steps'] * seconds / 3600:.2g} hours one arm after another, from the pilot."
