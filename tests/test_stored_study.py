@@ -223,6 +223,7 @@ def test_the_same_command_trains_only_what_is_left(stored: Path, trained: dict[s
     now = json.loads((stored / "study" / "study.json").read_text())
     assert now.pop("place") == {"folder": str(stored / "study"), "cwd": [str(stored)]}
     assert now["settings"].pop("select") == "last"
+    assert [len(task.pop("label_names")) for task in now["tasks"]] == [2] * len(now["tasks"])
     assert now | {"hardware": asked["hardware"]} == asked
     for name in (INTERRUPTED, FAILED):
         assert json.loads((arms / name / "config.json").read_text()) == config(name)

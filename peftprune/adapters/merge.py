@@ -85,7 +85,8 @@ def write_merged(
 def _write_labels(model: Any, file: Path) -> None:
     """Writes the labels explicitly: transformers leaves out the default two, but BART's default is three."""
     if "Classification" in type(model).__name__:
-        labels = {"id2label": model.config.id2label, "label2id": model.config.label2id}
+        names = model.config.id2label
+        labels = {"id2label": names, "label2id": {name: index for index, name in names.items()}}
         file.write_text(json.dumps(json.loads(file.read_text()) | labels, indent=2, sort_keys=True) + "\n")
 
 

@@ -49,7 +49,8 @@ def learning_curves(
         at, _ = as_steps(steps, None)
         grid = _by_seed(label, losses, len(at))
         means = grid.mean(axis=0).filled(np.nan)
-        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2, "markevery": spaced(i, len(series))}
+        marks = spaced(i, len(series)) if grid.count() else None
+        style = series_style(i) | {"linewidth": 1.1, "markersize": 4.2, "markevery": marks}
         if chosen and label in chosen:
             ring = np.isclose(at, chosen[label], rtol=1e-9)
             look: dict[str, Any] = {"edgecolors": style["color"], "linewidths": 1.4, "zorder": 4}

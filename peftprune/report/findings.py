@@ -328,7 +328,7 @@ def _size_limits(cell: StoredStudy, rows: Sequence[Mapping[Any, Any]]) -> list[s
         f"Measured on {task['evaluation_split']}{size}, with "
         f"{listed([str(n) for n in seeds], 'or')} seed{'s' * (seeds != [1])}."
     ]
-    known = [(r["detectable"], r["method"]) for r in rows if not missing(r["detectable"])]
+    known = [(r["detectable"], r["method"]) for r in rows if r["seeds"] > 1 and not missing(r["detectable"])]
     if known:
         ends = list(dict.fromkeys([min(known), max(known)]))
         which = " to ".join(rounded(value, 4) + f" ({method})" * (len(known) > 1) for value, method in ends)

@@ -72,9 +72,7 @@ def load_base(chosen: Chosen) -> Base:
             dtype = auto.from_pretrained(loaded.source, dtype="auto", **arguments).dtype
 
     if names := chosen.cell.request["tasks"][0].get("label_names"):
-        loaded.model.config.update(
-            {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-        )
+        loaded.model.config.id2label = dict(enumerate(names))
 
     def reload(folder: Path) -> nn.Module:
         found: nn.Module = auto.from_pretrained(folder, dtype="auto")
