@@ -77,8 +77,10 @@ benchmark-peers: $(READY)  ## Compares every method on MRPC with the head alone,
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rates benchmarks/results/mrpc-rates.json
 
 benchmark-rounds: $(READY)  ## Decides between four methods on MRPC in rounds of seeds; DATA=path/to/glue. Hours.
-	$(NAMED)$(COMPARE) --config benchmarks/mrpc-rounds.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rounds
+	$(NAMED)$(COMPARE) --config benchmarks/mrpc-rounds.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-rounds \
+		--reuse benchmarks/results/mrpc-rounds
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-rounds benchmarks/results/mrpc-rounds.json
+	$(BIN)/peftprune pack runs/benchmark/mrpc-rounds --out benchmarks/results/mrpc-rounds
 
 benchmark-tuned: $(READY)  ## Tunes four methods over five rates on the bundled task. About half an hour.
 	$(COMPARE) --config benchmarks/tuned.yaml --output-dir runs/benchmark/tuned

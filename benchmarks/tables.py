@@ -40,8 +40,9 @@ def table(found: dict[str, Any]) -> str:
     for task in found["tasks"]:
         metric = task["metrics"][0]
         for method in (m["label"] for m in found["methods"]):
-            runs = [r for r in found["runs"] if (r["task"], r["method"]) == (task["name"], method)]
-            scores = [r[metric] for r in runs if r["status"] == "done"]
+            place = (task["name"], method, "done")
+            runs = [r for r in found["runs"] if (r["task"], r["method"], r["status"]) == place]
+            scores = [r[metric] for r in runs]
             row = [task["name"], method, metric, f"{mean(scores):.4f}"]
             row += [f"{stdev(scores):.4f}" if len(scores) > 1 else "–", str(len(scores))]
             row += [f"{mean(r[n] for r in runs):,.0f}" for n in ("final_params", "peak_params")]
