@@ -371,6 +371,7 @@ def test_the_command_trains_arms_again_and_compares_their_bits(study: Path, fini
     assert (found["finished"], found["sealed"], found["adapters"], len(found["trained_again"])) == (4, 4, 4, 2)
 
 
+@pytest.mark.slow
 def test_an_arm_that_was_made_up_is_found_by_training_it_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_predictions(study)
     seal(arm(study))

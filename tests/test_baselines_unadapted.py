@@ -118,6 +118,7 @@ def test_bitfit_refuses_a_model_without_biases(tiny_models: dict[str, Path], tmp
         make_arm("bitfit", tmp_path, tiny_models["llama"]).run()
 
 
+@pytest.mark.slow
 def test_exemptions_stand_in_every_table(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

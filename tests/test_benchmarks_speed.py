@@ -201,6 +201,7 @@ def test_a_shadow_has_the_shape_that_its_arm_has(bench: Bench) -> None:
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_parts_in_one_process_find_something_everywhere(glue: Path, tiny_bert: Path, tmp_path: Path) -> None:
     request = Request(glue, quick=True, model=tiny_bert)
     methods = ["lora-drop(sample=0.5,probe_passes=1.0)", "vera(rank=16)", "adalora", "adalora-peft"]

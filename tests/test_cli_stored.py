@@ -23,6 +23,7 @@ def test_plot_writes_the_format_of_the_ending(folder: Path, tmp_path: Path, name
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
+@pytest.mark.slow
 def test_plot_and_report_have_a_place_of_their_own(folder: Path) -> None:
     assert peftprune("plot", folder).exit_code == 0
     assert (folder / "ranks.png").is_file()

@@ -75,6 +75,9 @@ WALL_CLOCK = {"seconds", "phase_seconds", "evaluation_seconds", "peak_memory_byt
 each_method = pytest.mark.parametrize("method", METHODS)
 # What concerns plans and views: a baseline has none.
 each_strategy = pytest.mark.parametrize("method", STRATEGIES)
+each_baseline_slowly = pytest.mark.parametrize(
+    "method", [m if m in STRATEGIES else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+)
 
 
 def built(method: str) -> Any:
@@ -396,7 +399,7 @@ class Steps:
         self.first = self.first or done
 
 
-@each_method
+@each_baseline_slowly
 def test_an_interrupted_run_ends_like_one_that_was_not(
     method: str, finished: Any, tiny_bert: Path, tmp_path: Path
 ) -> None:

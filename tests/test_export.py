@@ -148,6 +148,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_peftprune_gets_the_same_numbers(exported: Any, tiny_bert: Path, tmp_path: Path) -> None:
     arm, _ = exported("lora-drop")
     order, batch = longest_first(arm)

@@ -206,7 +206,9 @@ def spelled(method: str) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(a, marks=pytest.mark.slow) if a == "t5" else a for a in ARCHITECTURES]
+)
 def test_training_helps_and_the_adapter_loads_in_peft(
     architecture: str, writers: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -364,6 +366,7 @@ def trained_on(name: str, model: Path, folder: Path, methods: str, **given: Any)
     return result.runs().set_index("method")
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_a_decoder_learns_on_real_descriptions(stories: Path, tmp_path: Path) -> None:
     given = {"max_length": 160, "max_target_length": 64, "max_new_tokens": 20, "learning_rate": 5e-3}

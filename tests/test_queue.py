@@ -406,6 +406,7 @@ class Helped(peftprune.RankPruningStrategy):
 """
 
 
+@pytest.mark.slow
 def test_workers_import_nothing_from_the_working_directory(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

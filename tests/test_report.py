@@ -171,6 +171,7 @@ def test_nothing_is_asked_for_from_outside(html: str, page: Page) -> None:
         assert means not in script
 
 
+@pytest.mark.slow
 def test_it_is_small_and_the_same_store_gives_the_same_bytes(study: Comparison, html: str, tmp_path: Path) -> None:
     again = write_report(study, tmp_path / "new" / "again.html")
     assert again.read_bytes() == html.encode()
@@ -368,6 +369,7 @@ def test_verdicts_in_words(study: Comparison, verdicts: list[Verdict], headline:
     assert [f.method for f in findings.cell_answer(frames, frames.study).findings] == ["prilora", "lora-drop", "lorpa"]
 
 
+@pytest.mark.slow
 def test_another_baseline(tiny_bert: Path, tmp_path: Path) -> None:
     study = paper(tiny_bert)
     found = Page(write_report(study, tmp_path / "report.html", baseline="lorpa").read_text())

@@ -285,7 +285,7 @@ def test_a_plan_by_power_names_seeds_arms_and_hours(whole: Comparison) -> None:
     assert "lower bound" in said.output
     words = ("--detect", "0.3", "--pilot", str(whole.path), "--json")
     found = json.loads(plan(*words).output)
-    assert found["power"]["source"].endswith("(rte, rank=8: accuracy of 3 pairs on 40 examples)")
+    assert found["power"]["source"].endswith("(rte, rank=8: accuracy of 3 method pair(s) on 40 examples)")
     assert found["power"]["seconds"] == pytest.approx(4.5 / 20)
     assert found["size"]["final_arms"] == 2 * found["power"]["seeds"]
     assert "hours one arm after another, from the pilot" in flat(plan(*words[:-1]).output)
