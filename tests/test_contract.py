@@ -404,10 +404,10 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     method: str, finished: Any, tiny_bert: Path, tmp_path: Path
 ) -> None:
     """Saved at even steps; epochs end at 9 and 18, events lie at 5, 6, 9 and 10. So the run goes on before events that
-    had happened, right at them, after them, and at an epoch's end; it begins anew once, having saved nothing yet."""
+    had happened, right at them, after them, and mid-epoch; it begins anew once, having saved nothing yet."""
     settings: dict[str, Any] = {"budget": UNEVEN, "checkpoints": 12}
     begun = []
-    for crash_at in (1, 6, 11, 20, None):
+    for crash_at in (1, 6, 7, 9, 11, 20, None):
         # A new process knows nothing of the old one's strategy.
         arm, steps = make_arm(built(method), tmp_path, tiny_bert, **settings), Steps()
         if crash_at is None:
@@ -417,7 +417,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
                 arm.run(crash_at=crash_at, progress=steps)
         begun.append(steps.first)
     # The first one died in its first step.
-    assert begun == [None, 1, 5, 11, 19]
+    assert begun == [None, 1, 5, 7, 9, 11, 19]
     assert_same_record(record(arm, result), record(*finished(method)))
     assert not arm.folder.checkpoints.exists()
 

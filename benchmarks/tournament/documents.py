@@ -51,9 +51,8 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
         studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
         text = environment.get_template("findings.md.j2").render(studies=studies, claims=CLAIMS)
         readme = (root / README).read_text()
-        table = (
-            environment.get_template("table.md.j2").render(study=studies[0]) + f"{_FOOTNOTE}\n{studies[0]['advice']}\n"
-        )
+        first = studies[0]
+        table = environment.get_template("table.md.j2").render(study=first) + f"{_FOOTNOTE}\n{first['advice']}\n"
         new = {FINDINGS: text, README: _MARKED.sub(lambda found: f"{found[1]}{table}{found[2]}", readme)}
         changed = [name for name, new_text in new.items() if not _same(root / name, new_text)]
         if not check:

@@ -38,7 +38,7 @@ def _read(model: Any, given: LoadedModel) -> Tensor:
     mask = batch.to(model.device)["attention_mask"]
     if language_model_head(given.model) is not None:
         return model(**batch, labels=batch["input_ids"].masked_fill(mask == 0, -100)).loss.double()
-    # A trained prompt stands before the tokens.
     outputs = model(**batch, output_hidden_states=True)
+    # A trained prompt stands before the tokens.
     states = (outputs.get("decoder_hidden_states") or outputs.hidden_states)[-1][:, -mask.shape[1] :].double()
     return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
