@@ -36,9 +36,10 @@ def run(
     for name in task or TASKS:
         size = TASKS[name].split()
         study = ["--config", str(HERE.parent / "tournament.yaml")]
-        for part, options in ((f"pilot-{name}", PILOT.split()), (name, study)):
+        # Of an option that stands twice the second counts.
+        for part, first, then in ((f"pilot-{name}", size, PILOT.split()), (name, study, size)):
             reuse = ["--reuse", str(RESULTS / part)] if (RESULTS / part).is_dir() else []
-            _peftprune("compare", *options, *size, *common, *reuse, "--output-dir", str(RUNS / part))
+            _peftprune("compare", *first, *then, *common, *reuse, "--output-dir", str(RUNS / part))
             _peftprune("pack", str(RUNS / part), "--out", str(RESULTS / part))
 
 

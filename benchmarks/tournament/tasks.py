@@ -1,7 +1,20 @@
 """The tasks of the tournament, with the size that a pilot of LoRA and `head-only` showed to tell methods apart."""
 
+_MORE = (
+    "--methods=lora,lorpa,prilora,lora-drop,lora-drop:half(refill=False),adalora,increlora,sora,eva,gora,squeeze,"
+    "lora-restart,random-rank,delete,shuffled(of='adalora'),transplant(of='adalora'),lora:r256(rank=256),head-only,full"
+)
+"""The methods of tournament.yaml, further allocators, and the two ends of the scale."""
+_PARTS = ",".join(
+    f"{control}:{method}(of='{method}')" for method in ("eva", "prilora", "lora-drop") for control in ("shuffled", "transplant")
+)
+"""The controls that split the gain of further methods."""
+
 TASKS = {
     "sst2": "--task=sst2 --max-train-samples=2000 --epochs=2 --batch-size=16 --margin=0.01",
+    "mrpc": f"--task=mrpc --epochs=3 --batch-size=32 --margin=0.01 --dtype=float32 {_MORE},{_PARTS}",
+    "qnli": f"--task=qnli --max-train-samples=3000 --epochs=3 --batch-size=32 --margin=0.01 --dtype=float32 {_MORE}",
+    "stsb": f"--task=stsb --max-train-samples=3000 --epochs=3 --batch-size=32 --margin=0.02 --dtype=float32 {_MORE}",
 }
 """Task to the options of `compare` that are its own."""
 
