@@ -23,6 +23,7 @@ _SPEED = re.compile(r"(<!-- tables: speed -->\n).*?(<!-- end -->)", re.DOTALL)
 _CALIBRATION = re.compile(r"(<!-- table of calibration -->\n).*?(<!-- end -->)", re.DOTALL)
 _ROUNDS = re.compile(r"(<!-- table of calibration in rounds -->\n).*?(<!-- end -->)", re.DOTALL)
 _SAME = re.compile(r"(<!-- table of LoRA against itself -->\n).*?(<!-- end -->)", re.DOTALL)
+_CUDA = re.compile(r"(<!-- tests on a GPU -->\n).*?(<!-- end -->)", re.DOTALL)
 _LEVEL = 0.05
 
 
@@ -105,6 +106,14 @@ def _pooled(found: dict[str, Any]) -> str:
     return f"\nOver all tasks: {'; '.join(differences)}. Average ranks: {places}.\n"
 
 
+def _on_gpu(found: dict[str, Any]) -> str:
+    """Returns how many of the tests that need a GPU pass, and on which device."""
+    outcomes = list(found["tests"].values())
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
+    versions = ", ".join(f"{name} {found['versions'][name]}" for name in ("torch", "transformers", "peft"))
+    return f"{found['device']}, {versions}: {counts}.\n"
+
+
 def written(text: str) -> str:
     """Returns the README with every table written again."""
 
@@ -116,6 +125,8 @@ def written(text: str) -> str:
     for marked, write, name in parts:
         calibrated = write(json.loads((HERE / "results" / f"calibration{name}.json").read_text()))
         text = marked.sub(lambda found, new=calibrated: f"{found[1]}{new}{found[2]}", text)
+    on_gpu = _on_gpu(json.loads((HERE / "results" / "cuda.json").read_text()))
+    text = _CUDA.sub(lambda found: f"{found[1]}{on_gpu}{found[2]}", text)
     speed = sections(HERE / "results")
     return _SPEED.sub(lambda found: f"{found[1]}{speed}{found[2]}", _MARKED.sub(fill, text))
 

@@ -3,7 +3,8 @@
     python -m benchmarks.calibration.same --data-dir path/to/glue    # trains what is missing, then measures
     python -m benchmarks.calibration.same                            # measures the stored arms
 
-Writes `benchmarks/results/calibration-same.json`. The arms, with their predictions, are in `results/calibration-same`.
+Writes `benchmarks/results/calibration-same.json`. The arms, with their predictions, are in `results/calibration-same`;
+those on MRPC are LoRA's in `results/mrpc-rounds`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from peftprune.study.store import ArmFolder
 
 RESULTS = Path(__file__).parent.parent / "results"
 PACKED = RESULTS / "calibration-same"
+STUDIED = {"sst2": PACKED, "mrpc": RESULTS / "mrpc-rounds"}
 STUDY = "--methods=lora --task=sst2 --seeds=20 --max-train-samples=1000 --epochs=2 --batch-size=16 --threads=1"
 STUDIES, SEEDS, MARGIN = 200, 5, 0.02
 SHOWN = 10
@@ -55,6 +57,15 @@ def drawn(study: Comparison, rng: np.random.Generator) -> Comparison:
     return Comparison(study.path, request, lambda label, seed, _: ArmFolder(folders[label, seed]))
 
 
+def opened(packed: Path, folder: Path) -> Comparison:
+    """Returns LoRA's arms of a packed study."""
+    unpack(packed, folder, request=True)
+    study = Comparison.load(folder)
+    request = {name: value for name, value in study.request.items() if name != "rounds"}
+    kept = {name: [row for row in request[name] if row["label"] == "lora"] for name in ("methods", "arms")}
+    return Comparison(study.path, request | kept)
+
+
 def measure(study: Comparison) -> dict[str, Any]:
     """Returns what each of the studies finds."""
     rng = np.random.default_rng(0)
@@ -74,7 +85,6 @@ if __name__ == "__main__":
     if given.data_dir:
         train(given.data_dir, given.output_dir)
     with TemporaryDirectory() as folder:
-        unpack(PACKED, Path(folder), request=True)
-        found = measure(Comparison.load(folder))
+        found = {task: measure(opened(packed, Path(folder) / task)) for task, packed in STUDIED.items()}
     write_json(RESULTS / "calibration-same.json", found)
-    print(found["verdicts"])
+    print({task: part["verdicts"] for task, part in found.items()})

@@ -66,12 +66,17 @@ def rounds_section(found: dict[str, Any]) -> str:
 
 
 def same_section(found: dict[str, Any]) -> str:
-    """Returns the verdicts of the studies of LoRA against itself, and the first studies' differences."""
+    """Returns, by task, the verdicts of the studies of LoRA against itself, and the first studies' differences."""
+    return "\n".join(_same(task, part) for task, part in found.items())
+
+
+def _same(task: str, found: dict[str, Any]) -> str:
     number, counts = found["studies"], found["verdicts"]
     false = counts.get("better", 0) + counts.get("worse", 0)
     lines = [
-        f"{number} studies of {found['seeds']} seeds against {found['seeds']} others, drawn from {found['arms']} arms "
-        f"(accuracy {found['mean']:.3f} ± {found['deviation']:.3f}). Better or worse: {false} ({false / number:.1%}). "
+        f"{task}: {number} studies of {found['seeds']} seeds against {found['seeds']} others, drawn from "
+        f"{found['arms']} arms (accuracy {found['mean']:.3f} ± {found['deviation']:.3f}). "
+        f"Better or worse: {false} ({false / number:.1%}). "
         + ", ".join(f"{verdict}: {count}" for verdict, count in counts.items() if verdict not in ("better", "worse"))
         + ".",
         "",

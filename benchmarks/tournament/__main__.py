@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.tournament.tasks import PILOT, TASKS
+from benchmarks.tournament.tasks import ON_GPU, PILOT, TASKS
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "tournament"
@@ -21,23 +21,25 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 @app.command()
 def run(
     data_dir: Annotated[Path, typer.Option(help="Folder in the official GLUE layout.", envvar="PEFTPRUNE_DATA")],
-    task: Annotated[list[str] | None, typer.Option(help="Only this task. Repeat it for several.")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this study. Repeat it for several.")] = None,
     workers: Annotated[str, typer.Option(help="Arms at a time, as in `compare`.")] = "auto",
 ) -> None:
     """Train what is missing of every study, and pack each into benchmarks/results/tournament.
 
-    Arms that the packed results hold are taken up, so that a second call trains nothing.
+    Arms that the packed results hold are taken up, so that a second call trains nothing. The studies that need a GPU
+    are run where `--task` names them.
     """
-    unknown = set(task or ()) - set(TASKS)
+    studies = TASKS | ON_GPU
+    unknown = set(task or ()) - set(studies)
     if unknown:
-        raise typer.BadParameter(f"{sorted(unknown)} is not among {', '.join(TASKS)}", param_hint="--task")
+        raise typer.BadParameter(f"{sorted(unknown)} is not among {', '.join(studies)}", param_hint="--task")
     # One thread per arm: results then do not depend on the number of cores.
     common = ["--data-dir", str(data_dir), "--threads", "1", "--workers", workers]
     for name in task or TASKS:
-        size = TASKS[name].split()
+        size = studies[name].split()
         study = ["--config", str(HERE.parent / "tournament.yaml")]
         # Of an option that stands twice the second counts.
-        for part, first, then in ((f"pilot-{name}", size, PILOT.split()), (name, study, size)):
+        for part, first, then in ((f"pilot-{name.split('-')[0]}", size, PILOT.split()), (name, study, size)):
             reuse = ["--reuse", str(RESULTS / part)] if (RESULTS / part).is_dir() else []
             _peftprune("compare", *first, *then, *common, *reuse, "--output-dir", str(RUNS / part))
             _peftprune("pack", str(RUNS / part), "--out", str(RESULTS / part))

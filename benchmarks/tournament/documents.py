@@ -12,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.tournament.claims import CLAIMS, CONTROLS, Question
-from benchmarks.tournament.tasks import TASKS
+from benchmarks.tournament.tasks import ON_GPU, TASKS
 from peftprune import Comparison
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import rounds_in_words
@@ -48,8 +48,12 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     )
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
-        studies = [_study(name, results, Path(temporary)) for name in TASKS if (results / name).is_dir()]
-        text = environment.get_template("findings.md.j2").render(studies=studies, claims=CLAIMS)
+        found = {name: opened(results / name, Path(temporary) / name) for name in stored(results)}
+        waiting = {name: result for name, result in found.items() if "pending" in set(result.runs()["status"])}
+        studies = [_study(name, found[name], results, Path(temporary)) for name in found if name not in waiting]
+        unfinished = [_unfinished(name, result) for name, result in waiting.items()]
+        template = environment.get_template("findings.md.j2")
+        text = template.render(studies=studies, unfinished=unfinished, claims=CLAIMS)
         readme = (root / README).read_text()
         first = studies[0]
         table = environment.get_template("table.md.j2").render(study=first) + f"{_FOOTNOTE}\n{first['advice']}\n"
@@ -66,19 +70,24 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     return [str(name) for name in changed]
 
 
+def stored(results: Path) -> list[str]:
+    """Returns the names of the studies that `results` holds."""
+    return [name for name in TASKS | ON_GPU if (results / name).is_dir()]
+
+
 def _same(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text() == text
 
 
-def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
-    """Returns what the templates say of a task's study."""
-    result = opened(results / name, temporary / name)
-    pilot = opened(results / f"pilot-{name}", temporary / f"pilot-{name}")
-    metric = result.primary[name]
+def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dict[str, Any]:
+    """Returns what the templates say of a study whose seeds are all trained."""
     request = result.request
+    (task,) = request["tasks"]
+    pilot = opened(results / f"pilot-{task['name']}", temporary / name / "pilot")
+    metric = result.primary[task["name"]]
     clear = pilot.against("lora").iloc[0]
     against = result.against("lora")
-    rows = _rows(result, against, name, metric)
+    rows = _rows(result, against, metric)
     counts = [row["seeds"] for row in rows]
     return {
         "name": name,
@@ -86,8 +95,8 @@ def _study(name: str, results: Path, temporary: Path) -> dict[str, Any]:
         "metric": metric,
         "margin": request["margin"],
         "request": request,
-        "task": next(t for t in request["tasks"] if t["name"] == name),
-        "validation": request["tuning"]["validation"][name],
+        "task": task,
+        "validation": request["tuning"]["validation"][task["name"]],
         "rates": request["tuning"]["asked"]["learning_rate"],
         "rows": rows,
         "first": rows[0],
@@ -141,10 +150,33 @@ def opened(packed: Path, folder: Path) -> Comparison:
     return Comparison.load(folder)
 
 
-def _rows(result: Comparison, compared: pd.DataFrame, task: str, metric: str) -> list[dict[str, Any]]:
+def _unfinished(name: str, result: Comparison) -> dict[str, Any]:
+    """Returns what the templates say of a study in training: its search, and no comparison."""
+    runs = result.runs()
+    rows = [
+        {"chosen": choice, "scores": list(runs.loc[runs["method"] == choice["label"], metric].dropna())}
+        for metric in result.primary.values()
+        for choice in result.request["tuning"]["chosen"]
+    ]
+    rows.sort(key=lambda row: -(row["chosen"]["score"] or 0))
+    counts = runs["status"].value_counts()
+    return {
+        "name": name,
+        "device": result.request["hardware"]["device"],
+        "metric": next(iter(result.primary.values())),
+        "default": result.request["tuning"]["default"],
+        "trials": len(result.tuning()),
+        "rows": rows,
+        "done": int(counts["done"]),
+        "arms": len(runs),
+        "seeds": result.request["rounds"]["seeds"][0],
+    }
+
+
+def _rows(result: Comparison, compared: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     """Returns one row per method, the best mean first."""
     against = {row["method"]: row for row in _records(compared) if row["metric"] == metric}
-    chosen = {c["label"]: c for c in result.request["tuning"]["chosen"] if c["task"] == task}
+    chosen = {c["label"]: c for c in result.request["tuning"]["chosen"]}
     tuning = result.tuning().groupby("method")["flops"].sum()
     rows = []
     for row in _records(result.table()):
