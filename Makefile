@@ -109,7 +109,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 $(TOOLS): $(READY)
-	$(INSTALL) -e ".[offline,dev]"
+	$(INSTALL) -e ".[offline,dev,trl]"
 	touch $(TOOLS)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.tournament.__main__ import RESULTS, app
 from benchmarks.tournament.claims import CLAIMS, CONTROLS
 from benchmarks.tournament.documents import FINDINGS, README, ROOT, stored, write
+from benchmarks.tournament.tasks import place
 from peftprune.analysis.audit import audit
 from peftprune.comparison import Comparison
 from peftprune.methods.request import parse
@@ -42,7 +43,7 @@ def test_the_documents_are_up_to_date() -> None:
 def test_the_table_follows_from_the_predictions(document: Path) -> None:
     """Recomputed with numpy alone, from the first study's predictions."""
     scores: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in pd.read_parquet(RESULTS / STUDIES[0] / "arms.parquet").to_dict("records"):
+    for row in pd.read_parquet(place(RESULTS, STUDIES[0]) / "arms.parquet").to_dict("records"):
         if row["result.json"] is None:
             continue
         arm, predicted = json.loads(row["result.json"]), pd.read_parquet(io.BytesIO(row["predictions"]))
@@ -61,7 +62,7 @@ def test_the_table_follows_from_the_predictions(document: Path) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_packed_results_agree_with_themselves(name: str, tmp_path: Path) -> None:
-    unpack(RESULTS / name, tmp_path / name, request=True)
+    unpack(place(RESULTS, name), tmp_path / name, request=True)
     study = Comparison.load(tmp_path / name)
     runs = study.runs()
     left = runs[runs["status"] == "pending"]

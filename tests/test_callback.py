@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 import peftprune
@@ -40,6 +40,9 @@ from tests.tiny import random_batch
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 SEED_METHODS = ["lorpa", "prilora(prune_every=5)", "lora-drop(sample=0.3,probe_passes=2)"]
 BUDGET = "rank=4"
+RENAMED = "activation_checkpointing"
+CHECKPOINTING = RENAMED if hasattr(TrainingArguments, RENAMED) else "gradient_checkpointing"
+"""Its name since transformers 5.23, and before."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -294,7 +297,7 @@ def test_a_dataset_without_a_length_cannot_serve_a_sample(tiny_bert: Path, tmp_p
     "changes",
     [
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
-        {"activation_checkpointing": True},
+        {CHECKPOINTING: True},
         {"bf16": True},
     ],
     ids=["accumulation", "checkpointing", "bfloat16"],

@@ -14,7 +14,7 @@ import peftprune
 from peftprune import PruningCallback
 from tests.helpers import same, texts, tokenizer
 
-trl = pytest.importorskip("trl", reason="trl is not installed; it comes with the extra dev")
+trl = pytest.importorskip("trl", reason="trl is not installed; the extra trl has it")
 datasets = pytest.importorskip("datasets")
 pytestmark = pytest.mark.filterwarnings("ignore:.*:FutureWarning", "ignore:.*:DeprecationWarning")
 

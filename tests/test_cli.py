@@ -143,7 +143,7 @@ def test_an_interrupt_is_one_line_and_exits_with_130(small: list[str], monkeypat
     monkeypatch.setattr(Backend, "run", interrupted)
     result = peftprune("compare", *small, "--methods", "lora")
     assert (result.exit_code, result.stdout) == (130, "")
-    header, *lines = result.stderr.splitlines()
+    header, *lines = filter(None, result.stderr.splitlines())  # rich before 15 ends with an empty line
     assert ("1 arms, 1 to train" in header, lines) == (True, ["Stopped. The same command goes on"])
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.tournament.tasks import ON_GPU, PILOT, TASKS
+from benchmarks.tournament.tasks import ON_GPU, PILOT, TASKS, place
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "tournament"
@@ -40,9 +40,10 @@ def run(
         study = ["--config", str(HERE.parent / "tournament.yaml")]
         # Of an option that stands twice the second counts.
         for part, first, then in ((f"pilot-{name.split('-')[0]}", size, PILOT.split()), (name, study, size)):
-            reuse = ["--reuse", str(RESULTS / part)] if (RESULTS / part).is_dir() else []
+            packed = place(RESULTS, part)
+            reuse = ["--reuse", str(packed)] if packed.is_dir() else []
             _peftprune("compare", *first, *then, *common, *reuse, "--output-dir", str(RUNS / part))
-            _peftprune("pack", str(RUNS / part), "--out", str(RESULTS / part))
+            _peftprune("pack", str(RUNS / part), "--out", str(packed))
 
 
 @app.command()

@@ -12,11 +12,12 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.tournament.claims import CLAIMS, CONTROLS, Question
-from benchmarks.tournament.tasks import ON_GPU, TASKS
+from benchmarks.tournament.tasks import ON_GPU, TASKS, place
 from peftprune import Comparison
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import rounds_in_words
 from peftprune.study.packed import unpack
+from peftprune.study.store import StudyFolder
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
@@ -28,7 +29,7 @@ FIGURES = {
     "ranks": "Final ranks of the methods that allocate them, mean over seeds",
     "decomposition": "What of AdaLoRA's gain its ranks explain, their place, and its start and training",
 }
-"""Kind of figure to its caption; the last needs the controls `transplant` and `shuffled`."""
+"""Kind of figure to its caption. A second budget's quality is drawn with the first's; the last needs `transplant`."""
 ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora")
 """The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
 _FOOTNOTE = r"""
@@ -48,12 +49,13 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     )
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
-        found = {name: opened(results / name, Path(temporary) / name) for name in stored(results)}
+        found = {name: opened(place(results, name), Path(temporary) / name) for name in stored(results)}
         waiting = {name: result for name, result in found.items() if "pending" in set(result.runs()["status"])}
         studies = [_study(name, found[name], results, Path(temporary)) for name in found if name not in waiting]
         unfinished = [_unfinished(name, result) for name, result in waiting.items()]
+        pairs = [(few, many) for few in studies for many in studies if few["name"].startswith(f"{many['name']}-")]
         template = environment.get_template("findings.md.j2")
-        text = template.render(studies=studies, unfinished=unfinished, claims=CLAIMS)
+        text = template.render(studies=studies, unfinished=unfinished, pairs=pairs, claims=CLAIMS)
         readme = (root / README).read_text()
         first = studies[0]
         table = environment.get_template("table.md.j2").render(study=first) + f"{_FOOTNOTE}\n{first['advice']}\n"
@@ -67,12 +69,14 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
                     path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
                     path.parent.mkdir(exist_ok=True)
                     (_allocators(study["result"]) if kind == "ranks" else study["result"]).plot(kind, path)
+            for few, many in pairs:
+                _joined(few["result"], many["result"]).plot("quality", root / "docs" / "figures" / f"{few['name']}.png")
     return [str(name) for name in changed]
 
 
 def stored(results: Path) -> list[str]:
-    """Returns the names of the studies that `results` holds."""
-    return [name for name in TASKS | ON_GPU if (results / name).is_dir()]
+    """Returns the names of the studies that have packed results."""
+    return [name for name in TASKS | ON_GPU if place(results, name).is_dir()]
 
 
 def _same(path: Path, text: str) -> bool:
@@ -83,7 +87,7 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
     """Returns what the templates say of a study whose seeds are all trained."""
     request = result.request
     (task,) = request["tasks"]
-    pilot = opened(results / f"pilot-{task['name']}", temporary / name / "pilot")
+    pilot = opened(place(results, f"pilot-{task['name']}"), temporary / name / "pilot")
     metric = result.primary[task["name"]]
     clear = pilot.against("lora").iloc[0]
     against = result.against("lora")
@@ -106,9 +110,12 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
         "controls": _answers(result, against, metric, CONTROLS),
         "trials": len(result.tuning()),
         "arms": len(result.runs()),
-        "failed": [row["method"] for row in rows if "failed" in row["status"]],
+        "failed": [row["method"] for row in rows if "failed" in (row["status"] or "")],
         "figures": {
-            kind: text for kind, text in FIGURES.items() if kind != "decomposition" or "transplant" in result.methods
+            kind: text
+            for kind, text in FIGURES.items()
+            if (kind != "decomposition" or "transplant" in result.methods)
+            and (kind != "quality" or name == task["name"])
         },
         "looks": [line for cell in result.cells() for line in rounds_in_words(Frames(result), cell)],
         "seeds": f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0]),
@@ -142,6 +149,21 @@ def _allocators(result: Comparison) -> Comparison:
     methods = [m for m in result.request["methods"] if m["label"] in ALLOCATORS]
     arms = [arm for arm in result.request["arms"] if arm["label"] in ALLOCATORS]
     return Comparison(result.path, {**result.request, "methods": methods, "arms": arms})
+
+
+def _joined(few: Comparison, many: Comparison) -> Comparison:
+    """Returns one study of the methods that two studies share, with the budgets of both."""
+    shared = set(few.methods) & set(many.methods)
+    parts = [study.request | {"path": study.path} for study in (few, many)]
+    arms = [arm | {"path": part["path"]} for part in parts for arm in part["arms"] if arm["label"] in shared]
+    folders = {arm["hash"]: StudyFolder(arm["path"]).arm(arm["label"], arm["seed"], arm["hash"]) for arm in arms}
+    request = {
+        **many.request,
+        "budgets": [budget for part in parts for budget in part["budgets"]],
+        "methods": [method for method in many.request["methods"] if method["label"] in shared],
+        "arms": arms,
+    }
+    return Comparison(many.path, request, lambda label, seed, key: folders[key])
 
 
 def opened(packed: Path, folder: Path) -> Comparison:
@@ -185,7 +207,10 @@ def _rows(result: Comparison, compared: pd.DataFrame, metric: str) -> list[dict[
         names = {"mean": f"{metric}_mean", "std": f"{metric}_std"}
         rows.append(
             {name: row[column] for name, column in names.items()}
-            | {name: row[name] for name in ("method", "seeds", "final_params", "peak_params", "exemption", "status")}
+            | {
+                name: row.get(name)
+                for name in ("method", "seeds", "final_params", "peak_params", "exemption", "status")
+            }
             | {"against": against.get(method), "chosen": chosen[method], "cost": cost}
         )
     return sorted(rows, key=lambda row: -(row["mean"] or 0))

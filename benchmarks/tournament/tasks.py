@@ -1,5 +1,7 @@
 """The studies of the tournament, with the size that a pilot of LoRA and `head-only` showed to tell methods apart."""
 
+from pathlib import Path
+
 _SST2 = "--task=sst2 --max-train-samples=2000 --epochs=2 --batch-size=16 --margin=0.01"
 _MORE = (
     "--methods=lora,lorpa,prilora,lora-drop,lora-drop:half(refill=False),adalora,increlora,sora,eva,gora,squeeze,"
@@ -24,3 +26,8 @@ ON_GPU = {
 
 PILOT = "--methods=lora,head-only --budget=rank=8 --target-modules=all-linear --seeds=3"
 """Options of a task's pilot: never a rival, and the default rate, so that its outcome favours no method."""
+
+
+def place(results: Path, name: str) -> Path:
+    """Returns the folder of a study's packed results, or of a pilot's. `results` is that of the studies on a CPU."""
+    return (results.with_name("tournament-gpu") if name.removeprefix("pilot-") in ON_GPU else results) / name

@@ -107,7 +107,7 @@ def half_decades(found: pd.DataFrame) -> pd.Series[float]:
     widths = {}
     for method, rows in means.groupby("method", sort=False):
         scores = rows.groupby("learning_rate")["score"].max()
-        least, ends = scores.max() - error, np.stack([scores[:-1], scores[1:]])
+        least, ends = scores.max() - error, np.stack([scores.iloc[:-1], scores.iloc[1:]])
         low, high = ends.min(axis=0), ends.max(axis=0)
         inside = np.where(low >= least, 1.0, np.clip((high - least) / np.where(high > low, high - low, 1.0), 0, 1))
         widths[str(method)] = float(inside @ np.diff(np.log10(scores.index))) / 0.5
