@@ -322,6 +322,8 @@ def test_the_merged_model_has_its_tokenizer_and_labels(small: Comparison, tmp_pa
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| Labels | {', '.join(names)} (in the order of the outputs) |" in card
     assert "from_pretrained(FOLDER)" in card
+    small.export(tmp_path / "adapter", method="lora")
+    assert f", id2label={dict(enumerate(names))})" in (tmp_path / "adapter" / "README.md").read_text()
 
 
 def test_a_base_model_that_has_changed_is_refused(small: Comparison, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_only_a_mixture_has_matrices_that_all_linear_leaves_out():
 
 
 def test_every_bundled_shape_has_its_published_size():
-    assert set(bundled_names()) == set(PUBLISHED) == {*HUB_NAMES, "minilm", "smollm2"}
+    assert set(bundled_names()) == set(PUBLISHED) == {*HUB_NAMES, "smollm2"}
     for name, count in PUBLISHED.items():
         assert sum(p.numel() for p in describe(name).base_model.parameters()) == count, name
 

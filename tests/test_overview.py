@@ -66,7 +66,12 @@ def test_every_number_is_in_a_numeric_column(study: Comparison) -> None:
     ("verdict", "seeds", "needed", "said"),
     [
         (Verdict.NOT_DISTINGUISHABLE, 3, 9.0, "not certain; about 9 seeds would tell a difference of this size"),
-        (Verdict.UNDECIDED, 3, float("inf"), "not certain; only more examples would tell a difference of this size"),
+        (
+            Verdict.UNDECIDED,
+            3,
+            float("inf"),
+            "not certain; only more test examples would tell a difference of this size",
+        ),
         (Verdict.CANNOT_REACH_SIGNIFICANCE, 1, float("nan"), "not certain: one seed does not show how seeds vary"),
         (Verdict.WORSE, 3, float("nan"), "95 % interval +0.0030 to +0.0200"),
         (Verdict.NOT_WORSE, 3, float("nan"), "not worse by more than 0.05"),
@@ -78,10 +83,12 @@ def test_one_sentence_names_the_best(
     change = {"difference": 0.012, "low_holm": 0.003, "high_holm": 0.02, "margin": 0.05}
     change |= {"verdict": verdict, "seeds": seeds, "seeds_needed": needed}
     monkeypatch.setattr(frames, "against", frames.against.assign(**change))
-    assert best(frames, next(frames.study.cells())) == f"Best: shared, +0.012 over plain ({said})."
+    assert best(frames, next(frames.study.cells())) == f"Best mean: shared, +0.012 over plain ({said})."
 
 
 def test_a_baseline_that_leads_is_compared_with_the_next(study: Comparison) -> None:
     frames = Frames(study, "shared")
     row = frames.against.query("metric == 'accuracy' and method == 'cut'").iloc[0]
-    assert best(frames, next(frames.study.cells())).startswith(f"Best: shared, +{-row['difference']:.3f} over cut (")
+    assert best(frames, next(frames.study.cells())).startswith(
+        f"Best mean: shared, +{-row['difference']:.3f} over cut ("
+    )

@@ -176,7 +176,7 @@ def test_its_status_is_watched_and_shown_again_only_when_it_changes(
     shown = command("status", "study", "--watch")
     assert shown.count("6 done, 0 training, 1 interrupted, 1 failed, 2 waiting") == 1
     assert shown.count("6 done, 0 training, 2 interrupted, 0 failed, 2 waiting") == 1
-    assert "Best: " in shown
+    assert "Best mean: " in shown
     assert "prilora" not in shown.partition("Arms\n")[2]
 
 

@@ -108,13 +108,13 @@ def best(frames: Frames, cell: StoredStudy) -> str:
     rows = in_cell(frames.against, cell)
     rows = rows[(rows["metric"] == metric) & rows["method"].isin((first, other))]
     if rows.empty:
-        return f"Best: {first}, {metric} {rounded(known.iloc[0], 3)}."
+        return f"Best mean: {first}, {metric} {rounded(known.iloc[0], 3)}."
     row = rows.iloc[0].drop(["effect", "learned"], errors="ignore").to_dict()
     if row["difference"] == 0:
         return f"{first} and {other} score the same."
     if first == baseline:
         row |= {"difference": -row["difference"], "low_holm": -row["high_holm"], "high_holm": -row["low_holm"]}
-    return f"Best: {first}, {rounded(row['difference'], 3, True)} over {other} ({_certainty(row)})."
+    return f"Best mean: {first}, {rounded(row['difference'], 3, True)} over {other} ({_certainty(row)})."
 
 
 def _certainty(row: Mapping[Any, Any]) -> str:
@@ -128,7 +128,7 @@ def _certainty(row: Mapping[Any, Any]) -> str:
     if missing(row["seeds_needed"]):
         return "not certain"
     if math.isinf(row["seeds_needed"]):
-        return "not certain; only more examples would tell a difference of this size"
+        return "not certain; only more test examples would tell a difference of this size"
     return f"not certain; about {grouped(row['seeds_needed'])} seeds would tell a difference of this size"
 
 
@@ -293,7 +293,7 @@ def _difference(row: Mapping[Any, Any], metric: str) -> str:
     amount = "equal" if row["difference"] == 0 else f"{rounded(abs(row['difference']), 4)} {sign}"
     found = f"{metric} {amount} ({_inference(row, row['seeds'])})"
     if not missing(row["seeds_needed"]) and math.isinf(row["seeds_needed"]):
-        return f"{found}; to find a difference of this size, more seeds do not suffice: it needs more examples"
+        return f"{found}; to find a difference of this size, more seeds do not suffice: it needs more test examples"
     return found + _needed(row, "difference", "seeds")
 
 

@@ -15,8 +15,9 @@ HUB_NAMES = {
     "deberta-v3-base": "microsoft/deberta-v3-base",
     "bart-base": "facebook/bart-base",
     "llama-2-7b": "meta-llama/Llama-2-7b-hf",
+    "minilm": "sentence-transformers/all-MiniLM-L6-v2",
 }
-"""Bundled shape to its weights on the hub; "minilm" and "smollm2" come from installed packages instead."""
+"""Bundled shape to its weights on the hub. Those of "minilm" and "smollm2" come in installed packages."""
 
 _SIZES = {
     ("roberta", 768, 12): "roberta-base",

@@ -18,7 +18,7 @@ from peftprune.adapters.merge import adapted_model, write_merged
 from peftprune.adapters.save import METADATA_FILE, WEIGHTS_FILE
 from peftprune.errors import RunError, UsageError
 from peftprune.files import write_folder, write_json
-from peftprune.models.packaged import OFFLINE_MODEL
+from peftprune.models.bundled import HUB_NAMES
 from peftprune.models.quiet import quiet_loading
 from peftprune.report.export.base_model import auto_class, load_base, num_labels
 from peftprune.report.export.choose import Chosen, choose
@@ -235,11 +235,10 @@ def _about_head(adapter: Adapter, head: bool) -> list[str]:
 
 
 def _base_code(chosen: Chosen) -> str:
-    count = num_labels(chosen)
-    arguments = repr(chosen.cell.request["model"]) + ("" if count is None else f", num_labels={count}")
-    if chosen.cell.request["model"] == OFFLINE_MODEL:
-        return f"from peftprune.models.load import load_model\n\nbase = load_model({arguments}).model"
-    auto = auto_class(chosen).__name__
+    count, name, auto = num_labels(chosen), chosen.cell.request["model"], auto_class(chosen).__name__
+    names = chosen.cell.request["tasks"][0].get("label_names")
+    labels = f", id2label={dict(enumerate(names))}" if names else f", num_labels={count}" if count else ""
+    arguments = f"{HUB_NAMES.get(name, name)!r}{labels}"
     return f"from transformers import {auto}\n\nbase = {auto}.from_pretrained({arguments})"
 
 
