@@ -175,9 +175,9 @@ def opened(packed: Path, folder: Path) -> Comparison:
 def _unfinished(name: str, result: Comparison) -> dict[str, Any]:
     """Returns what the templates say of a study in training: its search, and no comparison."""
     runs = result.runs()
+    (metric,) = result.primary.values()
     rows = [
         {"chosen": choice, "scores": list(runs.loc[runs["method"] == choice["label"], metric].dropna())}
-        for metric in result.primary.values()
         for choice in result.request["tuning"]["chosen"]
     ]
     rows.sort(key=lambda row: -(row["chosen"]["score"] or 0))
@@ -185,13 +185,13 @@ def _unfinished(name: str, result: Comparison) -> dict[str, Any]:
     return {
         "name": name,
         "device": result.request["hardware"]["device"],
-        "metric": next(iter(result.primary.values())),
+        "metric": metric,
         "default": result.request["tuning"]["default"],
         "trials": len(result.tuning()),
         "rows": rows,
         "done": int(counts["done"]),
         "arms": len(runs),
-        "seeds": result.request["rounds"]["seeds"][0],
+        "seeds": runs["seed"].nunique(),
     }
 
 
