@@ -121,12 +121,15 @@ def written(text: str) -> str:
         result = json.loads((HERE / "results" / f"{found['name']}.json").read_text())
         return f"{found[1]}{table(result)}{found[3]}"
 
-    parts = (_CALIBRATION, section, ""), (_ROUNDS, rounds_section, "-rounds"), (_SAME, same_section, "-same")
+    parts = (
+        (_CALIBRATION, section, "calibration"),
+        (_ROUNDS, rounds_section, "calibration-rounds"),
+        (_SAME, same_section, "calibration-same"),
+        (_CUDA, _on_gpu, "cuda"),
+    )
     for marked, write, name in parts:
-        calibrated = write(json.loads((HERE / "results" / f"calibration{name}.json").read_text()))
-        text = marked.sub(lambda found, new=calibrated: f"{found[1]}{new}{found[2]}", text)
-    on_gpu = _on_gpu(json.loads((HERE / "results" / "cuda.json").read_text()))
-    text = _CUDA.sub(lambda found: f"{found[1]}{on_gpu}{found[2]}", text)
+        part = write(json.loads((HERE / "results" / f"{name}.json").read_text()))
+        text = marked.sub(lambda found, new=part: f"{found[1]}{new}{found[2]}", text)
     speed = sections(HERE / "results")
     return _SPEED.sub(lambda found: f"{found[1]}{speed}{found[2]}", _MARKED.sub(fill, text))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ def regression_task(folder: Path, n: int = 70, shift: float = 0.0, factor: float
 
 # --- arms -------------------------------------------------------------------------------------------------------------
 
+AFTER_PROGRESS = "" if int(version("rich").partition(".")[0]) >= 15 else "\n"
+"""What rich writes to a log file after a progress display."""
 DEFAULTS = {"batch_size": 8, "learning_rate": 5e-3, "dtype": "float32", "checkpoints": 0, "max_length": 32}
 BUDGET = "rank=4,steps=24"
 _SETUPS: dict[Any, Setup] = {}

@@ -36,7 +36,7 @@ from peftprune.study.execution.process import EventWriter, pack, python_path
 from peftprune.study.execution.work import Work
 from peftprune.study.progress import Reporter
 from peftprune.study.store import SCHEMA, ArmFolder, StudyFolder
-from tests.helpers import same
+from tests.helpers import AFTER_PROGRESS, same
 from tests.killing import Heard, left_by, left_in, planned
 from tests.stored import empty_result
 
@@ -337,7 +337,7 @@ def test_a_log_file_gets_lines_and_no_bars(capsys: pytest.CaptureFixture[str]) -
         reporter.started("lora", 0, 24)
         reporter.step(5, 24, "train", 1152)
         reporter.finished("lora", 0, {"accuracy": 0.5})
-    assert capsys.readouterr().err.rstrip("\n") == "one arm\nlora, seed 0: accuracy 0.5000"
+    assert capsys.readouterr().err == "one arm\nlora, seed 0: accuracy 0.5000\n" + AFTER_PROGRESS
     with Reporter(24, enabled=False, header="one arm") as reporter:
         reporter.failed("lora", 0, "no luck")
     assert capsys.readouterr().err == ""

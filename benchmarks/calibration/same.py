@@ -21,7 +21,7 @@ import numpy as np
 
 from peftprune import Comparison
 from peftprune.files import write_json
-from peftprune.study.packed import unpack
+from peftprune.study.packed import readable
 from peftprune.study.store import ArmFolder
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -59,11 +59,8 @@ def drawn(study: Comparison, rng: np.random.Generator) -> Comparison:
 
 def opened(packed: Path, folder: Path) -> Comparison:
     """Returns LoRA's arms of a packed study."""
-    unpack(packed, folder, request=True)
-    study = Comparison.load(folder)
-    request = {name: value for name, value in study.request.items() if name != "rounds"}
-    kept = {name: [row for row in request[name] if row["label"] == "lora"] for name in ("methods", "arms")}
-    return Comparison(study.path, request | kept)
+    study = Comparison.load(readable(packed, folder)).between("lora")
+    return Comparison(study.path, {name: value for name, value in study.request.items() if name != "rounds"})
 
 
 def measure(study: Comparison) -> dict[str, Any]:

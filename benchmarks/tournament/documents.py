@@ -17,7 +17,6 @@ from peftprune import Comparison
 from peftprune.analysis.frames import Frames
 from peftprune.report.findings import rounds_in_words
 from peftprune.study.packed import unpack
-from peftprune.study.store import StudyFolder
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
@@ -68,7 +67,7 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
                 for kind in study["figures"]:
                     path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
                     path.parent.mkdir(exist_ok=True)
-                    (_allocators(study["result"]) if kind == "ranks" else study["result"]).plot(kind, path)
+                    (study["result"].between(*ALLOCATORS) if kind == "ranks" else study["result"]).plot(kind, path)
             for few, many in pairs:
                 _joined(few["result"], many["result"]).plot("quality", root / "docs" / "figures" / f"{few['name']}.png")
     return [str(name) for name in changed]
@@ -145,25 +144,16 @@ def _advice(rows: Sequence[Mapping[str, Any]]) -> str:
     return " ".join(found)
 
 
-def _allocators(result: Comparison) -> Comparison:
-    methods = [m for m in result.request["methods"] if m["label"] in ALLOCATORS]
-    arms = [arm for arm in result.request["arms"] if arm["label"] in ALLOCATORS]
-    return Comparison(result.path, {**result.request, "methods": methods, "arms": arms})
-
-
 def _joined(few: Comparison, many: Comparison) -> Comparison:
     """Returns one study of the methods that two studies share, with the budgets of both."""
-    shared = set(few.methods) & set(many.methods)
-    parts = [study.request | {"path": study.path} for study in (few, many)]
-    arms = [arm | {"path": part["path"]} for part in parts for arm in part["arms"] if arm["label"] in shared]
-    folders = {arm["hash"]: StudyFolder(arm["path"]).arm(arm["label"], arm["seed"], arm["hash"]) for arm in arms}
-    request = {
-        **many.request,
-        "budgets": [budget for part in parts for budget in part["budgets"]],
-        "methods": [method for method in many.request["methods"] if method["label"] in shared],
-        "arms": arms,
+    parts = [study.between(*set(few.methods) & set(many.methods)) for study in (few, many)]
+    folders = {
+        arm["hash"]: folder
+        for part in parts
+        for arm, (_, folder) in zip(part.request["arms"], part.arms(), strict=True)
     }
-    return Comparison(many.path, request, lambda label, seed, key: folders[key])
+    both = {name: [row for part in parts for row in part.request[name]] for name in ("budgets", "arms")}
+    return Comparison(many.path, {**parts[1].request, **both}, lambda label, seed, key: folders[key])
 
 
 def opened(packed: Path, folder: Path) -> Comparison:

@@ -98,6 +98,6 @@ def _draw(chosen: Chosen, path: Path) -> bool:
 
 
 def _hub_name(model: str) -> str | None:
-    """Returns the base model's name on the hub; None for folders and the offline model."""
+    """Returns the base model's name on the hub; None for a folder and what else is not there."""
     named = model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()
     return HUB_NAMES.get(model, model if named else None)
