@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -36,6 +37,7 @@ from peftprune.study.request import StudyRequest
 from peftprune.study.size import header
 from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
+from peftprune.study.task_setup import elsewhere
 from peftprune.study.tuning import TrialsLeftError, Tuning, carved, parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.tasks.holdout import carve
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_log = logging.getLogger(__name__)
 
 
 class Comparison(StoredStudy):
@@ -162,10 +165,6 @@ class Comparison(StoredStudy):
         if path is not None:
             save(figure, path)
         return figure
-
-    def plot_ranks(self, path: str | Path | None = None) -> Figure:
-        """Draws heat maps of the final ranks, layer by kind, one panel per method, averaged over seeds."""
-        return self.plot("ranks", path)
 
     def report(self, path: str | Path, *, baseline: str | None = None, margin: Margin | None = None) -> Path:
         """Writes the report, one HTML page; see `peftprune.report.write_report`."""
@@ -429,6 +428,8 @@ def compare(
 
     if reuse is not None:
         unpack(Path(reuse), study.path)
+        if why := elsewhere(StudyFolder(Path(reuse)).read_request()):
+            _log.warning("reuse: the study %s, so its arms do not count and are trained again", why)
     if called.tuning is not None:
         trials_folder = StudyFolder(study.path / TRIALS)
         try:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,7 @@ def test_a_folder_of_studies_is_audited_study_by_study(study: Path, tmp_path: Pa
         pack(study, tmp_path / "all" / name)
     run = CliRunner().invoke(app, ["audit", str(tmp_path / "all")])
     assert run.exit_code == 0, run.output
-    assert "8 finished arms, 8 of them sealed" in run.stdout
+    assert "8 finished arms: 8 sealed" in run.stdout
     two_predictions(study)
     pack(study, tmp_path / "all" / "two")
     run = CliRunner().invoke(app, ["audit", str(tmp_path / "all")])
@@ -361,6 +362,19 @@ def test_reused_arms_are_not_trained_again(study: Path, finished: Path, tmp_path
     assert {key["seed"] for key, folder in new.arms() if folder.adapter.exists()} == {2}
     assert not list((tmp_path / "new" / "tuning" / "arms").glob("*/adapter"))
     assert len(list(new.finished())) == 6
+
+
+def test_reuse_says_why_arms_of_another_version_do_not_count(
+    study: Path, finished: Path, tmp_path: Path, tiny_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pack(study, tmp_path / "packed")
+    file = tmp_path / "packed" / "study.json"
+    stored = json.loads(file.read_text())
+    stored["versions"]["peft"] = "0.1.0"
+    file.write_text(json.dumps(stored))
+    options = [*request(finished.parent, tiny_bert), "--reuse", str(tmp_path / "packed")]
+    assert CliRunner().invoke(app, [*options, "--output-dir", str(tmp_path / "new")]).exit_code == 0
+    assert f"was trained with peft 0.1.0 ({version('peft')} here)" in caplog.text
 
 
 @pytest.mark.slow

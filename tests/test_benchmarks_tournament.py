@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.tournament.__main__ import RESULTS, app
 from benchmarks.tournament.claims import CLAIMS, CONTROLS
 from benchmarks.tournament.documents import FINDINGS, README, ROOT, stored, write
-from benchmarks.tournament.tasks import place
+from benchmarks.tournament.tasks import ON_GPU, PILOTED, place
 from peftprune.analysis.audit import audit
 from peftprune.comparison import Comparison
 from peftprune.methods.request import parse
@@ -25,6 +25,8 @@ from peftprune.study.packed import unpack
 
 METHODS = yaml.safe_load((ROOT / "benchmarks" / "tournament.yaml").read_text())["methods"]
 STUDIES = stored(RESULTS)
+PACKED = [pytest.param(n, marks=[pytest.mark.slow] * (n in ON_GPU)) for n in STUDIES]
+PACKED += [f"pilot-{name}" for name in PILOTED]
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -35,19 +37,28 @@ def table(text: str) -> dict[str, list[str]]:
     return {re.sub(r"[` \\*]", "", row[0]): row[1:] for row in cells}
 
 
+def accuracies(study: str) -> dict[str, dict[int, float]]:
+    """Returns each method's accuracy by seed, with numpy alone, from the stored predictions."""
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in pd.read_parquet(place(RESULTS, study) / "arms.parquet").to_dict("records"):
+        if row["result.json"] is None:
+            continue
+        arm, predicted = json.loads(row["result.json"]), pd.read_parquet(io.BytesIO(row["predictions"]))
+        scores[arm["label"]][arm["seed"]] = float(np.mean(predicted["label"] == predicted["prediction"]))
+    return scores
+
+
+def number(cell: str) -> float:
+    return float(cell.split(" (")[0].replace("−", "-"))
+
+
 def test_the_documents_are_up_to_date() -> None:
     assert write(RESULTS, check=True) == []
 
 
 @pytest.mark.parametrize("document", [README, FINDINGS])
 def test_the_table_follows_from_the_predictions(document: Path) -> None:
-    """Recomputed with numpy alone, from the first study's predictions."""
-    scores: dict[str, dict[int, float]] = defaultdict(dict)
-    for row in pd.read_parquet(place(RESULTS, STUDIES[0]) / "arms.parquet").to_dict("records"):
-        if row["result.json"] is None:
-            continue
-        arm, predicted = json.loads(row["result.json"]), pd.read_parquet(io.BytesIO(row["predictions"]))
-        scores[arm["label"]][arm["seed"]] = float(np.mean(predicted["label"] == predicted["prediction"]))
+    scores = accuracies(STUDIES[0])
     printed = table((ROOT / document).read_text())
     assert set(printed) == {spec.label for spec in parse(METHODS)}
     for method, seeds in scores.items():
@@ -57,10 +68,24 @@ def test_the_table_follows_from_the_predictions(document: Path) -> None:
         if method != "lora":
             shared = sorted(set(seeds) & set(scores["lora"]))
             expected = np.mean([seeds[s] - scores["lora"][s] for s in shared])
-            assert float(difference.split(" (")[0].replace("−", "-")) == pytest.approx(expected, abs=5.1e-5)
+            assert number(difference) == pytest.approx(expected, abs=5.1e-5)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+def test_the_parts_of_a_gain_follow_from_the_predictions() -> None:
+    scores = {method: np.mean([*seeds.values()]) for method, seeds in accuracies("mrpc").items()}
+    text = (ROOT / FINDINGS).read_text()
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| (\S+ \(.*?\)) \| (\S+ \(.*?\)) \| (\S+ \(.*?\)) \| [\d.]+ \|$", text, re.MULTILINE
+    )
+    assert {method for method, *_ in rows} == {"adalora", "eva", "lora-drop", "prilora"}
+    for method, *cells in rows:
+        suffix = "" if method == "adalora" else f":{method}"
+        transplant, shuffled = (scores[control + suffix] for control in ("transplant", "shuffled"))
+        expected = [transplant - scores["lora"], transplant - shuffled, scores[method] - transplant]
+        assert [number(cell) for cell in cells] == pytest.approx(expected, abs=5.1e-5)
+
+
+@pytest.mark.parametrize("name", PACKED)
 def test_the_packed_results_agree_with_themselves(name: str, tmp_path: Path) -> None:
     unpack(place(RESULTS, name), tmp_path / name, request=True)
     study = Comparison.load(tmp_path / name)

@@ -148,7 +148,7 @@ def test_an_unknown_arm_is_named(small: Comparison) -> None:
 
 
 def test_rank_plots_are_written(small: Comparison, tmp_path: Path) -> None:
-    small.plot_ranks(tmp_path / "ranks.png")
+    small.plot("ranks", tmp_path / "ranks.png")
     assert (tmp_path / "ranks.png").read_bytes().startswith(b"\x89PNG")
 
 

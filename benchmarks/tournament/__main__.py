@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.tournament.tasks import ON_GPU, PILOT, TASKS, place
+from benchmarks.tournament.tasks import ON_GPU, PILOT, PILOTED, TASKS, place
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "tournament"
@@ -27,9 +27,9 @@ def run(
     """Train what is missing of every study, and pack each into benchmarks/results/tournament.
 
     Arms that the packed results hold are taken up, so that a second call trains nothing. The studies that need a GPU
-    are run where `--task` names them.
+    are run where `--task` names them, and so are the pilots of tasks without a study.
     """
-    studies = TASKS | ON_GPU
+    studies = TASKS | ON_GPU | PILOTED
     unknown = set(task or ()) - set(studies)
     if unknown:
         raise typer.BadParameter(f"{sorted(unknown)} is not among {', '.join(studies)}", param_hint="--task")
@@ -39,7 +39,8 @@ def run(
         size = studies[name].split()
         study = ["--config", str(HERE.parent / "tournament.yaml")]
         # Of an option that stands twice the second counts.
-        for part, first, then in ((f"pilot-{name.split('-')[0]}", size, PILOT.split()), (name, study, size)):
+        parts = ((f"pilot-{name.split('-')[0]}", size, PILOT.split()), (name, study, size))
+        for part, first, then in parts[:1] if name in PILOTED else parts:
             packed = place(RESULTS, part)
             reuse = ["--reuse", str(packed)] if packed.is_dir() else []
             _peftprune("compare", *first, *then, *common, *reuse, "--output-dir", str(RUNS / part))

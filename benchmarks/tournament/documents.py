@@ -12,10 +12,11 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.tournament.claims import CLAIMS, CONTROLS, Question
-from benchmarks.tournament.tasks import ON_GPU, TASKS, place
+from benchmarks.tournament.tasks import ON_GPU, PILOTED, TASKS, place
 from peftprune import Comparison
 from peftprune.analysis.frames import Frames
-from peftprune.report.findings import rounds_in_words
+from peftprune.report.figures import draw, save
+from peftprune.report.findings import in_words, rounds_in_words
 from peftprune.study.packed import unpack
 
 ROOT = Path(__file__).parents[2]
@@ -23,14 +24,18 @@ FINDINGS = Path("docs/findings.md")
 README = Path("README.md")
 FIGURES = {
     "differences": "Difference to LoRA with its corrected interval; the band is the margin",
-    "quality": "Score against parameters",
-    "rates": "Validation score by learning rate",
+    "quality": "Score against parameters, without the controls",
+    "rates": "Validation score by learning rate, without the controls",
     "ranks": "Final ranks of the methods that allocate them, mean over seeds",
-    "decomposition": "What of AdaLoRA's gain its ranks explain, their place, and its start and training",
+    "decomposition": "What of a method's gain its ranks explain, their place, and its start and training",
 }
 """Kind of figure to its caption. A second budget's quality is drawn with the first's; the last needs `transplant`."""
-ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora")
+CLEAR = 4
+"""Smallest detectable differences that lie between LoRA and the head alone on a task that tells methods apart."""
+ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora", "eva", "gora")
 """The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
+PROPOSED = ("lora", "lora-drop", *(claim.method for claim in CLAIMS), "eva", "gora", "squeeze", "head-only", "full")
+"""The methods whose rates and quality are drawn: all but the controls."""
 _FOOTNOTE = r"""
 \* Not under the budget of the others. Intervals are each method's own; verdicts are also corrected for the number of
 methods and looks, so a row may be undecided although its interval excludes zero.
@@ -48,13 +53,14 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     )
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
-        found = {name: opened(place(results, name), Path(temporary) / name) for name in stored(results)}
-        waiting = {name: result for name, result in found.items() if "pending" in set(result.runs()["status"])}
-        studies = [_study(name, found[name], results, Path(temporary)) for name in found if name not in waiting]
-        unfinished = [_unfinished(name, result) for name, result in waiting.items()]
+        folder = Path(temporary)
+        studies = [
+            _study(name, opened(place(results, name), folder / name), results, folder) for name in stored(results)
+        ]
         pairs = [(few, many) for few in studies for many in studies if few["name"].startswith(f"{many['name']}-")]
         template = environment.get_template("findings.md.j2")
-        text = template.render(studies=studies, unfinished=unfinished, pairs=pairs, claims=CLAIMS)
+        pilots = [_pilot(name, results, folder) for name in PILOTED]
+        text = template.render(studies=studies, pairs=pairs, pilots=pilots, claims=CLAIMS, clear=CLEAR)
         readme = (root / README).read_text()
         first = studies[0]
         table = environment.get_template("table.md.j2").render(study=first) + f"{_FOOTNOTE}\n{first['advice']}\n"
@@ -67,7 +73,8 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
                 for kind in study["figures"]:
                     path = root / "docs" / "figures" / f"{study['name']}-{kind}.png"
                     path.parent.mkdir(exist_ok=True)
-                    (study["result"].between(*ALLOCATORS) if kind == "ranks" else study["result"]).plot(kind, path)
+                    names = {"ranks": ALLOCATORS, "rates": PROPOSED, "quality": PROPOSED}.get(kind)
+                    save(draw(Frames(study["result"].between(*names)) if names else study["frames"], kind), path)
             for few, many in pairs:
                 _joined(few["result"], many["result"]).plot("quality", root / "docs" / "figures" / f"{few['name']}.png")
     return [str(name) for name in changed]
@@ -86,11 +93,10 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
     """Returns what the templates say of a study whose seeds are all trained."""
     request = result.request
     (task,) = request["tasks"]
-    pilot = opened(place(results, f"pilot-{task['name']}"), temporary / name / "pilot")
-    metric = result.primary[task["name"]]
-    clear = pilot.against("lora").iloc[0]
-    against = result.against("lora")
-    rows = _rows(result, against, metric)
+    frames, metric = Frames(result, "lora"), result.primary[task["name"]]
+    against = in_words(frames.against)
+    rows = _rows(result, frames, against, metric)
+    parts = frames.decomposition
     counts = [row["seeds"] for row in rows]
     return {
         "name": name,
@@ -104,11 +110,13 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
         "rows": rows,
         "first": rows[0],
         "lora": next(row for row in rows if row["method"] == "lora"),
-        "pilot": {"difference": -clear["difference"], "detectable": clear["detectable"], "seeds": clear["seeds"]},
+        "frames": frames,
+        "pilot": _pilot(task["name"], results, temporary / name),
+        "parts": _parts(parts[parts["metric"] == metric]),
         "claims": _answers(result, against, metric, CLAIMS),
         "controls": _answers(result, against, metric, CONTROLS),
-        "trials": len(result.tuning()),
-        "arms": len(result.runs()),
+        "trials": len(frames.trials),
+        "arms": len(frames.runs),
         "failed": [row["method"] for row in rows if "failed" in (row["status"] or "")],
         "figures": {
             kind: text
@@ -116,7 +124,7 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
             if (kind != "decomposition" or "transplant" in result.methods)
             and (kind != "quality" or name == task["name"])
         },
-        "looks": [line for cell in result.cells() for line in rounds_in_words(Frames(result), cell)],
+        "looks": [line for cell in result.cells() for line in rounds_in_words(frames, cell)],
         "seeds": f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else str(counts[0]),
         "advice": _advice(rows),
     }
@@ -162,36 +170,30 @@ def opened(packed: Path, folder: Path) -> Comparison:
     return Comparison.load(folder)
 
 
-def _unfinished(name: str, result: Comparison) -> dict[str, Any]:
-    """Returns what the templates say of a study in training: its search, and no comparison."""
-    runs = result.runs()
-    (metric,) = result.primary.values()
-    rows = [
-        {"chosen": choice, "scores": list(runs.loc[runs["method"] == choice["label"], metric].dropna())}
-        for choice in result.request["tuning"]["chosen"]
+def _pilot(task: str, results: Path, temporary: Path) -> dict[str, Any]:
+    """Returns what a task's pilot says: how far LoRA is from the head alone, and whether that is enough."""
+    pilot = opened(place(results, f"pilot-{task}"), temporary / f"pilot-{task}")
+    clear = pilot.against("lora").iloc[0]
+    found = {name: clear[name] for name in ("metric", "detectable", "seeds")}
+    times = -clear["difference"] / clear["detectable"]
+    return found | {"task": task, "difference": -clear["difference"], "times": times, "tells": times >= CLEAR}
+
+
+def _parts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the parts of every method's gain, one row per method."""
+    return [
+        {"method": method} | {row["part"]: row for row in _records(group)}
+        for method, group in frame.groupby("method", sort=False)
     ]
-    rows.sort(key=lambda row: -(row["chosen"]["score"] or 0))
-    counts = runs["status"].value_counts()
-    return {
-        "name": name,
-        "device": result.request["hardware"]["device"],
-        "metric": metric,
-        "default": result.request["tuning"]["default"],
-        "trials": len(result.tuning()),
-        "rows": rows,
-        "done": int(counts["done"]),
-        "arms": len(runs),
-        "seeds": runs["seed"].nunique(),
-    }
 
 
-def _rows(result: Comparison, compared: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
+def _rows(result: Comparison, frames: Frames, compared: pd.DataFrame, metric: str) -> list[dict[str, Any]]:
     """Returns one row per method, the best mean first."""
     against = {row["method"]: row for row in _records(compared) if row["metric"] == metric}
     chosen = {c["label"]: c for c in result.request["tuning"]["chosen"]}
-    tuning = result.tuning().groupby("method")["flops"].sum()
+    tuning = frames.trials.groupby("method")["flops"].sum()
     rows = []
-    for row in _records(result.table()):
+    for row in _records(frames.table):
         method = row["method"]
         cost = {"final": row["flops"], "tuning": float(tuning[method])}
         names = {"mean": f"{metric}_mean", "std": f"{metric}_std"}

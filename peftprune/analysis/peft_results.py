@@ -106,7 +106,7 @@ class PeftResults:
         return pd.DataFrame(rows, columns=SITES)
 
     def plot_ranks(self, path: str | Path | None = None) -> Figure:
-        """Draws heat maps of the ranks as `Comparison.plot_ranks` does, and saves them to `path` if given.
+        """Draws heat maps of the ranks as `Comparison.plot("ranks")` does, and saves them to `path` if given.
 
         Raises UsageError if no file states ranks.
         """

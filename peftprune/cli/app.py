@@ -217,7 +217,7 @@ def compare(
         with redirect_stdout(shown):
             tables.show_comparison(frames, wide)
             if not frames.allocation.empty:
-                result.plot_ranks(result.path / "ranks.png")
+                result.plot("ranks", result.path / "ranks.png")
                 print(f"Rank allocations: {result.path / 'ranks.png'}")
             page = f"peftprune report {folder}"
             print(f"All columns: the same command with --wide. Report with plots and an explorer: {page}")

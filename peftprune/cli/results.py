@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,7 +98,7 @@ def pack(
 def audit(
     study: Annotated[Path, typer.Argument(help="Folder of a study, of one that `pack` wrote, or of several.")],
     arms: Annotated[
-        int, typer.Option(min=0, help="Number of arms of each study, drawn at random, to train again.")
+        int, typer.Option(min=0, help="Number of arms, drawn at random over the studies, to train again.")
     ] = 0,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with the data of the arms to train.", show_default="the study's")
@@ -112,14 +113,14 @@ def audit(
     from peftprune.study.packed import studies_in
 
     facts: dict[str, Any] = {"finished": 0, "sealed": 0, "adapters": 0, "trained_again": [], "problems": []}
-    for path in studies_in(study):
+    paths = studies_in(study)
+    drawn = Counter(random.choices(paths, k=arms))
+    for path in paths:
         name = f"{path.name}: " if path != study else ""
-        for fact, value in _audit(path, arms, data_dir).items():
+        for fact, value in _audit(path, drawn[path], data_dir).items():
             facts[fact] += [name + text for text in value] if isinstance(value, list) else value
     problems = facts["problems"]
-    typer.echo(
-        f"{facts['finished']} finished arms, {facts['sealed']} of them sealed, {facts['adapters']} with their adapters."
-    )
+    typer.echo(f"{facts['finished']} finished arms: {facts['sealed']} sealed, {facts['adapters']} with adapters.")
     for text in facts["trained_again"]:
         typer.echo(f"trained again: {text}")
     for text in problems:
@@ -142,6 +143,7 @@ def _audit(study: Path, arms: int, data_dir: Path | None) -> dict[str, Any]:
         if arms and not problems:
             if opened == study:
                 shutil.copytree(study, folder, ignore=shutil.ignore_patterns("checkpoint", ".*"))
+            typer.echo(f"{study.name}: trains {arms} arm(s) again", err=True)
             again, problems = _train_again(folder, study, arms, data_dir)
         count = sum(1 for _ in stored.finished())
     return {"finished": count, "sealed": sealed, "adapters": adapters, "trained_again": again, "problems": problems}
@@ -159,8 +161,7 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     from peftprune.study.seal import digests
     from peftprune.study.store import TRIALS, StudyFolder
     from peftprune.study.stored_study import StoredStudy
-    from peftprune.study.task_setup import hardware
-    from peftprune.study.versions import package_versions
+    from peftprune.study.task_setup import elsewhere, hardware
 
     study = StoredStudy.load(folder)
     seeds = sorted({key["seed"] for key, _, _ in study.finished()})
@@ -176,9 +177,8 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     text = command(request)
     if not text:
         raise UsageError.of("arms", count, "cannot be trained: no single command repeats this study", "Leave it out")
-    before, now = (request["versions"], request["hardware"]["device"]), (package_versions(), hardware()["device"])
-    if before != now:
-        raise RunError(f"audit: the study was trained with {before}, and this is {now}. Train arms again there")
+    if why := elsewhere(request):
+        raise RunError(f"audit: the study {why}. Train arms again there")
     studies = [study] + ([StoredStudy.load(folder / TRIALS)] if (folder / TRIALS).exists() else [])
     arms = [(s, key, arm, result) for s in studies for key, arm, result in s.finished()]
     drawn = random.sample(arms, min(count, len(arms)))
@@ -199,8 +199,7 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
             continue
         made = digests(arm, result)
         if strict:
-            parts = [part for part, seal in seals.items() if made.get(part, seal) != seal]
-            problems += [f"{name}: trained again, its {part} differs" for part in parts]
+            problems += [f"{name}: trained again, its {p} differs" for p, s in seals.items() if made.get(p, s) != s]
             continue
         problems += [
             f"{name}: trained again, {metric} is {result['metrics'][metric]:.4f} instead of {value:.4f}"

@@ -19,15 +19,12 @@ class PairedDifference:
     Attributes:
         difference: mean over seeds of (a − b).
         low, high: the ends of the interval; infinite where the replicates are too few for it. p: two-sided.
-        probability: that a is truly larger: the share of replicates above 0, with those at 0 counted half.
         confidence: of the interval.
         n_seeds: pairs of runs. n_examples: examples that they were scored on.
         example_std: standard deviation, over examples, of one seed's per-example difference (of its linear
             approximation, for a metric that is not a mean).
-        common: share of that variance that all seeds have in common, in [0, 1]; the rest averages out over seeds. 1 for
-            a single seed, which cannot show it.
-        seed_std: standard deviation of the true difference over seeds, apart from the noise of the examples; 0 for a
-            single seed, which cannot show it, and where the examples explain all variation.
+        common: share of that variance that all seeds have in common, in [0, 1]; 1 for a single seed.
+        seed_std: standard deviation of the true difference over seeds, without the examples' noise; 0 for one seed.
         replicates: D*, in ascending order.
     """
 
@@ -35,7 +32,6 @@ class PairedDifference:
     low: float
     high: float
     p: float
-    probability: float
     confidence: float
     n_seeds: int
     n_examples: int
@@ -92,8 +88,7 @@ def paired_bootstrap(
     the interval contains the δ with p(δ) > 1 − confidence: its ends are order statistics of D*, and it excludes 0
     exactly where p ≤ 1 − confidence.
 
-    With one seed the result concerns the two trained models only: the interval covers new examples, not new training
-    runs.
+    With one seed the result concerns the two trained models only: the interval covers examples, not training runs.
 
     Args:
         scores_a: seeds × examples (or examples, for one seed): the scores of a, for a metric that is their mean, such
@@ -139,16 +134,13 @@ def from_resamples(
     over_examples = resampled_by_seed.mean(axis=1)
     parts = _variances(by_seed, resampled_by_seed)
     replicates = np.sort(over_examples + _seed_part(by_seed, parts.interaction, resamples, rng))
-
-    difference = float(by_seed.mean())
     low, high = _interval(replicates, 1 - confidence)
     below, above = int((replicates <= 0).sum()), int((replicates >= 0).sum())
     return PairedDifference(
-        difference=difference,
+        difference=float(by_seed.mean()),
         low=low,
         high=high,
         p=min(1.0, 2 * (1 + min(below, above)) / (1 + resamples)),
-        probability=float((above + resamples - below) / (2 * resamples)),
         confidence=confidence,
         n_seeds=n_seeds,
         n_examples=n_examples,

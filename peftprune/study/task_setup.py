@@ -4,7 +4,7 @@ import inspect
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import CodeType
@@ -232,6 +232,14 @@ def hardware() -> dict[str, Any]:
     """Returns the device and what else of a machine decides the bits of a result."""
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "system": sys.platform}
     return {"device": device_name(), "processor": processor(), **machine}
+
+
+def elsewhere(request: Mapping[str, Any]) -> str | None:
+    """Returns in words how a stored study's versions and device differ from these, if they do."""
+    then = {**request["versions"], "device": request["hardware"]["device"]}
+    now = {**package_versions(), "device": device_name()}
+    found = [f"{name} {value} ({now.get(name)} here)" for name, value in then.items() if now.get(name) != value]
+    return f"was trained with {', '.join(found)}" if found else None
 
 
 def processor() -> str:
