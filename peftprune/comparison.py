@@ -37,7 +37,7 @@ from peftprune.study.request import StudyRequest
 from peftprune.study.size import header
 from peftprune.study.store import TRIALS, StudyFolder
 from peftprune.study.stored_study import StoredStudy
-from peftprune.study.task_setup import elsewhere
+from peftprune.study.task_setup import differs_here
 from peftprune.study.tuning import TrialsLeftError, Tuning, carved, parse_tuning, tuned
 from peftprune.tasks import Task
 from peftprune.tasks.holdout import carve
@@ -428,7 +428,7 @@ def compare(
 
     if reuse is not None:
         unpack(Path(reuse), study.path)
-        if why := elsewhere(StudyFolder(Path(reuse)).read_request()):
+        if why := differs_here(StudyFolder(Path(reuse)).read_request()):
             _log.warning("reuse: the study %s, so its arms do not count and are trained again", why)
     if called.tuning is not None:
         trials_folder = StudyFolder(study.path / TRIALS)

@@ -30,9 +30,9 @@ PACKED = [pytest.param(n, marks=[pytest.mark.slow] * (n in {"sst2", *ON_GPU})) f
 PACKED += [f"pilot-{name}" for name in PILOTED]
 
 
-def table(text: str, place: int = 0) -> dict[str, list[str]]:
+def table(text: str, index: int = 0) -> dict[str, list[str]]:
     """Returns the cells of a study's table by method: of the first table, or of a later one."""
-    rows = re.findall(r"\| method \| \w+ \| seeds .*?\n\|[-:|]+\n((?:\|.*\n)+)", text)[place]
+    rows = re.findall(r"\| method \| \w+ \| seeds .*?\n\|[-:|]+\n((?:\|.*\n)+)", text)[index]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows.splitlines()]
     return {re.sub(r"[` \\*]", "", row[0]): row[1:] for row in cells}
 

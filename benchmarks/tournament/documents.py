@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from peftprune import Comparison
 from peftprune.analysis.frames import Frames
 from peftprune.report.figures import draw, save
 from peftprune.report.findings import in_words, rounds_in_words
-from peftprune.study.packed import unpack
+from peftprune.study.packed import readable
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = Path("docs/findings.md")
@@ -53,13 +54,18 @@ def write(results: Path, *, check: bool = False, root: Path = ROOT) -> list[str]
     )
     environment.filters |= {"signed": _signed, "interval": _interval}
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        studies = [
-            _study(name, opened(place(results, name), folder / name), results, folder) for name in stored(results)
-        ]
+
+        def opened(name: str) -> Comparison:
+            return Comparison.load(readable(place(results, name), Path(temporary) / name))
+
+        @cache
+        def pilot(task: str) -> dict[str, Any]:
+            return _pilot(task, opened(f"pilot-{task}"))
+
+        studies = [_study(name, opened(name), pilot) for name in stored(results)]
         pairs = [(few, many) for few in studies for many in studies if few["name"].startswith(f"{many['name']}-")]
         template = environment.get_template("findings.md.j2")
-        pilots = [_pilot(name, results, folder) for name in PILOTED]
+        pilots = [pilot(name) for name in PILOTED]
         text = template.render(studies=studies, pairs=pairs, pilots=pilots, claims=CLAIMS, clear=CLEAR)
         readme = (root / README).read_text()
         first = studies[0]
@@ -89,8 +95,8 @@ def _same(path: Path, text: str) -> bool:
     return path.is_file() and path.read_text() == text
 
 
-def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dict[str, Any]:
-    """Returns what the templates say of a study whose seeds are all trained."""
+def _study(name: str, result: Comparison, pilot: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what the templates say of a study whose seeds are all trained; `pilot` says it of a task's pilot."""
     request = result.request
     (task,) = request["tasks"]
     frames, metric = Frames(result, "lora"), result.primary[task["name"]]
@@ -111,7 +117,7 @@ def _study(name: str, result: Comparison, results: Path, temporary: Path) -> dic
         "first": rows[0],
         "lora": next(row for row in rows if row["method"] == "lora"),
         "frames": frames,
-        "pilot": _pilot(task["name"], results, temporary / name),
+        "pilot": pilot(task["name"]),
         "parts": _parts(parts[parts["metric"] == metric]),
         "claims": _answers(result, against, metric, CLAIMS),
         "controls": _answers(result, against, metric, CONTROLS),
@@ -164,15 +170,8 @@ def _joined(few: Comparison, many: Comparison) -> Comparison:
     return Comparison(many.path, {**parts[1].request, **both}, lambda label, seed, key: folders[key])
 
 
-def opened(packed: Path, folder: Path) -> Comparison:
-    """Returns the study that a packed one holds, unpacked into `folder`."""
-    unpack(packed, folder, request=True)
-    return Comparison.load(folder)
-
-
-def _pilot(task: str, results: Path, temporary: Path) -> dict[str, Any]:
+def _pilot(task: str, pilot: Comparison) -> dict[str, Any]:
     """Returns what a task's pilot says: how far LoRA is from the head alone, and whether that is enough."""
-    pilot = opened(place(results, f"pilot-{task}"), temporary / f"pilot-{task}")
     clear = pilot.against("lora").iloc[0]
     found = {name: clear[name] for name in ("metric", "detectable", "seeds")}
     times = -clear["difference"] / clear["detectable"]

@@ -161,7 +161,7 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     from peftprune.study.seal import digests
     from peftprune.study.store import TRIALS, StudyFolder
     from peftprune.study.stored_study import StoredStudy
-    from peftprune.study.task_setup import elsewhere, hardware
+    from peftprune.study.task_setup import differs_here, hardware
 
     study = StoredStudy.load(folder)
     seeds = sorted({key["seed"] for key, _, _ in study.finished()})
@@ -177,7 +177,7 @@ def _train_again(folder: Path, original: Path, count: int, data_dir: Path | None
     text = command(request)
     if not text:
         raise UsageError.of("arms", count, "cannot be trained: no single command repeats this study", "Leave it out")
-    if why := elsewhere(request):
+    if why := differs_here(request):
         raise RunError(f"audit: the study {why}. Train arms again there")
     studies = [study] + ([StoredStudy.load(folder / TRIALS)] if (folder / TRIALS).exists() else [])
     arms = [(s, key, arm, result) for s in studies for key, arm, result in s.finished()]

@@ -234,7 +234,7 @@ def hardware() -> dict[str, Any]:
     return {"device": device_name(), "processor": processor(), **machine}
 
 
-def elsewhere(request: Mapping[str, Any]) -> str | None:
+def differs_here(request: Mapping[str, Any]) -> str | None:
     """Returns in words how a stored study's versions and device differ from these, if they do."""
     then = {**request["versions"], "device": request["hardware"]["device"]}
     now = {**package_versions(), "device": device_name()}
