@@ -336,7 +336,7 @@ def test_the_contents_lead_to_their_sections(tab: Tab) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    assert page.url.endswith("#verdict")
+    page.wait_for_url("**#verdict")
 
 
 # --- the leaderboard --------------------------------------------------------------------------------------------------
