@@ -1,7 +1,10 @@
 # Everything runs inside .venv, which the first target makes. Versions are those of constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles what it imports; compiling every file of every package takes a minute.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+# In tests a warning is an error, and compiling another package's file may give one.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 READY := .venv/.ready
 TOOLS := .venv/.tools
 DOCS := .venv/.docs
@@ -69,7 +72,7 @@ benchmark-evidence: $(READY)  ## Compares five methods on MRPC and CoLA, two see
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-cola benchmarks/results/mrpc-cola.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-cola
 
-benchmark-peers: $(READY)  ## Compares every method on MRPC with the head alone, two seeds; DATA=path/to/glue. Hours.
+benchmark-peers: $(READY)  ## Compares 27 methods on MRPC with the head alone, two seeds; DATA=path/to/glue. Hours.
 	$(NAMED)$(COMPARE) --config benchmarks/mrpc-peers.yaml --data-dir $(DATA) --output-dir runs/benchmark/mrpc-peers
 	$(BIN)/python benchmarks/collect.py runs/benchmark/mrpc-peers benchmarks/results/mrpc-peers.json
 	$(BIN)/peftprune report runs/benchmark/mrpc-peers
@@ -90,7 +93,7 @@ benchmark-speed: $(TOOLS)  ## Measures speed by method and size, and compared wi
 	$(NAMED)$(BIN)/python -m benchmarks.speed all --data-dir $(DATA)
 	$(BIN)/python benchmarks/tables.py
 
-tournament: $(READY)  ## Compares every method at its own tuned rate; DATA=path/to/glue. Hours; trains only what is missing.
+tournament: $(READY)  ## Compares methods, each at its own tuned rate; DATA=path/to/glue. Hours; trains only what is missing.
 	$(NAMED)$(BIN)/python -m benchmarks.tournament run --data-dir $(DATA)
 	$(BIN)/python -m benchmarks.tournament tables
 
@@ -110,6 +113,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(TOOLS): $(READY)
 	$(INSTALL) -e ".[offline,dev,trl]"
+	$(COMPILE)
 	touch $(TOOLS)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -120,7 +120,7 @@ def cost(m: dict[str, Any]) -> str:
         params, size, flops = measured()[m["name"]]
         times = "" if m["exemption"] else f", {size:.2f} times its budget"
         found.append(
-            f"In the stored study of all methods on MRPC (`{PEERS.relative_to(ROOT)}`) it has at most {params:,d} "
+            f"In the stored study of 27 methods on MRPC (`{PEERS.relative_to(ROOT)}`) it has at most {params:,d} "
             f"adapter parameters{times}, and its run takes {flops:.2f} times the FLOPs of `lora`."
         )
     return "\n\n".join(found)

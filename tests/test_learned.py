@@ -32,13 +32,13 @@ def rewrite(study: Comparison, method: str, seed: int, **columns: Any) -> None:
 def test_a_study_of_arms_with_one_answer_has_no_verdict(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("flat-a", "flat-b", "flat-c"), layers=1)
     frames = Frames(study)
-    assert set(frames.learned["learned"]) == {"answers 1 for every example"}
+    assert set(frames.learned["learned"]) == {"predicts 1 for every example"}
     assert set(frames.against["verdict"]) == {Verdict.NOTHING_LEARNED}
     assert frames.against["seeds_needed"].isna().all()
     answer = cell_answer(frames, next(frames.study.cells()))
     assert answer.headline == NOTHING_LEARNED
-    assert [f.words for f in answer.findings] == ["nothing was learned (answers 1 for every example)"] * 2
-    assert set(study.table()["learned"]) == {"answers 1 for every example"}
+    assert [f.words for f in answer.findings] == ["nothing was learned (predicts 1 for every example)"] * 2
+    assert set(study.table()["learned"]) == {"predicts 1 for every example"}
     assert "Nothing was learned: train longer or raise the rate." in study.report(tmp_path / "r.html").read_text()
     for kind in ("quality", "curves"):
         assert "learned nothing: flat-a" in " ".join(text.get_text() for text in figure_texts(study.plot(kind)))
@@ -51,7 +51,7 @@ def test_a_model_card_says_that_its_arm_learned_nothing(tmp_path: Path) -> None:
         (tmp_path / method).mkdir()
         write_card(choose(study, method, 0), tmp_path / method, form="peft", how="", facts=[])
         cards.append((tmp_path / method / CARD_FILE).read_text())
-    assert "| Learned | answers 1 for every example |" in cards[0]
+    assert "| Learned | predicts 1 for every example |" in cards[0]
     assert "Learned" not in cards[1]
 
 
@@ -83,7 +83,7 @@ def test_who_learned_is_compared_and_who_did_not_is_named(tmp_path: Path) -> Non
     study = store(tmp_path, methods=("flat", "flat-b", "plain"), seeds=range(3))
     answer = cell_answer(Frames(study), next(study.cells()))
     assert answer.headline == "plain is better than flat. flat and flat-b learned nothing."
-    assert "Baseline flat: answers 1 for every example." in answer.limits
+    assert "Baseline flat: predicts 1 for every example." in answer.limits
 
 
 def test_the_reference_is_the_majority_in_every_metric(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_some_seeds_are_counted(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("plain",), seeds=range(3))
     rewrite(study, "plain", 1, prediction=0)
     (row,) = by_method(learned(study, references(study))).to_dict("records")
-    assert (row["state"], row["learned"]) == ("", "answers 0 for every example in 1 of 3 seeds")
+    assert (row["state"], row["learned"]) == ("", "predicts 0 for every example in 1 of 3 seeds")
 
 
 def test_predicted_numbers_that_hardly_vary_are_one_answer(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_predicted_numbers_that_hardly_vary_are_one_answer(tmp_path: Path) -> No
         (folder.path / "result.json").write_text(text)
         assert key
     found = learned(study, references(study)).set_index("method")["learned"].to_dict()
-    assert found == {"plain": "answers about 20 for every example", "cut": ""}
+    assert found == {"plain": "predicts about 20 for every example", "cut": ""}
     assert references(study)["method"].tolist() == ["mean (19.5)"]
     assert references(study)["pearson_mean"].tolist() == [0.0]
 
@@ -153,7 +153,7 @@ def test_undertuned_methods_are_named_in_one_line(tmp_path: Path) -> None:
     study = store(tmp_path, methods=("plain", "x-head", "p-still", "flat"))
     said = [s for s in cell_answer(Frames(study), next(study.cells())).limits if "undertuned" in s]
     assert said == [
-        "At this one learning rate, these may be undertuned: flat (answers 1 for every example) and p-still (its "
+        "At this one learning rate, these may be undertuned: flat (predicts 1 for every example) and p-still (its "
         "training loss moved by 0). --tune gives each method its own."
     ]
 

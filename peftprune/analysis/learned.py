@@ -47,7 +47,7 @@ def learned(study: StoredStudy, known: pd.DataFrame) -> pd.DataFrame:
             elif _untrained(result):
                 state = UNTRAINED
             elif (answer := _single_answer(folder, what.split)) is not None:
-                state, words = NOTHING, f"answers {answer} for every example"
+                state, words = NOTHING, f"predicts {answer} for every example"
             elif value <= score:
                 state, words = NOTHING, f"no better than the {name} ({score:.3f})"
             rows.append({**key, "state": state, "learned": words})
@@ -126,7 +126,7 @@ def undertuned(cell: StoredStudy, found: pd.DataFrame, history: pd.DataFrame) ->
     seeds.
     """
     idle = [row for row in by_method(found).to_dict("records") if row["state"] == NOTHING]
-    reasons = {row["method"]: row["learned"] for row in idle if "answers" in row["learned"]}
+    reasons = {row["method"]: row["learned"] for row in idle if "predicts" in row["learned"]}
     heads = {key["method"] for key, _, result in cell.finished() if not result["ledger"]["final_params"]}
     losses = {m: [arm["loss"] for _, arm in rows.groupby("seed")] for m, rows in history.groupby("method", sort=False)}
     ranges = [arm.max() - arm.min() for m in heads & losses.keys() for arm in losses[m]]

@@ -42,8 +42,8 @@ class FullConfig(Options):
 class Full(Baseline):
     """Trains every weight of the model: ordinary fine-tuning, at a learning rate of its own.
 
-    It is the only method whose learning rate differs from the others' under a matched budget, by `lr_scale`
-    (convention). PEFT has no format for it; all trained tensors are stored, so an arm takes as much disk as the model.
+    Its learning rate is that of the run times `lr_scale` (convention). PEFT has no format for it; all trained tensors
+    are stored, so an arm takes as much disk as the model.
     """
 
     name = "full"
