@@ -446,8 +446,7 @@ def compare(
 def dry_run(**arguments: Any) -> dict[str, Any]:
     """Returns what `compare` with these arguments would train and what that takes; trains and writes nothing.
 
-    `arms` are the rows of `peftprune.study.dry_run.estimate`, and `workers` counts the processes. Raises UsageError,
-    which names what is wrong with every method.
+    `arms` are the rows of `study.dry_run.estimate`, and `workers` counts processes. Raises UsageError for all mistakes.
     """
     bound = inspect.signature(compare).bind(**arguments)
     bound.apply_defaults()

@@ -399,11 +399,11 @@ def test_a_plan_shows_what_is_published_and_where(model: str, task: str, rate: A
         assert "one of 3e-05, 5e-05" in shown
 
 
-@pytest.mark.parametrize("command", ["--help", "methods"])
-def test_help_and_the_list_of_methods_need_no_heavy_import(command: str) -> None:
+@pytest.mark.parametrize(("words", "exit_code"), [("--help", 0), ("methods", 0), ("compare --methods lorra", 2)])
+def test_help_methods_and_misspelled_ones_need_no_heavy_import(words: str, exit_code: int) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from peftprune.cli.app import app;"
-        f"assert CliRunner().invoke(app, ['{command}']).exit_code == 0;"
+        f"assert CliRunner().invoke(app, {words.split()}).exit_code == {exit_code};"
         "heavy = {'torch', 'transformers', 'peft', 'datasets', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

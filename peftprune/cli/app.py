@@ -176,13 +176,12 @@ def compare(
     printed = Printed({n: v for n, v in options.items() if n not in COMMON}, config, output_dir)
     if (before := printed.again()) is not None:
         return before
-    from peftprune.analysis.frames import Frames
-    from peftprune.cli import console as tables
     from peftprune.cli.study_file import overridden, read_study_file
-    from peftprune.report.text import table_values
+    from peftprune.methods.request import parse
 
     files = {name: options.pop(name) for name in _OF_FILES if name in options}
-    quiet = options.pop("quiet", False)
+    if options.pop("quiet", False):
+        options["progress"] = False
     for name in ("config", "wide", "dry_run", *COMMON):
         options.pop(name, None)
     if files:
@@ -191,12 +190,15 @@ def compare(
             flag = f"--{next(iter(files)).replace('_', '-')}"
             raise UsageError.of("--task", task, f"is another task than that of {flag}", cure)
         options["task"] = _task_from_files(files)
+    if not dry_run and "methods" in options:
+        options["methods"] = parse(options["methods"])  # before slow imports
     arguments = overridden(read_study_file(config) if config is not None else {}, options)
-    if quiet:
-        arguments["progress"] = False
-    if dry_run:
-        from peftprune.comparison import dry_run as measured
+    from peftprune.analysis.frames import Frames
+    from peftprune.cli import console as tables
+    from peftprune.comparison import dry_run as measured
+    from peftprune.report.text import table_values
 
+    if dry_run:
         tables.show_dry_run(found := measured(**arguments))
         return found
     result = peftprune.compare(**arguments)

@@ -120,9 +120,8 @@ def load(name: str) -> type[Method]:
     if name in _BUILT_IN:
         module, _, attribute = _BUILT_IN[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
-    plugins = {e.name: e for e in entry_points(group="peftprune.methods")}
-    if name in plugins:
-        return plugins[name].load()
+    if plugin := next((e for e in entry_points(group="peftprune.methods") if e.name == name), None):
+        return plugin.load()
     known = names()
     cure = f"{did_you_mean(name, known)}Known methods: {', '.join(known)}"
     raise UsageError.of("method", name, "is unknown", cure)
