@@ -37,14 +37,16 @@ def table(text: str, index: int = 0) -> dict[str, list[str]]:
     return {re.sub(r"[` \\*]", "", row[0]): row[1:] for row in cells}
 
 
-def accuracies(study: str) -> dict[str, dict[int, float]]:
-    """Returns each method's accuracy by seed, with numpy alone, from the stored predictions."""
+def scores_of(study: str) -> dict[str, dict[int, float]]:
+    """Returns each method's accuracy (on STS-B Pearson's r) by seed, from the stored predictions with numpy alone."""
     scores: dict[str, dict[int, float]] = defaultdict(dict)
     for row in pd.read_parquet(place(RESULTS, study) / "arms.parquet").to_dict("records"):
         if row["result.json"] is None:
             continue
         arm, predicted = json.loads(row["result.json"]), pd.read_parquet(io.BytesIO(row["predictions"]))
-        scores[arm["label"]][arm["seed"]] = float(np.mean(predicted["label"] == predicted["prediction"]))
+        label, prediction = predicted["label"], predicted["prediction"]
+        score = np.corrcoef(label, prediction)[0, 1] if study == "stsb" else np.mean(label == prediction)
+        scores[arm["label"]][arm["seed"]] = float(score)
     return scores
 
 
@@ -59,7 +61,7 @@ def test_the_documents_are_up_to_date() -> None:
 
 @pytest.mark.parametrize(("document", "study"), [(README, STUDIES[0]), *((FINDINGS, name) for name in STUDIES)])
 def test_a_table_follows_from_the_predictions(document: Path, study: str) -> None:
-    scores = accuracies(study)
+    scores = scores_of(study)
     printed = table((ROOT / document).read_text(), STUDIES.index(study))
     assert set(printed) == set(scores)
     if study == STUDIES[0]:
@@ -75,7 +77,7 @@ def test_a_table_follows_from_the_predictions(document: Path, study: str) -> Non
 
 
 def test_the_parts_of_a_gain_follow_from_the_predictions() -> None:
-    scores = {method: np.mean([*seeds.values()]) for method, seeds in accuracies("mrpc").items()}
+    scores = {method: np.mean([*seeds.values()]) for method, seeds in scores_of("mrpc").items()}
     text = (ROOT / FINDINGS).read_text()
     rows = re.findall(
         r"^\| `([\w-]+)` \| (\S+ \(.*?\)) \| (\S+ \(.*?\)) \| (\S+ \(.*?\)) \| [\d.]+ \|$", text, re.MULTILINE

@@ -26,7 +26,7 @@ CLAIMS = (
     ),
     Question("PRILoRA is better than uniform ranks", "Benedek and Wolf, Findings of EACL 2024", "prilora", "lora"),
     Question(
-        "LoRA-drop is as good as LoRA with half of its parameters",
+        "LoRA-drop with fewer parameters is as good as LoRA",
         "Zhou et al., COLING 2025",
         "lora-drop:half",
         "lora",
@@ -42,9 +42,9 @@ CONTROLS = (
     Question("LoRPA's choice of components matters", "`random-rank` prunes at random", "lorpa", "random-rank"),
     Question("LoRPA's restart alone is better than LoRA", "`lora-restart` has no large rank", "lora-restart", "lora"),
     Question("Sharing is better than deleting", "`delete` removes what LoRA-drop shares", "lora-drop", "delete"),
-    Question("AdaLoRA's ranks are worth something", "`transplant` is LoRA with these ranks", "transplant", "lora"),
+    Question("LoRA with AdaLoRA's ranks is better than LoRA", "`transplant` has its final ranks", "transplant", "lora"),
     Question("The places of AdaLoRA's ranks matter", "`shuffled` permutes them", "transplant", "shuffled"),
-    Question("AdaLoRA trains its ranks better than LoRA", "the same ranks both times", "adalora", "transplant"),
+    Question("AdaLoRA trains its ranks better than LoRA", "`transplant` has the same ranks", "adalora", "transplant"),
     Question("A larger rank is better", "`lora:r256` exceeds the budget", "lora:r256", "lora"),
 )
 """What the controls of the study answer."""

@@ -16,6 +16,7 @@ from benchmarks.tournament.claims import CLAIMS, CONTROLS, Question
 from benchmarks.tournament.tasks import ON_GPU, PILOTED, TASKS, place
 from peftprune import Comparison
 from peftprune.analysis.frames import Frames
+from peftprune.methods.without_lora import FullConfig
 from peftprune.report.figures import draw, save
 from peftprune.report.findings import in_words, rounds_in_words
 from peftprune.study.packed import readable
@@ -28,7 +29,7 @@ FIGURES = {
     "quality": "Score against parameters, without the controls",
     "rates": "Validation score by learning rate, without the controls",
     "ranks": "Final ranks of the methods that allocate them, mean over seeds",
-    "decomposition": "What of a method's gain its ranks explain, their place, and its start and training",
+    "decomposition": "The parts of a method's gain: its ranks, of which place is a part, and its start and training",
 }
 """Kind of figure to its caption. A second budget's quality is drawn with the first's; the last needs `transplant`."""
 CLEAR = 4
@@ -37,9 +38,10 @@ ALLOCATORS = ("prilora", "lora-drop", "delete", "adalora", "increlora", "sora", 
 """The methods whose ranks are drawn: those of the others are uniform, or taken from one of these."""
 PROPOSED = ("lora", "lora-drop", *(claim.method for claim in CLAIMS), "eva", "gora", "squeeze", "head-only", "full")
 """The methods whose rates and quality are drawn: all but the controls."""
-_FOOTNOTE = r"""
-\* Not under the budget of the others. Intervals are each method's own; verdicts are also corrected for the number of
-methods and looks, so a row may be undecided although its interval excludes zero.
+_FOOTNOTE = rf"""
+\* Not under the budget of the others. `full` trains at {FullConfig().lr_scale:g} times the rate shown. Intervals are
+each row's own. Verdicts are corrected for all methods and looks (tests after a round of seeds), so a row may be
+undecided although its interval excludes zero.
 """
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
 
