@@ -3,8 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Python compiles what it imports; compiling every file of every package takes a minute.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
-# In tests a warning is an error, and compiling another package's file may give one.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 READY := .venv/.ready
 TOOLS := .venv/.tools
 DOCS := .venv/.docs
@@ -111,9 +109,10 @@ $(READY): pyproject.toml constraints.txt
 	$(INSTALL) -e ".[offline]"
 	touch $(READY)
 
+# In tests a warning is an error, and compiling another package's file may give one: so all are compiled before.
 $(TOOLS): $(READY)
 	$(INSTALL) -e ".[offline,dev,trl]"
-	$(COMPILE)
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	touch $(TOOLS)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -27,7 +27,7 @@ METHODS = yaml.safe_load((ROOT / "benchmarks" / "tournament.yaml").read_text())[
 STUDIES = stored(RESULTS)
 # The audit of a large study takes half a minute.
 PACKED = [pytest.param(n, marks=[pytest.mark.slow] * (n in {"sst2", *ON_GPU})) for n in STUDIES]
-PACKED += [f"pilot-{name}" for name in PILOTED]
+PACKED += [f"pilot-{name}" for name in (*PILOTED, *(study for study in STUDIES if "-" not in study))]
 
 
 def table(text: str, index: int = 0) -> dict[str, list[str]]:

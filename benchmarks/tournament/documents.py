@@ -40,7 +40,8 @@ PROPOSED = ("lora", "lora-drop", *(claim.method for claim in CLAIMS), "eva", "go
 """The methods whose rates and quality are drawn: all but the controls."""
 _FOOTNOTE = rf"""
 \* Not under the budget of the others; `full` trains at {FullConfig().lr_scale:g} times the rate shown. Intervals are
-each row's own, verdicts corrected for all methods and looks (tests after rounds of seeds), so they may differ.
+each row's own; verdicts are corrected for all methods and looks (tests after rounds of seeds), so a row may be
+undecided although its interval excludes zero.
 """
 _MARKED = re.compile(r"(<!-- table: tournament -->\n).*?(<!-- end -->)", re.DOTALL)
 
